@@ -1,0 +1,13 @@
+"""Quietbox's runtime. Read the files in the order a sample travels:
+
+capture -> convert -> feedforward -> spectrum + suppress -> voice -> guard -> convert -> playback;
+``chain`` joins the signal part, ``box`` is the one loop around it, ``health`` watches, ``cli`` is the door.
+"""
+
+RATE_HZ = 16_000
+"""Sample rate of everything between the two converters."""
+
+HOP_SAMPLES = 80
+"""One hop: 5 ms at 16 kHz. Two hops fill one 10 ms period of the Pi's jack exactly."""
+
+HOP_MS = 1000 * HOP_SAMPLES / RATE_HZ

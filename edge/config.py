@@ -1,0 +1,290 @@
+"""The settings: one TOML file, one frozen dataclass per stage, checked at once.
+
+``load`` returns a ``Config`` or raises ``BadConfig`` whose text names the file, the line, the key and the nearest right
+one. ``python -m edge.config`` prints the documented file that ships as ``edge/quietbox.toml``.
+"""
+
+import dataclasses
+import difflib
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
+ENGINES = ("auto", "dsp", "off")
+
+
+class BadConfig(Exception):
+    """A setting a user can mend; the text says which, where and how."""
+
+
+def key(
+    default: Any, text: str, *, unit: str = "", low: float = 0, high: float = 0, choices: tuple[Any, ...] = ()
+) -> Any:
+    """One documented setting: numbers lie in low..high; ``choices`` are further values, or the only ones."""
+    return field(default=default, metadata={"text": text, "unit": unit, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """The microphone."""
+
+    device: str = key("auto", "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest")
+    channel: int | str = key(
+        "auto", "which channel is the microphone; auto takes the live one", low=1, high=8, choices=("auto", "mean")
+    )
+    gain_db: float = key(0.0, "fixed microphone gain; MEMS microphones want 20 to 30", unit="dB", low=-20, high=60)
+    mute_ms: float = key(
+        400.0, "silence at the start, while the microphone's bias settles", unit="ms", low=0, high=5000
+    )
+    fade_ms: float = key(100.0, "fade-in after that", unit="ms", low=0, high=5000)
+    period_ms: float = key(5.0, "how often the card wakes the box", unit="ms", low=1, high=50)
+    periods: int = key(4, "periods in the card's buffer", low=2, high=64)
+
+
+@dataclass(frozen=True)
+class FeedforwardConfig:
+    """What is removed without looking at the result."""
+
+    highpass_hz: float = key(
+        90.0, "4th-order Butterworth high-pass; 0 is off", unit="Hz", low=20, high=400, choices=(0,)
+    )
+    mains: str = key("auto", "mains hum to cancel", choices=("auto", "50", "60", "off"))
+
+
+@dataclass(frozen=True)
+class SuppressConfig:
+    """The noise suppressor."""
+
+    engine: str = key("auto", "auto takes the best that works here", choices=ENGINES)
+    limit_db: float = key(
+        30.0, "the most that noise is turned down; the one knob to turn by ear", unit="dB", low=0, high=100
+    )
+
+
+@dataclass(frozen=True)
+class VoiceConfig:
+    """When somebody speaks."""
+
+    on: float = key(0.6, "speech begins above this probability", low=0, high=1)
+    off: float = key(0.4, "speech ends below this probability", low=0, high=1)
+    hold_ms: float = key(750.0, "and stays decided for this long", unit="ms", low=0, high=5000)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The soft gate: turns what is left in pauses further down."""
+
+    on: bool = key(True, "whether the gate works at all")
+    floor_dbfs: float = key(-70.0, "fully closed below this level", unit="dBFS", low=-120, high=0)
+    ceiling_dbfs: float = key(-48.0, "fully open above this level", unit="dBFS", low=-120, high=0)
+    hold_ms: float = key(800.0, "stays open for this long after speech", unit="ms", low=0, high=5000)
+
+
+@dataclass(frozen=True)
+class EqConfig:
+    """The voice-body equaliser: a band-pass boost."""
+
+    gain_db: float = key(0.0, "boost; 0 is off", unit="dB", low=0, high=12)
+    low_hz: float = key(100.0, "lower edge", unit="Hz", low=50, high=1000)
+    high_hz: float = key(1000.0, "upper edge", unit="Hz", low=200, high=4000)
+
+
+@dataclass(frozen=True)
+class LimiterConfig:
+    """Hearing protection, always last and never off."""
+
+    threshold_dbfs: float = key(-6.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
+    peak_dbfs: float = key(-1.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
+    delay_ms: float = key(1.0, "how far it looks ahead; adds to the latency", unit="ms", low=0, high=10)
+    attack_ms: float = key(0.5, "how fast it turns down", unit="ms", low=0.05, high=100)
+    release_ms: float = key(100.0, "how fast it lets go", unit="ms", low=1, high=5000)
+
+
+@dataclass(frozen=True)
+class PlaybackConfig:
+    """The jack, or whatever stands in for it."""
+
+    device: str = key("auto", "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest")
+    queue_ms: float = key(
+        25.0, "sound held ready; less is quicker, more rides out a busy system", unit="ms", low=5, high=500
+    )
+    period_ms: float = key(10.0, "the jack moves in steps of 10 ms", unit="ms", low=1, high=100)
+    periods: int = key(4, "periods in the card's buffer", low=2, high=64)
+
+
+@dataclass(frozen=True)
+class BoxConfig:
+    """The loop itself."""
+
+    priority: int = key(50, "SCHED_FIFO priority to ask for; 0 asks for none", low=0, high=95)
+    fade_ms: float = key(20.0, "cross-fade of bypass and mute", unit="ms", low=5, high=500)
+    retry_s: float = key(30.0, "how soon a failed or late engine is tried again", unit="s", low=1, high=3600)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything; the sections stand in the order a sample meets them."""
+
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+    feedforward: FeedforwardConfig = field(default_factory=FeedforwardConfig)
+    suppress: SuppressConfig = field(default_factory=SuppressConfig)
+    voice: VoiceConfig = field(default_factory=VoiceConfig)
+    eq: EqConfig = field(default_factory=EqConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    limiter: LimiterConfig = field(default_factory=LimiterConfig)
+    playback: PlaybackConfig = field(default_factory=PlaybackConfig)
+    box: BoxConfig = field(default_factory=BoxConfig)
+
+
+SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in dataclasses.fields(Config)}
+
+
+def find(path: Path | None) -> Config:
+    """The file named, else the system's, else the defaults."""
+    if path is not None:
+        return load(path)
+    return load(SYSTEM_FILE) if SYSTEM_FILE.exists() else Config()
+
+
+def load(path: Path) -> Config:
+    """Read and check one file; raises BadConfig."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadConfig(f"{path}: this is no text file (not UTF-8)") from None
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "config") -> Config:
+    """Check the text of a settings file; raises BadConfig at the first thing wrong."""
+    try:
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadConfig(f"{name}: not valid TOML: {error}") from None
+    sections = {}
+    for section, values in tables.items():
+        at = f"{name}, line {_line_of(text, section, None)}"
+        if section not in SECTIONS:
+            raise BadConfig(f"{at}: unknown {_kind(values)} {_quote(section)}{_nearest(section)}")
+        if not isinstance(values, dict):
+            raise BadConfig(f"{at}: {section} is a section; write [{section}] on a line of its own")
+        checked = {}
+        for name_of_key, value in values.items():
+            at = f"{name}, line {_line_of(text, section, name_of_key)}"
+            checked[name_of_key] = _checked(at, section, name_of_key, value)
+        sections[section] = SECTIONS[section](**checked)
+    config = Config(**sections)
+    _check_pairs(name, config)
+    return config
+
+
+def _checked(at: str, section: str, name: str, value: Any) -> Any:
+    known = {entry.name: entry for entry in dataclasses.fields(SECTIONS[section])}
+    if name not in known:
+        raise BadConfig(f"{at}: unknown key {_quote(name)} in [{section}]{_nearest(name, section)}")
+    entry = known[name]
+    rule = entry.metadata
+    if value in rule["choices"] and not isinstance(value, bool):
+        return value
+    complaint = f"{at}: [{section}] {name} = {value!r} is not {_expected(entry)}"
+    if isinstance(entry.default, bool):
+        if isinstance(value, bool):
+            return value
+        raise BadConfig(complaint)
+    if rule["low"] < rule["high"]:
+        whole = entry.type in (int, int | str)
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not rule["low"] <= value <= rule["high"]:
+            raise BadConfig(complaint)
+        return value if whole else float(value)
+    if rule["choices"] or not isinstance(value, str) or not value:
+        raise BadConfig(complaint)
+    return value
+
+
+def _check_pairs(name: str, config: Config) -> None:
+    """What one key alone cannot say."""
+    for low, high in (
+        ("voice.off", "voice.on"),
+        ("gate.floor_dbfs", "gate.ceiling_dbfs"),
+        ("eq.low_hz", "eq.high_hz"),
+        ("limiter.threshold_dbfs", "limiter.peak_dbfs"),
+    ):
+        below, above = (getattr(getattr(config, where.split(".")[0]), where.split(".")[1]) for where in (low, high))
+        if not below < above:
+            raise BadConfig(f"{name}: {low} ({below:g}) must be below {high} ({above:g})")
+
+
+def _expected(entry: dataclasses.Field[Any]) -> str:
+    """What a key takes, in words: ``a number from 0 to 100 dB``."""
+    rule = entry.metadata
+    words = []
+    if isinstance(entry.default, bool):
+        return "true or false"
+    if rule["low"] < rule["high"]:
+        kind = "a whole number" if entry.type in (int, int | str) else "a number"
+        words.append(f"{kind} from {rule['low']:g} to {rule['high']:g} {rule['unit']}".rstrip())
+    words += [f'"{choice}"' if isinstance(choice, str) else f"{choice}" for choice in rule["choices"]]
+    return " or ".join(words) or "a name in quotes"
+
+
+def _kind(values: Any) -> str:
+    return "section" if isinstance(values, dict) else "key"
+
+
+def _quote(name: str) -> str:
+    return f'"{name[:40]}"'
+
+
+def _nearest(name: str, section: str | None = None) -> str:
+    """`` (did you mean ...?)``: the nearest key of this section, else of another, else the nearest section."""
+    if section is not None:
+        here = [entry.name for entry in dataclasses.fields(SECTIONS[section])]
+        if close := difflib.get_close_matches(name, here, 1, 0.5):
+            return f' (did you mean "{close[0]}"?)'
+    elif close := difflib.get_close_matches(name, list(SECTIONS), 1, 0.5):
+        return f" (did you mean [{close[0]}]?)"
+    everywhere = {entry.name: owner for owner, made in SECTIONS.items() for entry in dataclasses.fields(made)}
+    if close := difflib.get_close_matches(name, list(everywhere), 1, 0.6):
+        return f' (did you mean "{close[0]}" in [{everywhere[close[0]]}]?)'
+    names = ", ".join(here) if section is not None else ", ".join(f"[{known}]" for known in SECTIONS)
+    return f" (there are: {names})"
+
+
+def _line_of(text: str, section: str, name: str | None) -> int:
+    """The line a section or one of its keys stands on, counted from 1; tomllib does not say."""
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if head := re.match(r"\s*\[+\s*[\"']?([^\]\"'.]+)", line):
+            current = head.group(1).strip()
+            if name is None and current == section:
+                return number
+        elif found := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*(?:\.\s*[\"']?([\w-]+)[\"']?\s*)?=", line):
+            path = (current, found.group(1)) if current else (found.group(1), found.group(2))
+            if path == (section, name) or (name is None and path[0] == section):
+                return number
+    return 1
+
+
+def documented() -> Iterator[str]:
+    """The lines of the shipped file: every key with meaning, unit, range and default."""
+    yield "# Quietbox settings. Every key is optional; each line below shows the default."
+    yield "# After a change: `systemctl reload quietbox` (or SIGHUP). A wrong key is named and the old settings stay."
+    for section, made in SECTIONS.items():
+        yield ""
+        yield f"[{section}]  # {made.__doc__}"
+        for entry in dataclasses.fields(made):
+            default = entry.default
+            literal = f'"{default}"' if isinstance(default, str) else str(default).lower()
+            yield f"{entry.name} = {literal}  # {entry.metadata['text']} ({_expected(entry)})"
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(documented()) + "\n")

@@ -1,0 +1,106 @@
+"""The low-latency transform: 320-sample analysis, 160-sample synthesis, hop 80, and the 64 bands on top.
+
+A long analysis window resolves speech harmonics; a short synthesis window decides the delay. Both are asymmetric and
+their product is an ordinary Hann window of 160 samples, whose copies 80 apart add up to one: perfect reconstruction at
+10 ms (Mauler & Martin 2007, "A low delay, variable resolution, perfect reconstruction spectral analysis-synthesis
+system"; figures in models/quietbox/CARD.md). The runtime, the training and the NumPy engines all import this file.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import HOP_SAMPLES, RATE_HZ
+
+WINDOW_SAMPLES = 320
+"""Analysis window, 20 ms."""
+BINS = WINDOW_SAMPLES // 2 + 1
+BANDS = 64
+DELAY_SAMPLES = HOP_SAMPLES
+"""How far the synthesised hop lies behind the analysed one; with the hop itself that is 160 samples = 10 ms."""
+
+Floats = NDArray[np.float32]
+Spectra = NDArray[np.complex64]
+
+
+def analysis_window() -> Floats:
+    """float32, 320: square-root Hann, rising over 240 samples and falling over the last 80."""
+    rise, fall = WINDOW_SAMPLES - HOP_SAMPLES, HOP_SAMPLES
+    up = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / rise)
+    down = np.cos(np.pi / 2 * (np.arange(fall) + 0.5) / fall)
+    return np.concatenate([up, down]).astype(np.float32)
+
+
+def synthesis_window() -> Floats:
+    """float32, 160: Hann(160) / analysis over the last two hops, so that analysis x synthesis overlaps to one."""
+    span = 2 * HOP_SAMPLES
+    hann = np.sin(np.pi * (np.arange(span) + 0.5) / span) ** 2
+    return (hann / analysis_window()[-span:].astype(np.float64)).astype(np.float32)
+
+
+def band_centres_hz() -> NDArray[np.float64]:
+    """float64, 64: centres from 0 Hz to 8 kHz, one bin (50 Hz) apart at first, then a fixed share of the ERB apart.
+
+    ERB(f) = 24.7 (1 + 0.00437 f) Hz (Glasberg & Moore 1990). The share is what makes the last band end at 8 kHz.
+    """
+    bin_hz = RATE_HZ / WINDOW_SAMPLES
+
+    def ladder(share: float) -> NDArray[np.float64]:
+        centres = [0.0]
+        for _ in range(BANDS - 1):
+            centres.append(centres[-1] + max(bin_hz, share * 24.7 * (1 + 0.00437 * centres[-1])))
+        return np.array(centres)
+
+    low, high = 0.1, 2.0
+    for _ in range(60):  # bisection on the share: the top centre grows with it
+        middle = (low + high) / 2
+        low, high = (middle, high) if ladder(middle)[-1] < RATE_HZ / 2 else (low, middle)
+    return np.minimum(ladder(high), RATE_HZ / 2)
+
+
+def band_weights() -> Floats:
+    """float32, (64, 161): triangles between neighbouring centres. Every bin's weights add up to one,
+
+    so ``gains @ band_weights()`` spreads band gains over bins (unity stays unity) and ``power @ band_weights().T``
+    gathers power into bands.
+    """
+    centres = band_centres_hz()
+    bins_hz = np.arange(BINS) * RATE_HZ / WINDOW_SAMPLES
+    identity = np.eye(BANDS)
+    return np.array([np.interp(bins_hz, centres, row) for row in identity], dtype=np.float32)
+
+
+class Transform:
+    """One channel's streaming transform: ``analyse`` a hop, change ``spectrum`` in place, ``synthesise`` a hop."""
+
+    def __init__(self) -> None:
+        self._analysis = analysis_window()
+        self._synthesis = synthesis_window()
+        self._frame = np.zeros(WINDOW_SAMPLES, np.float32)
+        self._windowed = np.zeros(WINDOW_SAMPLES, np.float32)
+        self._overlap = np.zeros(2 * HOP_SAMPLES, np.float32)
+        self.spectrum: Spectra = np.zeros(BINS, np.complex64)
+        """complex64, 161: the current frame's half spectrum; changed in place between the two calls."""
+
+    def analyse(self, hop: Floats) -> Spectra:
+        """Take float32, 80 samples; return ``spectrum``."""
+        frame = self._frame
+        frame[:-HOP_SAMPLES] = frame[HOP_SAMPLES:]
+        frame[-HOP_SAMPLES:] = hop
+        np.multiply(frame, self._analysis, out=self._windowed)
+        np.fft.rfft(self._windowed, out=self.spectrum)
+        return self.spectrum
+
+    def synthesise(self, hop: Floats) -> None:
+        """Write float32, 80 samples: the hop before the last one analysed, as ``spectrum`` now says."""
+        np.fft.irfft(self.spectrum, n=WINDOW_SAMPLES, out=self._windowed)
+        overlap = self._overlap
+        overlap[:HOP_SAMPLES] = overlap[HOP_SAMPLES:]
+        overlap[HOP_SAMPLES:] = 0
+        tail = self._windowed[-2 * HOP_SAMPLES :]
+        tail *= self._synthesis
+        overlap += tail
+        hop[:] = overlap[:HOP_SAMPLES]
+
+    def reset(self) -> None:
+        self._frame.fill(0)
+        self._overlap.fill(0)

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Quietbox in one command. Installs what is missing, then does the main job:
+#   on a Raspberry Pi          shows the sound cards and says how to start the box
+#   on any other Debian        plays a noisy recording through the live box on ALSA and shows what it did
+# `./install.sh --setup [EXTRAS]` stops after the installing (what tests/run does, with EXTRAS of pyproject.toml).
+# Run it as often as you like: what is there already is left alone.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+
+on_a_pi() { tr -d '\0' 2>/dev/null </proc/device-tree/model | grep -q 'Raspberry Pi'; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "not root and no sudo; run as root: $*"
+    fi
+}
+
+# Debian packages: pyalsaaudio is built here (Debian 12 carries 0.8.4), the rest are libraries and, off the Pi, the
+# sound server that stands in for a sound card.
+system_packages() {
+    local wanted=(python3 python3-venv python3-dev gcc libasound2-dev libsndfile1 alsa-utils) missing=() package
+    on_a_pi || wanted+=(jackd2 libasound2-plugins)
+    for package in "${wanted[@]}"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || fail "this needs Debian packages (${missing[*]}) and there is no apt-get"
+    say "installing Debian packages: ${missing[*]}"
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11; do
+        if command -v "$name" >/dev/null &&
+            "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python from 3.11 on; Debian 12 and 13 have it as python3"
+}
+
+# A virtual environment in .venv with this checkout installed in place. Redone only when pyproject.toml changed.
+python_packages() {
+    local extras=$1 stamp wanted
+    stamp=.venv/.installed-$extras
+    wanted=$(sha256sum pyproject.toml)
+    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c 'import edge.cli'; then
+        return
+    fi
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        say "making .venv"
+        rm -rf .venv
+        "$(find_python)" -m venv .venv
+    fi
+    say "installing Python packages into .venv (extras: $extras)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extras]"
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+main_job() {
+    if on_a_pi; then
+        .venv/bin/quietbox devices
+        say "start the box with: .venv/bin/quietbox run   (settings: edge/quietbox.toml)"
+    else
+        say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
+        .venv/bin/python -m hw.virtual.demo --out out
+    fi
+}
+
+case ${1-} in
+    '') system_packages; python_packages pictures; main_job ;;
+    --setup) system_packages; python_packages "${2:-pictures}" ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || exit 2 ;;
+esac
