@@ -115,6 +115,11 @@ class PlaybackConfig:
     )
     period_ms: float = key(10.0, "the jack moves in steps of 10 ms", unit="ms", low=1, high=100)
     periods: int = key(4, "periods in the card's buffer", low=2, high=64)
+    clock: str = key(
+        "auto",
+        "whether microphone and output run on one crystal; auto: only if both are one card",
+        choices=("auto", "shared", "own"),
+    )
 
 
 @dataclass(frozen=True)

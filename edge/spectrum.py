@@ -87,12 +87,12 @@ class Transform:
         frame[:-HOP_SAMPLES] = frame[HOP_SAMPLES:]
         frame[-HOP_SAMPLES:] = hop
         np.multiply(frame, self._analysis, out=self._windowed)
-        np.fft.rfft(self._windowed, out=self.spectrum)
+        np.fft.rfft(self._windowed, out=self.spectrum)  # type: ignore[arg-type]  # numpy's stubs know only doubles
         return self.spectrum
 
     def synthesise(self, hop: Floats) -> None:
         """Write float32, 80 samples: the hop before the last one analysed, as ``spectrum`` now says."""
-        np.fft.irfft(self.spectrum, n=WINDOW_SAMPLES, out=self._windowed)
+        np.fft.irfft(self.spectrum, n=WINDOW_SAMPLES, out=self._windowed)  # type: ignore[arg-type]
         overlap = self._overlap
         overlap[:HOP_SAMPLES] = overlap[HOP_SAMPLES:]
         overlap[HOP_SAMPLES:] = 0

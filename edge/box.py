@@ -1,0 +1,250 @@
+"""The box: one loop that reads a hop, walks it through the chain and plays it, and what it does when something fails.
+
+The audio thread runs ``Box.walk`` and nothing else. It is paced by the microphone. Orders (button, signals, reload)
+reach it as plain attributes it looks at between two hops; what it has to say goes into ``health``.
+"""
+
+import threading
+import time
+from enum import Enum
+
+import numpy as np
+
+from edge import HOP_MS, HOP_SAMPLES
+from edge.capture import Capture
+from edge.cards import DeviceError, Event, OpenPcm, clock_of, open_pcm
+from edge.chain import Chain
+from edge.config import Config
+from edge.health import Health
+from edge.playback import Playback
+from edge.realtime import hurry_thread
+from edge.spectrum import Floats
+
+LATE_US = 1000 * HOP_MS
+"""A hop that takes longer than it lasts is late."""
+STRAIN_LIMIT = 10.0
+"""So many late hops within about half a second, and the engine steps down."""
+STRAIN_KEPT = 0.99
+RETRY_DEVICE_S = 1.0
+RETRY_ENGINE_MAX_S = 600.0
+SOON_HOPS = round(60_000 / HOP_MS)
+
+
+class State(Enum):
+    """What the box is doing; the LED and the journal show it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    BYPASS = "bypass"
+    MUTED = "muted"
+    DEGRADED = "degraded"
+    FAULT = "fault"
+
+
+class Box:
+    """Microphone to jack until told to stop."""
+
+    def __init__(self, config: Config, opener: OpenPcm = open_pcm) -> None:
+        """``opener`` opens ALSA devices; tests hand in the shipped fake."""
+        self.health = Health()
+        self.config = config
+        self.chain = Chain(config)
+        self.muted = False
+        self.bypass = False
+        self.playing = False
+        """Whether both devices are open and hops flow."""
+        self._opener = opener
+        self._stop = threading.Event()
+        self._next: tuple[Config, Chain] | None = None
+        self._hop = np.zeros(HOP_SAMPLES, np.float32)
+        self._strain = 0.0
+        self._retry_s = config.box.retry_s
+        self._retry_at_hop = -SOON_HOPS
+        self._hops = 0
+        self._complained: set[str] = set()
+        self.capture = self._new_capture(config)
+        self.playback = self._new_playback(config)
+
+    @property
+    def state(self) -> State:
+        """What a user would call it, the gravest first."""
+        if not self.playing:
+            return State.WAITING
+        if self.chain.silent:
+            return State.FAULT
+        if self.muted:
+            return State.MUTED
+        if self.bypass:
+            return State.BYPASS
+        return State.DEGRADED if self.chain.degraded else State.RUNNING
+
+    # Orders, given from any thread.
+
+    def stop(self) -> None:
+        """End the walk after the current hop."""
+        self._stop.set()
+
+    def reload(self, config: Config) -> None:
+        """Take new settings: the sound fades out, changes over and fades in."""
+        self._next = (config, Chain(config))
+
+    # The audio thread.
+
+    def walk(self) -> None:
+        """Run until stopped, through every failure of a device."""
+        for refusal in hurry_thread(self.config.box.priority):
+            self.health.event("realtime", refusal)
+        while not self._stop.is_set():
+            try:
+                self.open()
+                self._stream()
+            except DeviceError as error:
+                self._complain(str(error))
+                self._take_over()
+                self._stop.wait(RETRY_DEVICE_S)
+            finally:
+                self.close()
+
+    def _stream(self) -> None:
+        """Hop after hop, until a device is gone or somebody wants something that needs opening it again."""
+        hop, health = self._hop, self.health
+        while not self._stop.is_set():
+            heard = self.capture.read(hop)
+            if heard >= Event.STALLED:
+                self._say_lost("microphone", heard)
+                return
+            began_ns = time.perf_counter_ns()
+            self._process(hop)
+            took_us = (time.perf_counter_ns() - began_ns) / 1000
+            played = self.playback.write(hop)
+            if played >= Event.STALLED:
+                self._say_lost("output", played)
+                return
+            chain = self.chain
+            late = took_us > LATE_US
+            health.hop(took_us, chain.power_in, chain.power_out, chain.voice.speaking, late)
+            self._hops += 1
+            self._strain = self._strain * STRAIN_KEPT + late
+            if self._strain > STRAIN_LIMIT:
+                self._step_down("too slow: hops take longer than they last")
+            elif self._hops == self._retry_at_hop:
+                self._step_up()
+            if self._next and self._change_over():
+                return
+
+    def _process(self, hop: Floats) -> None:
+        """One hop through the chain; whatever breaks in there, the wearer hears silence at worst."""
+        chain = self.chain
+        chain.bypass = self.bypass
+        chain.mute.target = 0.0 if self.muted or self._next else 1.0
+        try:
+            chain.process(hop)
+        except Exception as fault:
+            hop.fill(0)
+            chain.reset()
+            self._step_down(f"failed ({_short(fault)})")
+        if chain.engine.failure is not None:
+            failure, chain.engine.failure = chain.engine.failure, None
+            self._plan_retry()
+            self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} goes on")
+
+    def _step_down(self, why: str) -> None:
+        self._strain = 0.0
+        before = self.chain.working
+        self.chain.step_down()
+        self._plan_retry()
+        self.health.event("engine", f"{before} {why}; {self.chain.working} goes on, next try in {self._retry_s:.0f} s")
+
+    def _step_up(self) -> None:
+        self._strain = 0.0
+        self.chain.step_up()
+        self.health.event("engine", f"trying {self.chain.working} again")
+
+    def _plan_retry(self) -> None:
+        """Each failure soon after a try doubles the wait for the next one, up to ten minutes."""
+        soon = self._hops - self._retry_at_hop < SOON_HOPS
+        self._retry_s = min(2 * self._retry_s, RETRY_ENGINE_MAX_S) if soon else self.config.box.retry_s
+        self._retry_at_hop = self._hops + round(1000 * self._retry_s / HOP_MS)
+
+    def open(self) -> None:
+        """Both devices, or DeviceError."""
+        self.capture.open()
+        self.playback.same_clock = self._one_clock()
+        self.playback.open()
+        self.chain.reset()
+        self._complained.clear()
+        self.playing = True
+        self.health.event("devices", f"microphone {self.capture.granted}")
+        self.health.event("devices", f"output {self.playback.granted}")
+
+    def _one_clock(self) -> bool:
+        """Whether microphone and output cannot drift apart."""
+        settings = self.config.playback
+        if settings.clock == "auto":
+            return clock_of(settings.device, "playback") == self.capture.clock
+        return settings.clock == "shared"
+
+    def close(self) -> None:
+        self.playing = False
+        self.capture.close()
+        self.playback.close()
+
+    def _complain(self, sentence: str) -> None:
+        """Say each trouble once, not every second."""
+        if sentence not in self._complained:
+            self._complained.add(sentence)
+            self.health.event("waiting", sentence)
+
+    def _say_lost(self, what: str, event: Event) -> None:
+        how = {Event.GONE: "is gone", Event.STALLED: "delivers nothing", Event.END: "has ended"}[event]
+        self.health.event("waiting", f"the {what} {how}; waiting for it")
+
+    def _change_over(self) -> bool:
+        """Swap in the new chain once the old one has faded out; True if the devices must be opened again."""
+        if self.chain.mute.gain > 0:
+            return False
+        return self._take_over()
+
+    def _take_over(self) -> bool:
+        """Make the pending settings the current ones; True if they concern the devices."""
+        if self._next is None:
+            return False
+        (config, chain), self._next = self._next, None
+        old, self.config = self.config, config
+        chain.mute.gain = 0.0
+        self.chain = chain
+        self._retry_at_hop = -SOON_HOPS
+        if (old.capture, old.playback) == (config.capture, config.playback):
+            return False
+        self.close()
+        self.capture = self._new_capture(config)
+        self.playback = self._new_playback(config)
+        return True
+
+    def _new_capture(self, config: Config) -> Capture:
+        settings = config.capture
+        return Capture(
+            settings.device,
+            channel=settings.channel,
+            gain_db=settings.gain_db,
+            mute_ms=settings.mute_ms,
+            fade_ms=settings.fade_ms,
+            period_ms=settings.period_ms,
+            periods=settings.periods,
+            open_pcm=self._opener,
+        )
+
+    def _new_playback(self, config: Config) -> Playback:
+        settings = config.playback
+        return Playback(
+            settings.device,
+            queue_ms=settings.queue_ms,
+            period_ms=settings.period_ms,
+            periods=settings.periods,
+            open_pcm=self._opener,
+        )
+
+
+def _short(error: BaseException) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -1,0 +1,250 @@
+"""Files through the live chain: what `quietbox enhance` writes is what the box would have played.
+
+A file of any rate and any number of channels is mixed to mono, brought to 16 kHz by the live converter, walked hop by
+hop through the chain and brought back to its own rate. The known delay is cut off the front, so that the output lines
+up with the input and has its length.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from edge import HOP_SAMPLES, RATE_HZ
+from edge.chain import Chain
+from edge.config import Config
+from edge.convert import Encoder, Resampler
+from edge.spectrum import Floats
+
+BLOCK_FRAMES = 16_384
+RATES_HZ = (4_000, 192_000)
+SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".aif", ".oga", ".opus"}
+
+
+class BadSound(Exception):
+    """A file that cannot be enhanced; the text is one line naming it and why."""
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What happened to one file."""
+
+    source: str
+    target: str
+    seconds: float
+    rate_hz: int
+    level_in_dbfs: float
+    level_out_dbfs: float
+    noise_removed_db: float
+    """How much quieter the pauses became."""
+    speech_share: float
+    """Share of the time in which somebody speaks."""
+    unsound_samples: int
+    """NaN and infinite samples, which became silence."""
+    real_time_factor: float
+    """Processing time over sound time; below 1 is faster than real time."""
+
+
+class Stream:
+    """The chain on a mono stream of any rate: ``push`` samples, get those that are ready, late by ``delay_samples``."""
+
+    def __init__(self, config: Config, rate_hz: int) -> None:
+        self.chain = Chain(config)
+        self._in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES)
+        self._out = Resampler(RATE_HZ, rate_hz, HOP_SAMPLES)
+        self._waiting = np.zeros(0, np.float32)
+        delay_ms = self._in.delay_ms + 1000 * self.chain.delay_samples / RATE_HZ + self._out.delay_ms
+        self.delay_samples = round(delay_ms * rate_hz / 1000)
+        self.pauses_in = self.pauses_out = 1e-20
+        """Energy of the hops without speech, before and after."""
+        self.hops = self.spoken = 0
+
+    def push(self, samples: Floats) -> Floats:
+        """float32, any number of samples in; what has become ready out."""
+        pieces = [np.zeros(0, np.float32)]
+        for start in range(0, len(samples), BLOCK_FRAMES):
+            ready = self._in.process(samples[start : start + BLOCK_FRAMES])
+            self._waiting = np.concatenate([self._waiting, ready])
+            whole = len(self._waiting) // HOP_SAMPLES * HOP_SAMPLES
+            for at in range(0, whole, HOP_SAMPLES):
+                pieces.append(self._out.process(self._hop(self._waiting[at : at + HOP_SAMPLES])).copy())
+            self._waiting = self._waiting[whole:]
+        return np.concatenate(pieces)
+
+    def _hop(self, hop: Floats) -> Floats:
+        self.chain.process(hop)
+        self.hops += 1
+        if self.chain.voice.speaking:
+            self.spoken += 1
+        else:
+            self.pauses_in += self.chain.power_in
+            self.pauses_out += self.chain.power_out
+        return hop
+
+
+def aligned(stream: Stream, blocks: Iterable[Floats]) -> Iterator[Floats]:
+    """The stream's output without its delay: in all as many samples as ``blocks`` hold, each in its place."""
+    skip, owed = stream.delay_samples, 0
+
+    def cut(ready: Floats) -> Floats:
+        nonlocal skip, owed
+        dropped = min(skip, len(ready))
+        skip -= dropped
+        kept = ready[dropped : dropped + owed]
+        owed -= len(kept)
+        return kept
+
+    for block in blocks:
+        owed += len(block)
+        yield cut(stream.push(block))
+    while owed:
+        yield cut(stream.push(np.zeros(BLOCK_FRAMES, np.float32)))
+
+
+def enhance_samples(samples: Floats, config: Config, rate_hz: int = RATE_HZ) -> Floats:
+    """Mono float32 in, enhanced float32 of the same length out, lined up with the input."""
+    return np.concatenate([*aligned(Stream(config, rate_hz), [samples])])
+
+
+def enhance_file(
+    source: Path, target: Path, config: Config, *, channel: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Enhanced:
+    """Write ``target`` (format by its suffix, 16 bit); raises BadSound, and then leaves nothing behind.
+
+    ``channel``: 0 mixes all channels, 1 takes the first, and so on. ``progress(done, total)`` is told frames.
+    """
+    began = time.perf_counter()
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    try:
+        with _opened(source) as sound:
+            if channel > sound.channels:
+                raise BadSound(f"{source}: has {sound.channels} channels, none is number {channel}")
+            rate_hz = sound.samplerate
+            stream = Stream(config, rate_hz)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            totals = _walk(sound, part, stream, channel, progress)
+        if not totals.frames:
+            raise BadSound(f"{source}: holds no samples")
+        os.replace(part, target)
+    except soundfile.LibsndfileError as error:
+        raise BadSound(f"{target}: cannot be written: {error.error_string}") from None
+    except OSError as error:
+        raise BadSound(f"{target}: cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    seconds = totals.frames / rate_hz
+    return Enhanced(
+        source=str(source),
+        target=str(target),
+        seconds=round(seconds, 3),
+        rate_hz=rate_hz,
+        level_in_dbfs=_db(totals.energy_in / totals.frames),
+        level_out_dbfs=_db(totals.energy_out / totals.frames),
+        noise_removed_db=round(10 * math.log10(stream.pauses_in / max(stream.pauses_out, 1e-20)), 1),
+        speech_share=round(stream.spoken / max(stream.hops, 1), 3),
+        unsound_samples=totals.unsound,
+        real_time_factor=round((time.perf_counter() - began) / seconds, 4),
+    )
+
+
+def find_sounds(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Pair every sound named, or lying in a folder named, with where it goes; raises BadSound.
+
+    One file goes to ``output`` as it is named; several, or a folder, keep their names below the folder ``output``.
+    """
+    single = len(inputs) == 1 and not inputs[0].is_dir()
+    if single and not output.is_dir() and output.suffix:
+        if output.suffix.lower() not in SUFFIXES:
+            raise BadSound(f"{output}: no sound format has the suffix {output.suffix}; try .wav or .flac")
+        pairs = [(inputs[0], output)]
+    else:
+        pairs = [(source, output / name) for entry in inputs for source, name in _sounds_of(entry)]
+    taken: dict[Path, Path] = {}
+    for source, target in pairs:
+        if target.resolve() == source.resolve():
+            raise BadSound(f"{source}: would be overwritten by its own result; name another place with -o")
+        if target in taken:
+            raise BadSound(f"{source} and {taken[target]} would both become {target}")
+        taken[target] = source
+    return pairs
+
+
+def _sounds_of(entry: Path) -> list[tuple[Path, Path]]:
+    """(source, its name below the output folder) for one input."""
+    if not entry.is_dir():
+        name = Path(entry.name)
+        return [(entry, name if name.suffix.lower() in SUFFIXES else name.with_suffix(".wav"))]
+    found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise BadSound(f"{entry}: no sound files in this folder")
+    return [(path, path.relative_to(entry)) for path in found]
+
+
+@dataclass
+class _Totals:
+    frames: int = 0
+    energy_in: float = 0.0
+    energy_out: float = 0.0
+    unsound: int = 0
+
+
+def _walk(
+    sound: soundfile.SoundFile, part: Path, stream: Stream, channel: int, progress: Callable[[int, int], None] | None
+) -> _Totals:
+    """Everything between the two files, block by block."""
+    totals = _Totals()
+    encoder = Encoder("S16_LE", 1, BLOCK_FRAMES)
+
+    def blocks() -> Iterator[Floats]:
+        while len(frames := sound.read(BLOCK_FRAMES, np.float32, always_2d=True)):
+            block = np.ascontiguousarray(frames[:, channel - 1] if channel else frames.mean(axis=1))
+            unsound = ~np.isfinite(block)
+            totals.unsound += int(unsound.sum())
+            block[unsound] = 0
+            totals.frames += len(block)
+            totals.energy_in += float(np.dot(block, block))
+            if progress:
+                progress(totals.frames, sound.frames)
+            yield block
+
+    with _created(part, sound.samplerate) as out:
+        for block in aligned(stream, blocks()):
+            totals.energy_out += float(np.dot(block, block))
+            for start in range(0, len(block), BLOCK_FRAMES):
+                out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
+    return totals
+
+
+def _opened(source: Path) -> soundfile.SoundFile:
+    if not source.exists():
+        raise BadSound(f"{source}: there is no such file")
+    try:
+        sound = soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, TypeError, ValueError):
+        kind = "is a folder" if source.is_dir() else "is no sound file that libsndfile reads, or it is broken"
+        raise BadSound(f"{source}: {kind}") from None
+    if not RATES_HZ[0] <= sound.samplerate <= RATES_HZ[1]:
+        sound.close()
+        raise BadSound(f"{source}: a rate of {sound.samplerate} Hz is outside {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
+    return sound
+
+
+def _created(part: Path, rate_hz: int) -> soundfile.SoundFile:
+    """16-bit samples where the container can hold them, else its own codec."""
+    container = {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF"}.get(part.suffix.lower(), part.suffix[1:].upper())
+    codec = "OPUS" if part.suffix.lower() == ".opus" else None
+    if codec is None and soundfile.check_format(container, "PCM_16"):
+        codec = "PCM_16"
+    try:
+        return soundfile.SoundFile(part, "w", rate_hz, 1, codec, format=container)
+    except (ValueError, soundfile.LibsndfileError):
+        raise BadSound(f"{part.suffix} cannot hold mono sound at {rate_hz} Hz; try .wav or .flac") from None
+
+
+def _db(power: float) -> float:
+    return round(10 * math.log10(max(power, 1e-12)), 1)

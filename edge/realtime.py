@@ -1,0 +1,35 @@
+"""Being on time: memory that is never paged out, a thread that goes first, no garbage collection in between."""
+
+import ctypes
+import gc
+import os
+import sys
+
+MCL_CURRENT, MCL_FUTURE = 1, 2
+"""mlockall(2): pages mapped now, pages mapped later."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long another thread may keep the interpreter while the audio thread waits; Python's own 5 ms are a hop."""
+
+
+def settle_process() -> list[str]:
+    """Lock memory and freeze the garbage collector; returns one sentence for each thing refused."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(MCL_CURRENT | MCL_FUTURE):
+        reason = os.strerror(ctypes.get_errno())
+        return [f"memory is not locked ({reason}); give the service LimitMEMLOCK=infinity"]
+    return []
+
+
+def hurry_thread(priority: int) -> list[str]:
+    """Ask SCHED_FIFO for the calling thread; returns one sentence if it is refused. 0 asks for nothing."""
+    if not priority:
+        return []
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError as error:
+        return [f"no real-time priority ({error.strerror}); give the service LimitRTPRIO={priority} or more"]
+    return []

@@ -1,0 +1,166 @@
+"""The process around the box: it claims the cards, starts the audio thread, obeys signals and tells what happens.
+
+The main thread does all of this, a few times a second; the audio thread never waits for it.
+"""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from edge import config as settings
+from edge import runtime
+from edge.box import Box, State
+from edge.config import BadConfig, Config
+from edge.health import summary
+from edge.realtime import settle_process
+
+LOOK_S = 0.1
+STATUS_S = 1.0
+STATISTICS_S = 60.0
+JOIN_S = 0.7
+"""How long the audio thread may take to end; SIGTERM is answered within a second even if a device hangs."""
+
+
+class Service:
+    """One running box and its reporting."""
+
+    def __init__(self, config: Config, config_file: Path | None) -> None:
+        """Raises runtime.AlreadyRunning if another box has the same cards."""
+        self._claim = runtime.Claim([f"capture:{config.capture.device}", f"playback:{config.playback.device}"])
+        self._config_file = config_file
+        self.box = Box(config)
+        self._stopping = threading.Event()
+        self._reload = False
+        self._state: State | None = None
+        self._told = self.box.health.totals.copy()
+        self._xruns = (0, 0)
+
+    def run(self, seconds: float | None = None) -> int:
+        """Run until a signal, or for so many seconds; returns the exit status."""
+        self._listen()
+        for refusal in settle_process():
+            say(refusal)
+        audio = threading.Thread(target=self.box.walk, name="audio", daemon=True)
+        began = time.monotonic()
+        audio.start()
+        next_status = next_statistics = began
+        next_statistics += STATISTICS_S
+        while audio.is_alive() and not self._stopping.wait(LOOK_S):
+            now = time.monotonic()
+            if seconds is not None and now - began >= seconds:
+                break
+            if self._reload:
+                self._reload = False
+                self._load_again()
+            self._tell()
+            if now >= next_status:
+                next_status = now + STATUS_S
+                runtime.write_status(self.status())
+            if now >= next_statistics:
+                next_statistics = now + STATISTICS_S
+                self._tell_statistics()
+                gc.collect()
+        self.box.stop()
+        audio.join(JOIN_S)
+        self._tell()
+        self._tell_statistics(of_all=True)
+        runtime.remove_status()
+        self._claim.release()
+        if audio.is_alive():
+            say("a sound device hangs; leaving without closing it")
+            sys.stdout.flush()
+            os._exit(1)
+        return 0
+
+    def status(self) -> dict[str, Any]:
+        """Everything `quietbox status` shows."""
+        box = self.box
+        return {
+            "pid": os.getpid(),
+            "state": box.state.value,
+            "engine": box.chain.working,
+            "microphone": box.capture.granted if box.playing else box.config.capture.device,
+            "output": box.playback.granted if box.playing else box.config.playback.device,
+            "speaking": bool(box.chain.voice.speaking),
+            **summary(box.health.totals),
+            "hop_max_us": round(box.health.longest_us),
+            "xruns_in": box.capture.xruns,
+            "xruns_out": box.playback.xruns,
+            "clips": box.capture.clips,
+            "queue_ms": round(box.playback.queue_ms, 1),
+            "drift_ppm": round(box.playback.drift_ppm, 1),
+            "mains_hz": box.chain.feedforward.mains_hz,
+            "latency_ms": round(latency_ms(box), 1),
+        }
+
+    def _listen(self) -> None:
+        def toggle(*_: object) -> None:
+            self.box.bypass = not self.box.bypass
+
+        def mute(*_: object) -> None:
+            self.box.muted = not self.box.muted
+
+        def reload(*_: object) -> None:
+            self._reload = True
+
+        def stop(*_: object) -> None:
+            self._stopping.set()
+
+        for number, order in (
+            (signal.SIGTERM, stop),
+            (signal.SIGINT, stop),
+            (signal.SIGUSR1, toggle),
+            (signal.SIGUSR2, mute),
+            (signal.SIGHUP, reload),
+        ):
+            signal.signal(number, order)
+
+    def _load_again(self) -> None:
+        try:
+            self.box.reload(settings.find(self._config_file))
+            say("settings read again")
+        except BadConfig as error:
+            say(f"{error}; the settings in use stay")
+
+    def _tell(self) -> None:
+        """State changes, events and new xruns, one line each."""
+        box = self.box
+        for _kind, text in box.health.news():
+            say(text)
+        state = box.state
+        if state is not self._state:
+            self._state = state
+            say(f"state: {state.value}" + (f" ({box.chain.working})" if state is State.DEGRADED else ""))
+        xruns = (box.capture.xruns, box.playback.xruns)
+        if self._xruns == (0, 0) and xruns != (0, 0):
+            say("first xrun: the system was late for the sound card; further ones are counted once a minute")
+        self._xruns = xruns
+
+    def _tell_statistics(self, of_all: bool = False) -> None:
+        now = self.box.health.totals.copy()
+        figures = summary(now if of_all else now.since(self._told))
+        self._told = now
+        box = self.box
+        say(
+            f"{'in all' if of_all else 'last minute'}: {figures['seconds']:g} s, in {figures['level_in_dbfs']:g} dBFS, "
+            f"out {figures['level_out_dbfs']:g} dBFS, noise removed {figures['noise_removed_db']:g} dB, "
+            f"speech {figures['speech_share']:.0%}, "
+            f"hop p50 {figures['hop_p50_us']:g} p99 {figures['hop_p99_us']:g} us, "
+            f"late {figures['late_hops']}, xruns {box.capture.xruns} in {box.playback.xruns} out, "
+            f"queue {box.playback.queue_ms:.1f} ms, drift {box.playback.drift_ppm:+.0f} ppm"
+        )
+
+
+def latency_ms(box: Box) -> float:
+    """Microphone to jack by the budget: capture, chain, playback."""
+    return box.capture.latency_ms + box.chain.latency_ms + box.playback.latency_ms
+
+
+def say(sentence: str) -> None:
+    """One line for the journal, or the terminal."""
+    print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,282 @@
+"""The loop on shipped fakes: every failure recovers by itself, is counted, and is said once."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge import box as box_module
+from edge.box import Box, State
+from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
+from edge.fake import JACK_OFFER, USB_OFFER, FakeCard, WallClock, noise, opener
+from edge.spectrum import Floats, Spectra
+
+CONFIG = Config(
+    capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0),
+    playback=PlaybackConfig(device="Headphones"),
+    box=BoxConfig(priority=0, retry_s=1),
+)
+
+
+class Bench:
+    """A box on a fake microphone and a fake jack, walking in a thread of its own in real time."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        clock = WallClock()
+        self.mic = FakeCard("Mic", clock, capture=USB_OFFER, source=noise(0.1))
+        self.jack = FakeCard("Headphones", clock, playback=JACK_OFFER, record=True)
+        self.box = Box(config, opener(self.mic, self.jack))
+        self.said: list[str] = []
+        self.thread = threading.Thread(target=self.box.walk, daemon=True)
+
+    def until(self, state: State, within_s: float = 4.0) -> None:
+        over = time.monotonic() + within_s
+        while self.box.state is not state:
+            assert time.monotonic() < over, f"still {self.box.state}, not {state}; said {self.hear()}"
+            time.sleep(0.01)
+
+    def hops(self, count: int = 40) -> None:
+        """Let some hops pass."""
+        wanted = self.box.health.totals.hops + count
+        over = time.monotonic() + 5
+        while self.box.health.totals.hops < wanted:
+            assert time.monotonic() < over, f"no hops; said {self.hear()}"
+            time.sleep(0.005)
+
+    def hear(self) -> list[str]:
+        self.said += [text for _, text in self.box.health.news()]
+        return self.said
+
+    def loudness(self, seconds: float = 0.1) -> float:
+        played = self.jack.played
+        return float(np.abs(played[-round(seconds * 48_000) :]).max())
+
+
+@contextmanager
+def walking(config: Config = CONFIG) -> Iterator[Bench]:
+    bench = Bench(config)
+    bench.thread.start()
+    try:
+        yield bench
+    finally:
+        bench.box.stop()
+        bench.thread.join(3)
+        assert not bench.thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_module, "RETRY_DEVICE_S", 0.1)
+
+
+def test_it_starts_plays_and_ends() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.hops(100)
+        assert bench.loudness() > 0.001
+        said = " ".join(bench.hear())
+        assert "asked" in said and "got" in said
+    assert bench.box.state is State.WAITING
+
+
+def test_a_missing_microphone_is_waited_for_and_said_once() -> None:
+    bench = Bench()
+    bench.mic.gone = True
+    bench.thread.start()
+    time.sleep(0.6)
+    assert bench.box.state is State.WAITING
+    assert sum("Mic" in text for text in bench.hear()) == 1
+    bench.mic.gone = False
+    bench.until(State.RUNNING)
+    bench.box.stop()
+    bench.thread.join(3)
+
+
+def test_a_busy_card_names_its_holder_and_comes_back() -> None:
+    bench = Bench()
+    bench.jack.holder = "pulseaudio (process 12)"
+    bench.thread.start()
+    time.sleep(0.4)
+    assert any("pulseaudio (process 12)" in text for text in bench.hear())
+    bench.jack.holder = ""
+    bench.until(State.RUNNING)
+    bench.box.stop()
+    bench.thread.join(3)
+
+
+@pytest.mark.parametrize("which", ["mic", "jack"])
+def test_a_card_pulled_out_and_put_back(which: str) -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.hops()
+        card = getattr(bench, which)
+        card.gone = True
+        bench.until(State.WAITING)
+        time.sleep(0.3)
+        card.gone = False
+        bench.until(State.RUNNING)
+        bench.hops()
+        assert sum("is gone" in text for text in bench.hear()) == 1
+
+
+def test_a_stalled_microphone_is_noticed_and_opened_again() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.hops()
+        opened = bench.mic.opened
+        bench.mic.stalled = True
+        bench.until(State.WAITING)
+        bench.mic.stalled = False
+        bench.until(State.RUNNING)
+        assert bench.mic.opened > opened
+        assert any("delivers nothing" in text for text in bench.hear())
+
+
+@pytest.mark.parametrize("which", ["mic", "jack"])
+def test_an_xrun_is_counted_and_the_sound_goes_on(which: str) -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.hops()
+        card = getattr(bench, which)
+        card.xruns_to_come = 1
+        bench.hops(60)
+        assert bench.box.state is State.RUNNING
+        part = bench.box.capture if which == "mic" else bench.box.playback
+        assert part.xruns >= 1
+        assert bench.loudness() > 0.001
+
+
+def test_a_short_read_loses_nothing() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.mic.short_frames = 7
+        bench.hops()
+        assert bench.box.capture.shorts == 1
+        assert bench.box.capture.xruns == 0
+
+
+class Broken:
+    """An estimator that fails, or dawdles, while it is told to."""
+
+    name = "broken"
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.dawdles_s = 0.0
+
+    def estimate(self, spectrum: Spectra, gains: Floats) -> float:
+        if self.fails:
+            raise RuntimeError("on purpose\nwith a second line")
+        if self.dawdles_s:
+            time.sleep(self.dawdles_s)
+        gains.fill(1)
+        return 0.0
+
+    def reset(self) -> None:
+        pass
+
+
+def with_broken(bench: Bench) -> Broken:
+    broken = Broken()
+    bench.box.chain.engine._ladder.insert(0, broken)
+    return broken
+
+
+def test_a_failing_engine_degrades_and_is_tried_again() -> None:
+    bench = Bench(replace(CONFIG, suppress=SuppressConfig(engine="dsp")))
+    broken = with_broken(bench)
+    bench.thread.start()
+    bench.until(State.RUNNING)
+    broken.fails = True
+    bench.until(State.DEGRADED)
+    assert bench.box.chain.working == "dsp"
+    assert sum("on purpose" in text for text in bench.hear()) == 1
+    assert not any("\n" in text for text in bench.hear())
+    broken.fails = False
+    bench.until(State.RUNNING)
+    assert bench.box.chain.working == "broken"
+    bench.box.stop()
+    bench.thread.join(3)
+
+
+def test_an_engine_that_is_too_slow_degrades_and_the_sound_goes_on() -> None:
+    bench = Bench(replace(CONFIG, suppress=SuppressConfig(engine="dsp")))
+    broken = with_broken(bench)
+    bench.thread.start()
+    bench.until(State.RUNNING)
+    broken.dawdles_s = 0.008
+    bench.until(State.DEGRADED)
+    assert any("too slow" in text for text in bench.hear())
+    bench.hops(60)
+    assert bench.loudness() > 0.001
+    assert bench.box.health.totals.late > 0
+    bench.box.stop()
+    bench.thread.join(3)
+
+
+def test_a_fault_of_our_own_ends_in_silence_not_in_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+
+        def burst(hop: Floats) -> None:
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(bench.box.chain.limiter, "process", burst)
+        bench.until(State.FAULT)
+        bench.hops()
+        assert bench.loudness(0.02) == 0
+        monkeypatch.undo()
+        bench.until(State.RUNNING)
+
+
+def test_bypass_and_mute_show_as_states() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.box.bypass = True
+        bench.until(State.BYPASS)
+        bench.box.muted = True
+        bench.until(State.MUTED)
+        bench.hops(80)
+        assert bench.loudness(0.05) == 0
+        bench.box.muted = bench.box.bypass = False
+        bench.until(State.RUNNING)
+        bench.hops(80)
+        assert bench.loudness() > 0.001
+
+
+def test_new_settings_are_taken_over_without_a_click() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.hops(60)
+        opened = bench.mic.opened
+        bench.box.reload(replace(CONFIG, suppress=SuppressConfig(engine="off")))
+        bench.hops(60)
+        assert bench.box.config.suppress.engine == "off"
+        assert bench.box.chain.working == "high-pass only"
+        assert bench.mic.opened == opened
+        assert bench.loudness() > 0.001
+
+
+def test_new_devices_are_opened() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        opened = bench.mic.opened
+        bench.box.reload(replace(CONFIG, capture=replace(CONFIG.capture, gain_db=6)))
+        bench.hops(60)
+        bench.until(State.RUNNING)
+        assert bench.mic.opened > opened
+        assert bench.box.config.capture.gain_db == 6
+
+
+def test_a_reload_while_waiting_finds_the_right_card() -> None:
+    bench = Bench(replace(CONFIG, capture=replace(CONFIG.capture, device="Nowhere")))
+    bench.thread.start()
+    time.sleep(0.3)
+    bench.box.reload(CONFIG)
+    bench.until(State.RUNNING)
+    bench.box.stop()
+    bench.thread.join(3)

@@ -1,0 +1,202 @@
+"""Files through the live chain: aligned, as long as they were, and nothing half-written whatever comes in."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from edge import RATE_HZ, cli
+from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, SuppressConfig
+from edge.enhance import BadSound, enhance_file, enhance_samples, find_sounds
+from edge.spectrum import Floats
+
+SOUNDS = Path(__file__).parent / "sounds"
+UNTOUCHED = Config(
+    feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),
+    suppress=SuppressConfig(engine="off"),
+    gate=GateConfig(on=False),
+    limiter=LimiterConfig(threshold_dbfs=-0.2, peak_dbfs=-0.1),
+)
+
+
+def noise(seconds: float, rate_hz: int = RATE_HZ, level: float = 0.05) -> Floats:
+    return (level * np.random.default_rng(3).standard_normal(round(seconds * rate_hz))).astype(np.float32)
+
+
+def smooth_noise(seconds: float, rate_hz: int) -> Floats:
+    """Noise below 5 kHz, which every converter must pass."""
+    spectrum = np.fft.rfft(noise(seconds, rate_hz))
+    spectrum[round(5000 * seconds) :] = 0
+    return np.fft.irfft(spectrum, round(seconds * rate_hz)).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [1, 79, 80, 81, 4000, 33_333])
+def test_with_everything_off_the_output_is_the_input(samples: int) -> None:
+    heard = noise(3)[:samples]
+    np.testing.assert_allclose(enhance_samples(heard, UNTOUCHED), heard, atol=2e-6)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 32_000, 44_100, 48_000, 96_000])
+def test_other_rates_come_back_in_place(rate_hz: int) -> None:
+    heard = smooth_noise(2, rate_hz) if rate_hz > 16_000 else noise(2, rate_hz)
+    got = enhance_samples(heard, UNTOUCHED, rate_hz)
+    assert len(got) == len(heard)
+    likeness = np.correlate(got[4000:12000], heard[4000:12000], "same")
+    assert abs(int(likeness.argmax()) - 4000) <= max(1, rate_hz // 16_000)
+
+
+def test_the_demonstration_gets_quieter_in_the_pauses(tmp_path: Path) -> None:
+    result = enhance_file(SOUNDS / "noisy/rain_en_5dB.flac", tmp_path / "out.wav", Config())
+    assert result.noise_removed_db > 10
+    assert 0.3 < result.speech_share < 1
+    assert soundfile.info(tmp_path / "out.wav").frames == soundfile.info(SOUNDS / "noisy/rain_en_5dB.flac").frames
+
+
+def write(path: Path, samples: Floats, rate_hz: int = RATE_HZ, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, samples, rate_hz, subtype)
+    return path
+
+
+def good_and_odd(folder: Path) -> dict[str, Path]:
+    one = noise(0.5)
+    return {
+        "8 bit": write(folder / "eight.wav", one, subtype="PCM_U8"),
+        "96 kHz": write(folder / "fast.wav", one, 96_000),
+        "6 channels": write(folder / "six.wav", np.stack([one] * 6, 1)),
+        "NaN": write(folder / "nan.wav", np.where(np.arange(len(one)) % 7, one, np.nan), subtype="FLOAT"),
+        "infinite": write(folder / "inf.wav", np.where(np.arange(len(one)) % 7, one, np.inf), subtype="FLOAT"),
+        "far too loud": write(folder / "loud.wav", one * 1e30, subtype="FLOAT"),
+        "silence": write(folder / "silence.wav", one * 0),
+        "one sample": write(folder / "one.wav", one[:1]),
+        "clipped": write(folder / "clipped.wav", np.sign(one)),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["8 bit", "96 kHz", "6 channels", "NaN", "infinite", "far too loud", "silence", "one sample", "clipped"]
+)
+def test_odd_sounds_come_out_whole(kind: str, tmp_path: Path) -> None:
+    source = good_and_odd(tmp_path)[kind]
+    result = enhance_file(source, tmp_path / "out" / "x.wav", Config())
+    got, rate_hz = soundfile.read(tmp_path / "out" / "x.wav")
+    assert (len(got), rate_hz) == (soundfile.info(source).frames, soundfile.info(source).samplerate)
+    assert np.isfinite(got).all()
+    assert np.abs(got).max() <= 10 ** (-1 / 20) + 1e-3
+    assert (result.unsound_samples > 0) == (kind in ("NaN", "infinite"))
+
+
+def broken(folder: Path) -> dict[str, Path]:
+    whole = write(folder / "whole.flac", noise(1))
+    (folder / "text.wav").write_text("RIFF, but only in words\n" * 20)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "cut.flac").write_bytes(whole.read_bytes()[:30])
+    (folder / "folder.wav").mkdir()
+    (folder / "head.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt ")
+    return {
+        "text": folder / "text.wav",
+        "empty": folder / "empty.wav",
+        "cut in the header": folder / "cut.flac",
+        "half a header": folder / "head.wav",
+        "zero length": write(folder / "zero.wav", noise(0)),
+        "missing": folder / "nowhere.wav",
+    }
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut in the header", "half a header", "zero length", "missing"])
+def test_broken_files_get_one_line_and_leave_nothing(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = broken(tmp_path)[kind]
+    target = tmp_path / "out" / "x.wav"
+    assert cli.main(["enhance", str(source), "-o", str(target)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and source.name in said and "Traceback" not in said
+    assert not target.exists()
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_a_file_cut_in_the_middle_gives_what_is_there(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.wav", noise(2))
+    (tmp_path / "cut.wav").write_bytes(whole.read_bytes()[:30_044])
+    enhance_file(tmp_path / "cut.wav", tmp_path / "x.wav", Config())
+    assert soundfile.info(tmp_path / "x.wav").frames == 15_000
+
+
+def test_an_interrupted_or_failed_run_keeps_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = write(tmp_path / "x.wav", noise(0.1))
+    before = target.read_bytes()
+
+    def burn(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enhance_file(SOUNDS / "noisy/rain_en_5dB.flac", target, Config(), progress=burn)
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+def test_folders_keep_their_names_and_bad_files_do_not_stop_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    write(tmp_path / "in" / "a.wav", noise(0.2))
+    write(tmp_path / "in" / "deep" / "b.flac", noise(0.2))
+    (tmp_path / "in" / "bad.wav").write_text("no sound")
+    assert cli.main(["enhance", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]) == 1
+    said = capsys.readouterr()
+    assert {Path(row["target"]).name for row in json.loads(said.out)} == {"a.wav", "b.flac"}
+    assert "bad.wav" in said.err
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
+        "a.wav",
+        "deep/b.flac",
+    ]
+
+
+def test_one_channel_of_many(tmp_path: Path) -> None:
+    one = noise(0.5)
+    source = write(tmp_path / "stereo.wav", np.stack([one, one * 0], 1))
+    enhance_file(source, tmp_path / "left.wav", UNTOUCHED, channel=1)
+    enhance_file(source, tmp_path / "right.wav", UNTOUCHED, channel=2)
+    assert np.abs(soundfile.read(tmp_path / "left.wav")[0]).max() > 0.1
+    assert np.abs(soundfile.read(tmp_path / "right.wav")[0]).max() < 1e-3
+    with pytest.raises(BadSound, match="2 channels, none is number 3"):
+        enhance_file(source, tmp_path / "x.wav", UNTOUCHED, channel=3)
+
+
+def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.wav", noise(0.1))
+    with pytest.raises(BadSound, match="overwritten by its own result"):
+        find_sounds([source], source)
+    (tmp_path / "b").mkdir()
+    twin = Path(shutil.copy(source, tmp_path / "b" / "a.wav"))
+    with pytest.raises(BadSound, match="would both become"):
+        find_sounds([source, twin], tmp_path / "out")
+    with pytest.raises(BadSound, match="no sound format has the suffix"):
+        find_sounds([source], tmp_path / "x.docx")
+    with pytest.raises(BadSound, match="no sound files"):
+        (tmp_path / "bare").mkdir()
+        find_sounds([tmp_path / "bare"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff"])
+def test_every_usual_format_can_be_written(suffix: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.wav", noise(0.5))
+    enhance_file(source, tmp_path / f"x{suffix}", Config())
+    assert soundfile.info(tmp_path / f"x{suffix}").channels == 1
+
+
+def test_the_limit_bounds_what_is_removed() -> None:
+    heard = noise(4, level=0.03)
+
+    def removed_db(limit_db: float) -> float:
+        chosen = replace(UNTOUCHED, suppress=SuppressConfig(engine="dsp", limit_db=limit_db))
+        tail = slice(32_000, None)
+        return float(10 * np.log10(np.mean(heard[tail] ** 2) / np.mean(enhance_samples(heard, chosen)[tail] ** 2)))
+
+    assert removed_db(0) == pytest.approx(0, abs=0.01)
+    assert removed_db(6) == pytest.approx(6, abs=0.6)
+    assert removed_db(12) == pytest.approx(12, abs=1.5)
