@@ -51,6 +51,8 @@ class Box:
         self.chain = Chain(config)
         self.muted = False
         self.bypass = False
+        self.hurried = False
+        """Whether the audio thread was granted real-time priority."""
         self.playing = False
         """Whether both devices are open and hops flow."""
         self._opener = opener
@@ -92,7 +94,9 @@ class Box:
 
     def walk(self) -> None:
         """Run until stopped, through every failure of a device."""
-        for refusal in hurry_thread(self.config.box.priority):
+        refusals = hurry_thread(self.config.box.priority)
+        self.hurried = bool(self.config.box.priority) and not refusals
+        for refusal in refusals:
             self.health.event("realtime", refusal)
         while not self._stop.is_set():
             try:

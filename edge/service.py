@@ -86,6 +86,7 @@ class Service:
             "engine": box.chain.working,
             "microphone": box.capture.granted if box.playing else box.config.capture.device,
             "output": box.playback.granted if box.playing else box.config.playback.device,
+            "realtime": "SCHED_FIFO" if box.hurried else "no",
             "speaking": bool(box.chain.voice.speaking),
             **summary(box.health.totals),
             "hop_max_us": round(box.health.longest_us),

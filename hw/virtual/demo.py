@@ -38,7 +38,7 @@ mute_ms = 0
 fade_ms = 0
 [playback]
 device = "{output}"
-clock = "shared"
+clock = "{clock}"
 """
 LEAD_S = 1.0
 """Silence before the recording, while everything starts."""
@@ -98,13 +98,13 @@ def play_through_the_box(noisy: Floats, folder: Path) -> tuple[Floats, dict[str,
     lead, tail = np.zeros(round(LEAD_S * RATE_HZ), np.float32), np.zeros(round(TAIL_S * RATE_HZ), np.float32)
     sent = np.round(np.concatenate([lead, noisy, tail]) * 32767).astype(np.int16)
     with PacedRig(RATE_HZ) as rig:
-        box = _quietbox(folder, "run", "--config", _settings(folder, rig.mic, rig.spk))
+        box = quietbox(folder, "run", "--config", settings_file(folder, rig.mic, rig.spk))
         try:
-            _wait_until_running(folder, box)
+            wait_until_running(folder, box)
             recorder = rig.record(len(sent) / RATE_HZ)
             player = rig.play(sent)
             player.done.wait(len(sent) / RATE_HZ + 5)
-            status = json.loads(_quietbox(folder, "status", "--json").communicate()[0])
+            status = json.loads(quietbox(folder, "status", "--json").communicate()[0])
             recorder.done.wait(5)
         finally:
             box.terminate()
@@ -116,7 +116,7 @@ def play_through_the_box(noisy: Floats, folder: Path) -> tuple[Floats, dict[str,
 def measured_latency(folder: Path) -> dict[str, Any]:
     """`quietbox latency` with the output looped back to the microphone."""
     with PacedRig(RATE_HZ) as rig:
-        measuring = _quietbox(folder, "latency", "--json", "--config", _settings(folder, rig.mic, "feed"))
+        measuring = quietbox(folder, "latency", "--json", "--config", settings_file(folder, rig.mic, "feed"))
         said, _ = measuring.communicate(timeout=60)
     found: dict[str, Any] = json.loads(said)
     return found
@@ -180,13 +180,14 @@ def main() -> int:
     return 0
 
 
-def _settings(folder: Path, microphone: str, output: str) -> str:
+def settings_file(folder: Path, microphone: str, output: str, clock: str = "shared") -> str:
+    """Settings for one run. The rig's two ends share a clock; "own" lets the box believe they do not."""
     path = folder / "quietbox.toml"
-    path.write_text(SETTINGS.format(microphone=microphone, output=output))
+    path.write_text(SETTINGS.format(microphone=microphone, output=output, clock=clock))
     return str(path)
 
 
-def _quietbox(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def quietbox(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The product's own command, in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "edge.cli", *arguments],
@@ -196,7 +197,7 @@ def _quietbox(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_until_running(folder: Path, box: subprocess.Popen[str]) -> None:
+def wait_until_running(folder: Path, box: subprocess.Popen[str]) -> None:
     status = folder / "status.json"
     over = time.monotonic() + 20
     while not (status.exists() and '"state": "running"' in status.read_text()):

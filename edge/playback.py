@@ -1,0 +1,230 @@
+"""The jack: hops of 80 samples out, through a queue that is held at its target between two clocks."""
+
+import errno
+import os
+
+import numpy as np
+
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge.cards import Event, OpenPcm, Pcm, Terms, is_jack, negotiate, open_pcm, resolve
+from edge.convert import DriftControl, Encoder, Floats, Resampler
+
+JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))
+"""(rate, channels). The Pi's jack takes 16 kHz too, but then moves in steps of 32 ms; at 48 kHz stereo in 10 ms."""
+EXACT_FIRST = ((RATE_HZ, 1), (RATE_HZ, 2), *JACK_FIRST[:4], (32_000, 2), (96_000, 2))
+"""Elsewhere: our own rate, bit by bit, if the device has it."""
+FORMATS = ("S16_LE", "S32_LE", "S24_3LE", "S24_LE")
+SMOOTH_S = 2.0
+DRIFT_S = 30.0
+"""The jack's coarse steps make the steering itself swing around the drift, by up to 150 ppm in 15 s."""
+
+
+class Playback:
+    """Hops of float32, +-1.0, 16 kHz mono -> an ALSA device.
+
+    ``queue_ms`` is what shall still be queued when a hop arrives: it is the delay of the output, and what rides out a
+    late hop. ``same_clock`` says that microphone and output run on one crystal, so nothing is steered; then a device
+    that does 16 kHz gets every sample with its bits. ``rates_hz`` and ``formats`` narrow what is asked for.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        queue_ms: float = 25.0,
+        period_ms: float = 10.0,
+        periods: int = 4,
+        same_clock: bool = False,
+        rates_hz: tuple[int, ...] = (),
+        formats: tuple[str, ...] = FORMATS,
+        open_pcm: OpenPcm = open_pcm,
+    ) -> None:
+        self.device = device
+        self.granted = "not open"
+        """What was asked for and what ALSA granted, one line."""
+        self.clock = f"pcm:{device}"
+        self.error = ""
+        """What the system said when the device was last lost."""
+        self.same_clock = same_clock
+        self.rate_hz = RATE_HZ
+        self.target_ms = queue_ms
+        """What the queue is held at; less than asked for where the card's buffer is too small."""
+        self.queue_ms = 0.0
+        """Sound queued when the last hop arrived."""
+        self.drift_ppm = 0.0
+        """Mean steering of the last half minute: how much faster the output's clock runs than the microphone's."""
+        self.frames_written = 0
+        """Frames at ``rate_hz`` since the last ``open``, without silence that filled the queue."""
+        self.xruns = 0
+        self.dropped = 0
+        """Hops that found the queue full and were left out."""
+        self._wanted_queue_ms = queue_ms
+        self._period_ms, self._periods = period_ms, periods
+        self._rates_hz, self._formats = rates_hz, formats
+        self._open_pcm = open_pcm
+        self._pcm: Pcm | None = None
+        self._mean_queue_ms = 0.0
+        self._delay_ms = 0.0
+        self._rise = (0.5 - 0.5 * np.cos(np.pi * np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES)).astype(np.float32)
+        self._scratch = np.zeros(HOP_SAMPLES, np.float32)
+
+    @property
+    def latency_ms(self) -> float:
+        """From a hop's arrival until its first sample is heard, by the queue as measured."""
+        return self._mean_queue_ms + self._delay_ms
+
+    # Opening.
+
+    def open(self) -> None:
+        """Open the card and fill its queue with silence. Raises DeviceError."""
+        self.close()
+        wishes = self._wishes()
+        needs = (
+            f"{'/'.join(f'{rate / 1000:g}' for rate in sorted({w.rate_hz for w in wishes}))} kHz in 16, 24 or 32 bits"
+        )
+        pcm, wish = negotiate(self._open_pcm, self.device, "playback", wishes, needs)
+        terms = pcm.granted
+        self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, terms.rate_hz
+        self._buffer = terms.buffer_frames
+        room_ms = 1000 * terms.buffer_frames / terms.rate_hz - 1.2 * HOP_MS
+        self.target_ms = max(1.0, min(self._wanted_queue_ms, room_ms))
+        self._per_ms = terms.rate_hz / 1000
+        self._silence = bytes(self._buffer * Encoder(terms.sample_format, terms.channels, 1).frame_bytes)
+        self._frame_bytes = len(self._silence) // self._buffer
+        self._begun = False
+        self._dropping = False
+        self._rising = False
+        self._steered_hops = 0
+        self.frames_written = 0
+        self._prime()
+        # A sink without a clock (ALSA's null and file plugins) swallows the silence at once: there is no queue to hold.
+        self._clockless = pcm.avail() >= self._buffer
+        self._steered = not (self.same_clock or self._clockless)
+        self._resampler = Resampler(RATE_HZ, terms.rate_hz, HOP_SAMPLES, steered=self._steered)
+        self._encoder = Encoder(terms.sample_format, terms.channels, self._resampler.max_out)
+        self._drift = DriftControl(self.target_ms)
+        self._delay_ms = self._resampler.delay_ms
+        self._mean_queue_ms = 0.0 if self._clockless else self.target_ms
+        steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
+        self.granted = f"{self.device}: asked {wish}, got {terms}, queue {self.target_ms:.0f} ms, {steering}"
+
+    def _wishes(self) -> list[Terms]:
+        """Everything we can live with, best first."""
+        name = resolve(self.device, "playback") if self.device == "auto" else self.device
+        order = [
+            (rate, channels)
+            for rate, channels in (JACK_FIRST if is_jack(name) else EXACT_FIRST)
+            if not self._rates_hz or rate in self._rates_hz
+        ]
+        return [
+            Terms(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), self._periods)
+            for rate, channels in order
+            for sample_format in self._formats
+        ]
+
+    def close(self) -> None:
+        """Give the card back at once, whatever is queued; harmless if it is not open."""
+        if self._pcm is not None:
+            self._pcm.close()
+            self._pcm = None
+
+    # Writing.
+
+    def write(self, hop: Floats) -> Event:
+        """Queue 80 samples; never waits, never raises, leaves ``hop`` as it is.
+
+        XRUN: the queue had run dry; it was filled anew and the hop follows. SHORT: the queue was full, the hop was
+        left out. GONE wants ``close`` and ``open``.
+        """
+        pcm = self._pcm
+        if pcm is None:
+            return Event.GONE
+        if self._clockless:
+            return self._queue(hop, self._buffer, Event.OK)
+        met = Event.OK
+        avail = pcm.avail()
+        if avail == -errno.EPIPE or avail >= self._buffer:  # some plugins hide that they ran dry
+            met = self._refill()
+            avail = pcm.avail()
+        elif avail >= 0 and not self._begun:
+            self._top_up(avail)
+            avail = pcm.avail()
+        if avail < 0:
+            return self._lost(avail)
+        return self._queue(hop, avail, met)
+
+    def _queue(self, hop: Floats, avail: int, met: Event) -> Event:
+        pcm = self._pcm
+        assert pcm is not None
+        self.queue_ms = 0.0 if self._clockless else (self._buffer - avail) / self._per_ms
+        self._mean_queue_ms += (self.queue_ms - self._mean_queue_ms) * HOP_MS / 1000 / SMOOTH_S
+        if self._steered:
+            ppm = self._drift.update(self.queue_ms)
+            self._resampler.steer(ppm)
+            self._steered_hops += 1
+            share = max(1 / self._steered_hops, HOP_MS / 1000 / DRIFT_S)  # at first the plain mean
+            self.drift_ppm += (ppm - self.drift_ppm) * share
+        self._begun = True
+        if self._rising:
+            self._rising = False
+            self._resampler.reset()  # it still holds what came before the gap
+            hop = np.multiply(hop, self._rise, out=self._scratch)
+        samples = self._resampler.process(hop)
+        if self._leave_out(avail, len(samples)):
+            return max(met, Event.SHORT)
+        taken = pcm.write(self._encoder.encode(samples))
+        if taken == -errno.EPIPE:
+            return self._refill()
+        if taken < 0:
+            return self._lost(taken)
+        self.frames_written += taken
+        return met
+
+    def _leave_out(self, avail: int, frames: int) -> bool:
+        """Whether the queue is full: one cut down to the target rather than one every hop."""
+        if self._dropping and self.queue_ms <= self.target_ms:
+            self._dropping = False
+        if avail < frames:
+            self._dropping = True
+        if self._dropping:
+            self.dropped += 1
+            self._rising = True
+        return self._dropping
+
+    def _refill(self) -> Event:
+        """The queue ran dry: fill it with silence again. Before the first hop nobody heard it."""
+        heard = self._begun
+        event = self._prime()
+        if event is Event.GONE:
+            return event
+        self._rising = True
+        self._drift.reset()
+        if not heard:
+            return Event.OK
+        self.xruns += 1
+        return Event.XRUN
+
+    def _prime(self) -> Event:
+        """Silence up to the target in one write, since the card starts with its first frame."""
+        pcm = self._pcm
+        assert pcm is not None
+        frames = round(self.target_ms * self._per_ms)
+        for _ in range(3):  # the first write after a dry queue only reports it
+            taken = pcm.write(memoryview(self._silence)[: frames * self._frame_bytes])
+            if taken > 0:
+                return Event.OK
+            if taken < 0 and taken not in (-errno.EPIPE, -errno.EINTR):
+                return self._lost(taken)
+        return Event.OK
+
+    def _top_up(self, avail: int) -> None:
+        """What the queue lost between ``open`` and the first hop."""
+        pcm = self._pcm
+        assert pcm is not None
+        short = round(self.target_ms * self._per_ms) - (self._buffer - avail)
+        if short > 0:
+            pcm.write(memoryview(self._silence)[: short * self._frame_bytes])
+
+    def _lost(self, code: int) -> Event:
+        self.error = os.strerror(-code)
+        return Event.GONE

@@ -1,0 +1,1 @@
+"""Stand-ins for hardware this machine does not have."""
