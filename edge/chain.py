@@ -27,7 +27,7 @@ class Chain:
         self.voice = VoiceDecision(config.voice.on, config.voice.off, config.voice.hold_ms)
         self.eq = VoiceBodyEq(config.eq.gain_db, config.eq.low_hz, config.eq.high_hz)
         gate = config.gate
-        self.gate = SoftGate(gate.floor_dbfs, gate.ceiling_dbfs, gate.hold_ms) if gate.on else None
+        self.gate = SoftGate(gate.floor_dbfs, gate.ceiling_dbfs, gate.hold_ms, gate.depth_db) if gate.on else None
         self.mute = Fader(config.box.fade_ms)
         limiter = config.limiter
         self.limiter = Limiter(
@@ -88,7 +88,7 @@ class Chain:
 
     def process(self, hop: Floats) -> None:
         """Clean one hop in place."""
-        self.power_in = float(np.dot(hop, hop)) / HOP_SAMPLES
+        self.power_in = _power(hop)
         if not math.isfinite(self.power_in):
             self._mend(hop)
         if self.silent:
@@ -115,7 +115,7 @@ class Chain:
 
         self.mute.process(hop)
         self.limiter.process(hop)
-        self.power_out = float(np.dot(hop, hop)) / HOP_SAMPLES
+        self.power_out = _power(hop)
 
     def reset(self) -> None:
         """Forget the signal, keep the settings."""
@@ -128,7 +128,7 @@ class Chain:
         self.unsound += 1
         np.nan_to_num(hop, copy=False, nan=0, posinf=0, neginf=0)
         np.clip(hop, -1, 1, out=hop)
-        self.power_in = float(np.dot(hop, hop)) / HOP_SAMPLES
+        self.power_in = _power(hop)
 
     def _mix(self, hop: Floats, before: float, after: float) -> None:
         """Cross-fade from the dry copy to the processed hop, linearly from ``before`` to ``after``."""
@@ -143,3 +143,8 @@ class Chain:
         hop -= self._dry
         hop *= blend
         hop += self._dry
+
+
+def _power(hop: Floats) -> float:
+    """Mean square; infinite for what is no sound."""
+    return float(np.vdot(hop, hop)) / HOP_SAMPLES

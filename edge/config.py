@@ -83,6 +83,7 @@ class GateConfig:
     floor_dbfs: float = key(-70.0, "fully closed below this level", unit="dBFS", low=-120, high=0)
     ceiling_dbfs: float = key(-48.0, "fully open above this level", unit="dBFS", low=-120, high=0)
     hold_ms: float = key(800.0, "stays open for this long after speech", unit="ms", low=0, high=5000)
+    depth_db: float = key(30.0, "how far it turns down when fully closed", unit="dB", low=0, high=80)
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ class LimiterConfig:
     """Hearing protection, always last and never off."""
 
     threshold_dbfs: float = key(-6.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
-    peak_dbfs: float = key(-1.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
+    peak_dbfs: float = key(-3.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
     delay_ms: float = key(1.0, "how far it looks ahead; adds to the latency", unit="ms", low=0, high=10)
-    attack_ms: float = key(0.5, "how fast it turns down", unit="ms", low=0.05, high=100)
-    release_ms: float = key(100.0, "how fast it lets go", unit="ms", low=1, high=5000)
+    attack_ms: float = key(0.25, "how fast it turns down", unit="ms", low=0.05, high=100)
+    release_ms: float = key(60.0, "how fast it lets go", unit="ms", low=1, high=5000)
 
 
 @dataclass(frozen=True)

@@ -207,14 +207,14 @@ def _walk(
             totals.unsound += int(unsound.sum())
             block[unsound] = 0
             totals.frames += len(block)
-            totals.energy_in += float(np.dot(block, block))
+            totals.energy_in += _energy(block)
             if progress:
                 progress(totals.frames, sound.frames)
             yield block
 
     with _created(part, sound.samplerate) as out:
         for block in aligned(stream, blocks()):
-            totals.energy_out += float(np.dot(block, block))
+            totals.energy_out += _energy(block)
             for start in range(0, len(block), BLOCK_FRAMES):
                 out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
     return totals
@@ -244,6 +244,12 @@ def _created(part: Path, rate_hz: int) -> soundfile.SoundFile:
         return soundfile.SoundFile(part, "w", rate_hz, 1, codec, format=container)
     except (ValueError, soundfile.LibsndfileError):
         raise BadSound(f"{part.suffix} cannot hold mono sound at {rate_hz} Hz; try .wav or .flac") from None
+
+
+def _energy(block: Floats) -> float:
+    """In double precision: a float file may hold any number."""
+    wide = block.astype(np.float64)
+    return float(np.dot(wide, wide))
 
 
 def _db(power: float) -> float:
