@@ -132,7 +132,7 @@ def enhance_file(
             raise BadSound(f"{source}: holds no samples")
         os.replace(part, target)
     except soundfile.LibsndfileError as error:
-        raise BadSound(f"{target}: cannot be written: {error.error_string}") from None
+        raise BadSound(f"{target}: cannot be written: {_one_line(error)}") from None
     except OSError as error:
         raise BadSound(f"{target}: cannot be written: {error.strerror}") from None
     finally:
@@ -201,7 +201,7 @@ def _walk(
     encoder = Encoder("S16_LE", 1, BLOCK_FRAMES)
 
     def blocks() -> Iterator[Floats]:
-        while len(frames := sound.read(BLOCK_FRAMES, np.float32, always_2d=True)):
+        while len(frames := _read(sound)):
             block = np.ascontiguousarray(frames[:, channel - 1] if channel else frames.mean(axis=1))
             unsound = ~np.isfinite(block)
             totals.unsound += int(unsound.sum())
@@ -218,6 +218,15 @@ def _walk(
             for start in range(0, len(block), BLOCK_FRAMES):
                 out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
     return totals
+
+
+def _read(sound: soundfile.SoundFile) -> Floats:
+    """The next block, (frames, channels)."""
+    try:
+        frames: Floats = sound.read(BLOCK_FRAMES, np.float32, always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise BadSound(f"{sound.name}: is broken: {_one_line(error)}") from None
+    return frames
 
 
 def _opened(source: Path) -> soundfile.SoundFile:
@@ -244,6 +253,10 @@ def _created(part: Path, rate_hz: int) -> soundfile.SoundFile:
         return soundfile.SoundFile(part, "w", rate_hz, 1, codec, format=container)
     except (ValueError, soundfile.LibsndfileError):
         raise BadSound(f"{part.suffix} cannot hold mono sound at {rate_hz} Hz; try .wav or .flac") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "error_string", error)).split())
 
 
 def _energy(block: Floats) -> float:

@@ -1,1 +1,1 @@
-"""models"""
+"""The networks: one definition, the mixing of their data, their training."""

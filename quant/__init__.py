@@ -1,1 +1,1 @@
-"""quant"""
+"""Scripts that judge and shrink networks; each runs alone with --help."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edge import RATE_HZ, cli
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, SuppressConfig
@@ -124,6 +126,27 @@ def test_a_file_cut_in_the_middle_gives_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "cut.wav").write_bytes(whole.read_bytes()[:30_044])
     enhance_file(tmp_path / "cut.wav", tmp_path / "x.wav", Config())
     assert soundfile.info(tmp_path / "x.wav").frames == 15_000
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(suffix=st.sampled_from([".wav", ".flac", ".ogg", ".aiff"]), data=st.data())
+def test_no_damage_to_a_file_breaks_the_command(suffix: str, data: st.DataObject, tmp_path: Path) -> None:
+    """Cut anywhere and with bytes changed anywhere it either comes out or is refused, in one line."""
+    whole = tmp_path / f"whole{suffix}"
+    soundfile.write(whole, noise(0.05), RATE_HZ)
+    damaged = bytearray(whole.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, min(200, len(damaged)) - 1), max_size=6)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    source = tmp_path / f"damaged{suffix}"
+    source.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    target = tmp_path / "out.wav"
+    target.unlink(missing_ok=True)
+    try:
+        enhance_file(source, target, UNTOUCHED)
+    except BadSound as error:
+        assert "\n" not in str(error) and source.name in str(error)
+        assert not target.exists()
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_an_interrupted_or_failed_run_keeps_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
