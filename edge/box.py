@@ -26,6 +26,7 @@ STRAIN_LIMIT = 10.0
 """So many late hops within about half a second, and the engine steps down."""
 STRAIN_KEPT = 0.99
 RETRY_DEVICE_S = 1.0
+LOST = {Event.STALLED: "delivers nothing", Event.GONE: "is gone", Event.END: "has ended"}
 RETRY_ENGINE_MAX_S = 600.0
 SOON_HOPS = round(60_000 / HOP_MS)
 
@@ -99,31 +100,36 @@ class Box:
         for refusal in refusals:
             self.health.event("realtime", refusal)
         while not self._stop.is_set():
+            self._take_over()
+            lost = ""
             try:
                 self.open()
-                self._stream()
+                lost = self._stream()
             except DeviceError as error:
-                self._complain(str(error))
-                self._take_over()
-                self._stop.wait(RETRY_DEVICE_S)
+                lost = str(error)
+            except Exception as fault:
+                lost = f"unexpected fault, please report it ({_short(fault)})"
             finally:
                 self.close()
+            if lost:
+                self._complain(lost)
+                self._stop.wait(RETRY_DEVICE_S)
 
-    def _stream(self) -> None:
-        """Hop after hop, until a device is gone or somebody wants something that needs opening it again."""
+    def _stream(self) -> str:
+        """Hop after hop, until a device is lost (returns how) or must be opened anew (returns nothing)."""
         hop, health = self._hop, self.health
         while not self._stop.is_set():
             heard = self.capture.read(hop)
             if heard >= Event.STALLED:
-                self._say_lost("microphone", heard)
-                return
+                return f"the microphone {LOST[heard]}; waiting for it"
+            if not self.playing:
+                self._announce()
             began_ns = time.perf_counter_ns()
             self._process(hop)
             took_us = (time.perf_counter_ns() - began_ns) / 1000
             played = self.playback.write(hop)
             if played >= Event.STALLED:
-                self._say_lost("output", played)
-                return
+                return f"the output {LOST[played]}; waiting for it"
             chain = self.chain
             late = took_us > LATE_US
             health.hop(took_us, chain.power_in, chain.power_out, chain.voice.speaking, late)
@@ -134,7 +140,8 @@ class Box:
             elif self._hops == self._retry_at_hop:
                 self._step_up()
             if self._next and self._change_over():
-                return
+                break
+        return ""
 
     def _process(self, hop: Floats) -> None:
         """One hop through the chain; whatever breaks in there, the wearer hears silence at worst."""
@@ -166,6 +173,8 @@ class Box:
 
     def _plan_retry(self) -> None:
         """Each failure soon after a try doubles the wait for the next one, up to ten minutes."""
+        if self._hops < self._retry_at_hop:
+            return
         soon = self._hops - self._retry_at_hop < SOON_HOPS
         self._retry_s = min(2 * self._retry_s, RETRY_ENGINE_MAX_S) if soon else self.config.box.retry_s
         self._retry_at_hop = self._hops + round(1000 * self._retry_s / HOP_MS)
@@ -176,8 +185,12 @@ class Box:
         self.playback.same_clock = self._one_clock()
         self.playback.open()
         self.chain.reset()
-        self._complained.clear()
+        self.chain.mute.gain = 0.0
+
+    def _announce(self) -> None:
+        """The first hop has come: only now is it certain that the devices work."""
         self.playing = True
+        self._complained.clear()
         self.health.event("devices", f"microphone {self.capture.granted}")
         self.health.event("devices", f"output {self.playback.granted}")
 
@@ -199,13 +212,9 @@ class Box:
             self._complained.add(sentence)
             self.health.event("waiting", sentence)
 
-    def _say_lost(self, what: str, event: Event) -> None:
-        how = {Event.GONE: "is gone", Event.STALLED: "delivers nothing", Event.END: "has ended"}[event]
-        self.health.event("waiting", f"the {what} {how}; waiting for it")
-
     def _change_over(self) -> bool:
         """Swap in the new chain once the old one has faded out; True if the devices must be opened again."""
-        if self.chain.mute.gain > 0:
+        if self.chain.mute.gain > 0 and not self.chain.silent:
             return False
         return self._take_over()
 

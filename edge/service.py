@@ -65,6 +65,7 @@ class Service:
                 next_statistics = now + STATISTICS_S
                 self._tell_statistics()
                 gc.collect()
+        died = not audio.is_alive()
         self.box.stop()
         audio.join(JOIN_S)
         self._tell()
@@ -75,7 +76,7 @@ class Service:
             say("a sound device hangs; leaving without closing it")
             sys.stdout.flush()
             os._exit(1)
-        return 0
+        return 1 if died else 0
 
     def status(self) -> dict[str, Any]:
         """Everything `quietbox status` shows."""

@@ -159,6 +159,51 @@ def test_a_short_read_loses_nothing() -> None:
         assert bench.box.capture.xruns == 0
 
 
+def test_a_microphone_that_never_speaks_is_said_once_and_never_called_running() -> None:
+    bench = Bench()
+    bench.mic.stalled = True
+    bench.thread.start()
+    for _ in range(100):
+        assert bench.box.state is State.WAITING
+        time.sleep(0.01)
+    assert sum("delivers nothing" in text for text in bench.hear()) == 1
+    bench.box.reload(replace(CONFIG, suppress=SuppressConfig(engine="off")))
+    bench.mic.stalled = False
+    bench.until(State.RUNNING)
+    assert bench.box.config.suppress.engine == "off"
+    bench.box.stop()
+    bench.thread.join(3)
+
+
+def test_a_bug_outside_the_chain_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+
+        def burst(hop: Floats) -> None:
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(bench.box.playback, "write", burst)
+        bench.until(State.WAITING)
+        monkeypatch.undo()
+        bench.until(State.RUNNING)
+        assert sum("a bug" in text for text in bench.hear()) == 1
+
+
+def test_a_muted_box_stays_silent_when_its_card_comes_back() -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.box.muted = True
+        bench.until(State.MUTED)
+        bench.hops(20)
+        bench.jack.gone = True
+        bench.until(State.WAITING)
+        bench.jack.recorded.clear()
+        bench.jack.gone = False
+        bench.until(State.MUTED)
+        bench.hops(60)
+        assert np.abs(bench.jack.played).max() == 0
+
+
 class Broken:
     """An estimator that fails, or dawdles, while it is told to."""
 
