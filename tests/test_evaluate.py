@@ -1,0 +1,228 @@
+"""The evaluation: its measures on signals whose answer is known, its refusals, and one whole small run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from edge import RATE_HZ
+from edge.spectrum import Floats
+from quant import evaluate
+
+for package in ("pesq", "pystoi", "speechmos", "onnxruntime"):
+    pytest.importorskip(package)
+
+
+def speechy(seconds: float = 3.0, seed: int = 0) -> Floats:
+    """Noise in syllables with pauses: enough of an utterance for every measure."""
+    n = round(seconds * RATE_HZ)
+    rng = np.random.default_rng(seed)
+    t = np.arange(n) / RATE_HZ
+    carrier = np.cumsum(rng.normal(size=n)) * 0.01 + rng.normal(size=n)
+    syllables = np.clip(np.sin(2 * np.pi * 3 * t), 0, 1) * (np.sin(2 * np.pi * 0.6 * t) > -0.5)
+    return (0.05 * carrier * syllables).astype(np.float32)
+
+
+def noise(n: int, level: float = 0.01) -> Floats:
+    return (level * np.random.default_rng(9).normal(size=n)).astype(np.float32)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "noisy").mkdir()
+    for i in range(2):
+        clean = speechy(seed=i)
+        soundfile.write(tmp_path / "clean" / f"{i}.flac", clean, RATE_HZ)
+        soundfile.write(tmp_path / "noisy" / f"{i}.flac", clean + noise(len(clean)), RATE_HZ)
+    (tmp_path / "dev.tsv").write_text("name\tsnr_db\n0\t5\n1\t10\n")
+    return tmp_path
+
+
+# --- measures -----------------------------------------------------------------------------------------------------
+
+
+def orthogonal(a: Floats, b: Floats) -> NDArray[np.float64]:
+    """``b`` without its mean and without its share of zero-mean ``a``."""
+    b = b.astype(np.float64) - b.mean()
+    return b - a * (b @ a) / (a @ a)
+
+
+@pytest.mark.parametrize("ratio_db", [-10, 0, 17])
+@pytest.mark.parametrize("scale", [0.01, 1, -3])
+def test_si_sdr_is_the_ratio_whatever_the_scale(ratio_db: float, scale: float) -> None:
+    clean = speechy().astype(np.float64)
+    clean -= clean.mean()
+    rest = orthogonal(clean, noise(len(clean)))
+    rest *= np.sqrt((clean @ clean) / (rest @ rest)) * 10 ** (-ratio_db / 20)
+    assert evaluate.si_sdr_db(clean, scale * (clean + rest)) == pytest.approx(ratio_db, abs=1e-3)
+
+
+def test_si_sdr_ignores_an_offset_and_survives_silence() -> None:
+    clean = speechy()
+    assert evaluate.si_sdr_db(clean, 0.5 * clean + 0.1) > 60
+    assert np.isfinite(evaluate.si_sdr_db(clean, np.zeros_like(clean)))
+    assert np.isfinite(evaluate.si_sdr_db(np.zeros_like(clean), clean))
+
+
+def test_a_perfect_copy_gets_the_best_marks() -> None:
+    clean = speechy()
+    values = evaluate.measure(clean, clean + noise(len(clean)), clean, clean)
+    assert values["pesq_wb"] > 4.6
+    assert values["stoi"] > 0.999 and values["estoi"] > 0.999
+    assert values["si_sdr_improvement_db"] > 60
+    assert values["clean_level_db"] == 0
+    assert values["noise_removed_db"] > 60 or np.isnan(values["noise_removed_db"])
+
+
+def test_doing_nothing_improves_nothing() -> None:
+    clean = speechy()
+    noisy = clean + noise(len(clean))
+    values = evaluate.measure(clean, noisy, noisy, clean)
+    assert values["si_sdr_improvement_db"] == 0
+    assert values["noise_removed_db"] == 0
+    assert values["pesq_wb"] < 4 and values["stoi"] < 0.999
+
+
+def test_noise_removed_is_what_was_removed_in_the_pauses() -> None:
+    clean = speechy()
+    hum = noise(len(clean))
+    values = evaluate.measure(clean, clean + hum, 0.5 * clean + 0.1 * hum, 0.5 * clean)
+    assert values["noise_removed_db"] == pytest.approx(20, abs=0.5)
+    assert values["clean_level_db"] == pytest.approx(-6.02, abs=0.01)
+
+
+def test_dnsmos_hears_noise_and_takes_any_length() -> None:
+    clean = speechy(2)
+    marks = evaluate.dnsmos(clean)
+    assert all(0.5 < mark < 5 for mark in marks)
+    assert evaluate.dnsmos(np.tile(clean, 6)) == pytest.approx(marks, abs=1e-4), "the first 9.01 s of a repetition"
+    assert evaluate.dnsmos(clean + noise(len(clean), 0.05))[1] < marks[1], "BAK falls with noise"
+
+
+def test_pauses_are_where_nobody_speaks() -> None:
+    clean = speechy()
+    clean[: RATE_HZ // 2] = 0
+    quiet = evaluate.pauses(clean)
+    assert quiet[: RATE_HZ // 2 - 640].all()
+    loud = np.convolve(np.abs(clean), np.ones(160), "same") > 0.5 * np.abs(clean).max() * 40
+    assert not quiet[loud].any()
+
+
+@pytest.mark.parametrize("late", [0, 1, 80, 160, 777])
+def test_lag_is_found_and_removed(late: int) -> None:
+    clean = speechy()
+    delayed = np.concatenate([np.zeros(late, np.float32), 0.3 * clean, np.zeros(200, np.float32)])
+    assert evaluate.lag_samples(clean, delayed) == late
+    np.testing.assert_array_equal(evaluate.without_lag(delayed, late, len(clean)), 0.3 * clean)
+    assert len(evaluate.without_lag(clean, late, len(clean))) == len(clean)
+
+
+# --- engines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", sorted(evaluate.ENGINES))
+def test_every_engine_gives_back_all_of_the_sound(engine: str) -> None:
+    if engine == "speexdsp":
+        pytest.importorskip("speexdsp_ns")
+    sound = speechy(1.003) + noise(round(1.003 * RATE_HZ))
+    before = sound.copy()
+    out = evaluate.ENGINES[engine](sound, 20.0)
+    np.testing.assert_array_equal(sound, before)
+    assert out.dtype == np.float32 and np.isfinite(out).all()
+    assert len(out) >= len(sound) + (evaluate.lag_samples(sound, out) if engine == "speexdsp" else 0)
+
+
+def test_the_limit_reaches_our_engine() -> None:
+    hiss = noise(2 * RATE_HZ, 0.02)
+    levels = [np.std(evaluate.ENGINES["dsp"](hiss, limit_db)[RATE_HZ:]) for limit_db in (0.0, 6.0, 60.0)]
+    assert levels[0] > 1.5 * levels[1] > 1.5 * levels[2]
+
+
+# --- the whole run ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_measures_every_engine_on_every_file(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report, page = tmp_path / "r.json", tmp_path / "r.md"
+    asked = ["--pairs", str(pairs), "--engines", "noisy,dsp,noisy", "--json", str(report), "--markdown", str(page)]
+    assert evaluate.main([*asked, "--jobs", "1"]) == 0
+    found = json.loads(report.read_text())
+    assert [(row["engine"], row["name"]) for row in found["files"]] == [
+        ("noisy", "0"), ("noisy", "1"), ("dsp", "0"), ("dsp", "1"),
+    ]  # fmt: skip
+    assert {row["snr_db"] for row in found["files"]} == {5, 10}
+    assert found["lag_samples"] == {"noisy": 0, "dsp": 0}
+    assert found["means"]["noisy"]["si_sdr_improvement_db"] == 0
+    assert set(evaluate.MEASURES) == set(found["means"]["dsp"])
+    text = page.read_text()
+    assert "| dsp |" in text and "STOI by SNR" in text and "| 10 dB |" in text.replace("| 5 dB ", "")
+    assert "2 pairs" in capsys.readouterr().out
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def refusal(capsys: pytest.CaptureFixture, *asked: str) -> str:
+    assert evaluate.main([*asked]) != 0
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and not said.out, "one clear line"
+    return said.err
+
+
+def test_wrong_arguments_are_refused(pairs: Path, capsys: pytest.CaptureFixture) -> None:
+    asked = ("--pairs", str(pairs), "--engines")
+    assert "krisp" in refusal(capsys, *asked, "dsp,krisp")
+    assert "known:" in refusal(capsys, *asked, " ,")
+    assert "--jobs" in refusal(capsys, *asked, "noisy", "--jobs", "0")
+    assert "--limit-db" in refusal(capsys, *asked, "noisy", "--limit-db", "-3")
+    assert "--limit-db" in refusal(capsys, *asked, "noisy", "--limit-db", "nan")
+    assert "nowhere" in refusal(capsys, *asked, "noisy", "--json", str(pairs / "nowhere" / "r.json"))
+    assert "written" in refusal(capsys, *asked, "noisy", "--markdown", str(pairs))
+
+
+def test_a_missing_package_is_named(
+    pairs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None if name == "pystoi" else object())
+    assert "pystoi" in refusal(capsys, "--pairs", str(pairs), "--engines", "noisy")
+
+
+def test_folders_that_hold_no_pairs_are_refused(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def said(folder: Path = pairs) -> str:
+        return refusal(capsys, "--pairs", str(folder), "--engines", "noisy")
+
+    assert "no folder" in said(tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    (empty / "clean").mkdir(parents=True)
+    assert "noisy is no folder" in said(empty)
+    (empty / "noisy").mkdir()
+    assert "no sound files" in said(empty)
+    (pairs / "clean" / "2.wav").write_text("this is text")
+    assert "2.wav" in said() and "both" in said()
+    soundfile.write(pairs / "noisy" / "2.wav", speechy(), RATE_HZ)
+    assert "broken" in said()
+
+
+@pytest.mark.parametrize(
+    ("sound", "rate_hz", "word"),
+    [
+        (np.zeros((RATE_HZ, 2)), RATE_HZ, "2 channels"),
+        (np.zeros(48_000), 48_000, "48000 Hz"),
+        (np.zeros(100), RATE_HZ, "half a second"),
+        (np.zeros(RATE_HZ), RATE_HZ, "samples"),
+    ],
+)
+def test_sounds_that_do_not_fit_are_refused(
+    sound: NDArray[np.float64], rate_hz: int, word: str, pairs: Path, capsys: pytest.CaptureFixture
+) -> None:
+    soundfile.write(pairs / "noisy" / "1.flac", sound, rate_hz)
+    said = refusal(capsys, "--pairs", str(pairs), "--engines", "noisy")
+    assert word in said and "1.flac" in said
+
+
+def test_a_table_without_the_columns_is_refused(pairs: Path, capsys: pytest.CaptureFixture) -> None:
+    (pairs / "dev.tsv").write_text("name\tloudness\n0\t5\n")
+    assert "snr_db" in refusal(capsys, "--pairs", str(pairs), "--engines", "noisy")
