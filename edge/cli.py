@@ -106,9 +106,10 @@ def enhance_files(options: argparse.Namespace) -> int:
 
 def _in_words(result: enhance.Enhanced) -> str:
     unsound = f", {result.unsound_samples} samples were no numbers" if result.unsound_samples else ""
+    speed = 1 / max(result.real_time_factor, 1e-9)
     return (
         f"{result.target}: {result.seconds:g} s, level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
-        f"pauses {result.noise_removed_db:g} dB quieter, {1 / max(result.real_time_factor, 1e-9):.0f} x real time{unsound}"
+        f"pauses {result.noise_removed_db:g} dB quieter, {speed:.0f} x real time{unsound}"
     )
 
 

@@ -1,6 +1,7 @@
 """The jack: hops of 80 samples out, through a queue that is held at its target between two clocks."""
 
 import errno
+import math
 import os
 
 import numpy as np
@@ -15,6 +16,9 @@ EXACT_FIRST = ((RATE_HZ, 1), (RATE_HZ, 2), *JACK_FIRST[:4], (32_000, 2), (96_000
 """Elsewhere: our own rate, bit by bit, if the device has it."""
 FORMATS = ("S16_LE", "S32_LE", "S24_3LE", "S24_LE")
 SMOOTH_S = 2.0
+BURST_MS = 40.0
+"""Room in the card's buffer above the target: hops come in bursts, after a late wake-up several at once. A buffer
+costs no delay, a full one costs a hop."""
 DRIFT_S = 30.0
 """The jack's coarse steps make the steering itself swing around the drift, by up to 150 ppm in 15 s."""
 
@@ -86,7 +90,7 @@ class Playback:
         terms = pcm.granted
         self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, terms.rate_hz
         self._buffer = terms.buffer_frames
-        room_ms = 1000 * terms.buffer_frames / terms.rate_hz - 1.2 * HOP_MS
+        room_ms = 1000 * (terms.buffer_frames - terms.period_frames) / terms.rate_hz - 2 * HOP_MS
         self.target_ms = max(1.0, min(self._wanted_queue_ms, room_ms))
         self._per_ms = terms.rate_hz / 1000
         self._silence = bytes(self._buffer * Encoder(terms.sample_format, terms.channels, 1).frame_bytes)
@@ -111,13 +115,14 @@ class Playback:
     def _wishes(self) -> list[Terms]:
         """Everything we can live with, best first."""
         name = resolve(self.device, "playback") if self.device == "auto" else self.device
+        periods = max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms))
         order = [
             (rate, channels)
             for rate, channels in (JACK_FIRST if is_jack(name) else EXACT_FIRST)
             if not self._rates_hz or rate in self._rates_hz
         ]
         return [
-            Terms(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), self._periods)
+            Terms(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), periods)
             for rate, channels in order
             for sample_format in self._formats
         ]

@@ -93,6 +93,7 @@ class Service:
             "hop_max_us": round(box.health.longest_us),
             "xruns_in": box.capture.xruns,
             "xruns_out": box.playback.xruns,
+            "dropped_hops": box.playback.dropped,
             "clips": box.capture.clips,
             "queue_ms": round(box.playback.queue_ms, 1),
             "drift_ppm": round(box.playback.drift_ppm, 1),
@@ -154,6 +155,7 @@ class Service:
             f"speech {figures['speech_share']:.0%}, "
             f"hop p50 {figures['hop_p50_us']:g} p99 {figures['hop_p99_us']:g} us, "
             f"late {figures['late_hops']}, xruns {box.capture.xruns} in {box.playback.xruns} out, "
+            f"dropped {box.playback.dropped}, "
             f"queue {box.playback.queue_ms:.1f} ms, drift {box.playback.drift_ppm:+.0f} ppm"
         )
 

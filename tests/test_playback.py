@@ -1,11 +1,13 @@
 """Playback against made-up cards: the queue, the two clocks, and how it survives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edge import HOP_SAMPLES
 from edge.capture import Capture
-from edge.cards import DeviceBusy, DeviceMissing, DeviceRefused, Event, Offer
+from edge.cards import DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Offer, Pcm, Terms
 from edge.convert import Floats
 from edge.fake import JACK_OFFER, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
 from edge.playback import Playback
@@ -25,8 +27,8 @@ def jack(offer: Offer = JACK_OFFER, clock_error_ppm: float = 0, step_ms: float =
     )
 
 
-def opened(card: FakeCard, same_clock: bool = False, queue_ms: float = 25, periods: int = 4) -> Playback:
-    playback = Playback(card.id, same_clock=same_clock, queue_ms=queue_ms, periods=periods, open_pcm=card.open_pcm)
+def opened(card: FakeCard, same_clock: bool = False) -> Playback:
+    playback = Playback(card.id, same_clock=same_clock, open_pcm=card.open_pcm)
     playback.open()
     return playback
 
@@ -47,7 +49,7 @@ def sine(seconds: float, frequency_hz: float = 1000, level: float = 0.5) -> Floa
 
 def test_jack_gets_its_own_terms() -> None:
     playback = opened(jack())
-    assert "asked 48000 Hz stereo S16_LE 480x4, got 48000 Hz stereo S16_LE 480x4" in playback.granted
+    assert "asked 48000 Hz stereo S16_LE 480x7, got 48000 Hz stereo S16_LE 480x7" in playback.granted
     assert "steered" in playback.granted
     assert playback.clock == "Headphones"
 
@@ -82,8 +84,13 @@ def test_slow_start_is_no_xrun() -> None:
 
 def test_target_fits_the_buffer_granted() -> None:
     card = jack()
-    playback = opened(card, queue_ms=200, periods=3)
-    assert playback.target_ms == pytest.approx(24)
+
+    def small(device: str, direction: Direction, terms: Terms) -> Pcm:
+        return card.open_pcm(device, direction, replace(terms, periods=3))
+
+    playback = Playback("Headphones", queue_ms=200, open_pcm=small)
+    playback.open()
+    assert playback.target_ms == pytest.approx(10)  # 30 ms less a period and two hops
     assert set(play(card, playback, sine(0.5))) == {Event.OK}
 
 
@@ -129,8 +136,8 @@ def test_full_queue_leaves_hops_out_down_to_the_target() -> None:
     playback = opened(card)
     hop = np.zeros(HOP_SAMPLES, np.float32)
     events = [playback.write(hop) for _ in range(10)]  # a burst: no time passes
-    assert events[:3] == [Event.OK] * 3 and set(events[3:]) == {Event.SHORT}
-    assert playback.dropped == 7
+    assert events[:9] == [Event.OK] * 9 and set(events[9:]) == {Event.SHORT}
+    assert playback.dropped == 1
     events = play(card, playback, sine(0.5))
     assert events[-90:] == [Event.OK] * 90
     assert playback.queue_ms == pytest.approx(25, abs=5)

@@ -199,7 +199,7 @@ def quietbox(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def wait_until_running(folder: Path, box: subprocess.Popen[str]) -> None:
     status = folder / "status.json"
-    over = time.monotonic() + 20
+    over = time.monotonic() + 60
     while not (status.exists() and '"state": "running"' in status.read_text()):
         if box.poll() is not None or time.monotonic() > over:
             raise NoVirtualSound("the box did not start; its own words stand above")
