@@ -185,7 +185,7 @@ class Box:
         self.playback.same_clock = self._one_clock()
         self.playback.open()
         self.chain.reset()
-        self.chain.mute.gain = 0.0
+        self.chain.mute.gain = 0.0 if self.muted else 1.0
 
     def _announce(self) -> None:
         """The first hop has come: only now is it certain that the devices work."""
