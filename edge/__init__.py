@@ -11,3 +11,7 @@ HOP_SAMPLES = 80
 """One hop: 5 ms at 16 kHz. Two hops fill one 10 ms period of the Pi's jack exactly."""
 
 HOP_MS = 1000 * HOP_SAMPLES / RATE_HZ
+
+
+class UserError(Exception):
+    """What a user can mend: its text is one line that names the thing and the way out."""

@@ -54,9 +54,10 @@ def bench_stages(config: Config, seconds: float) -> list[HopTimes]:
 
 def speech_like(seconds: float) -> Floats:
     """float32: noise at -30 dBFS with louder bursts four times a second, so that every branch is walked."""
-    noise = np.random.default_rng(1).standard_normal(round(seconds * RATE_HZ)).astype(np.float32) * 0.03
+    hops = max(1, round(seconds * RATE_HZ / HOP_SAMPLES))
+    noise = np.random.default_rng(1).standard_normal(hops * HOP_SAMPLES).astype(np.float32) * 0.03
     bursts = (np.sin(2 * np.pi * 4 * np.arange(len(noise)) / RATE_HZ) > 0.3) * np.float32(4) + np.float32(1)
-    return (noise * bursts)[: len(noise) // HOP_SAMPLES * HOP_SAMPLES]
+    return noise * bursts
 
 
 def _timed(name: str, process: Callable[[Floats], object], signal: Floats) -> HopTimes:

@@ -136,7 +136,7 @@ class Box:
             self._hops += 1
             self._strain = self._strain * STRAIN_KEPT + late
             if self._strain > STRAIN_LIMIT:
-                self._step_down("too slow: hops take longer than they last")
+                self._relieve()
             elif self._hops == self._retry_at_hop:
                 self._step_up()
             if self._next and self._change_over():
@@ -158,6 +158,12 @@ class Box:
             failure, chain.engine.failure = chain.engine.failure, None
             self._plan_retry()
             self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} goes on")
+
+    def _relieve(self) -> None:
+        """Too many late hops: do less, but never less than bypass; silence would help nobody."""
+        self._strain = 0.0
+        if not self.chain.resting:
+            self._step_down("is too slow: hops take longer than they last")
 
     def _step_down(self, why: str) -> None:
         self._strain = 0.0
@@ -185,7 +191,6 @@ class Box:
         self.playback.same_clock = self._one_clock()
         self.playback.open()
         self.chain.reset()
-        self.chain.mute.gain = 0.0 if self.muted else 1.0
 
     def _announce(self) -> None:
         """The first hop has come: only now is it certain that the devices work."""

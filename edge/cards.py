@@ -17,6 +17,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from edge import UserError
+
 Direction = Literal["capture", "playback"]
 
 PROC = Path("/proc")
@@ -41,7 +43,7 @@ class Event(IntEnum):
     """A source with an end (a file) has ended."""
 
 
-class DeviceError(Exception):
+class DeviceError(UserError):
     """A device cannot be used; the text is one line that names the thing and the way out."""
 
 

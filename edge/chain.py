@@ -3,8 +3,6 @@
 The live box, ``enhance``, ``bench`` and the tests all run this one definition.
 """
 
-import math
-
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
@@ -15,6 +13,9 @@ from edge.spectrum import Floats
 from edge.suppress import open_engine
 from edge.suppress.mask import MaskEngine
 from edge.voice import VoiceDecision
+
+ABSURD_POWER = 1e4
+"""40 dB above full scale: no microphone, and too loud for single precision further down. Also what NaN is not below."""
 
 
 class Chain:
@@ -42,7 +43,7 @@ class Chain:
         self.speech = 0.0
         """Speech probability of the last hop."""
         self.unsound = 0
-        """Hops that came in with samples that are no numbers."""
+        """Hops that came in with samples that are no numbers, or absurdly loud."""
         self.power_in = self.power_out = 0.0
         """Mean square of the last hop, before everything and after everything."""
         self._wet = 1.0
@@ -89,7 +90,7 @@ class Chain:
     def process(self, hop: Floats) -> None:
         """Clean one hop in place."""
         self.power_in = _power(hop)
-        if not math.isfinite(self.power_in):
+        if not self.power_in < ABSURD_POWER:
             self._mend(hop)
         if self.silent:
             hop.fill(0)
@@ -118,8 +119,8 @@ class Chain:
         self.power_out = _power(hop)
 
     def reset(self) -> None:
-        """Forget the signal, keep the settings."""
-        for stage in (self.feedforward, self.engine, self.voice, self.eq, self.gate, self.mute, self.limiter):
+        """Forget the signal, keep the settings and whether it is muted."""
+        for stage in (self.feedforward, self.engine, self.voice, self.eq, self.gate, self.limiter):
             if stage:
                 stage.reset()
 

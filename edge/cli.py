@@ -1,35 +1,44 @@
-"""The command `quietbox`: one function a verb. Every trouble a user can mend is one line and a non-zero exit."""
+"""The command `quietbox`: one function a verb. Every trouble a user can mend is one line and a non-zero exit.
+
+What a verb needs is imported when it runs: SciPy takes seconds on a Pi, and `status` needs none of it.
+"""
 
 import argparse
 import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from edge import bench, cards, config, enhance, latency, runtime
+from edge import UserError, config
 from edge.config import Config
-from edge.service import Service
 
-USER_ERRORS = (config.BadConfig, enhance.BadSound, cards.DeviceError, runtime.AlreadyRunning, latency.NothingHeard)
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edge.cards import Card
+    from edge.enhance import Enhanced
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 it could not be done, 2 the call was wrong."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.verb(options))
-    except USER_ERRORS as error:
+        status = int(options.verb(options))
+        sys.stdout.flush()
+        return status
+    except UserError as error:
         print(f"quietbox: {error}", file=sys.stderr)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        print(f"quietbox: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print("quietbox: interrupted", file=sys.stderr)
         return 130
@@ -38,24 +47,39 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Microphone to jack until SIGTERM."""
-    return Service(_config(options), options.config).run(options.seconds)
+    return _serve(lambda: _config(options), options.seconds)
 
 
 def passthrough(options: argparse.Namespace) -> int:
     """The same with every stage off but the limiter: does the sound get through at all?"""
-    chosen = _config(options)
-    bare = replace(
-        chosen,
-        feedforward=replace(chosen.feedforward, highpass_hz=0, mains="off"),
-        suppress=replace(chosen.suppress, engine="off"),
-        eq=replace(chosen.eq, gain_db=0.0),
-        gate=replace(chosen.gate, on=False),
-    )
-    return Service(bare, None).run(options.seconds)
+
+    def bare() -> Config:
+        chosen = _config(options)
+        return replace(
+            chosen,
+            feedforward=replace(chosen.feedforward, highpass_hz=0, mains="off"),
+            suppress=replace(chosen.suppress, engine="off"),
+            eq=replace(chosen.eq, gain_db=0.0),
+            gate=replace(chosen.gate, on=False),
+        )
+
+    return _serve(bare, options.seconds)
+
+
+def _serve(load: Callable[[], Config], seconds: float | None) -> int:
+    for early in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(early, signal.SIG_IGN)  # a button pressed while we still start must not end us
+    from edge.service import Service
+
+    return Service(load).run(seconds)
 
 
 def devices(options: argparse.Namespace) -> int:
     """What sound cards there are."""
+    from rich.console import Console
+
+    from edge import cards
+
     found = cards.list_cards()
     named = {direction: cards.list_pcms(direction) for direction in ("capture", "playback")}
     if options.json:
@@ -72,6 +96,12 @@ def devices(options: argparse.Namespace) -> int:
 
 def enhance_files(options: argparse.Namespace) -> int:
     """Clean sound files through the live chain."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from edge import enhance
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out, half-written files are removed
     chosen = _config(options)
     jobs = enhance.find_sounds([Path(name) for name in options.inputs], Path(options.output))
     done: list[enhance.Enhanced] = []
@@ -104,7 +134,7 @@ def enhance_files(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _in_words(result: enhance.Enhanced) -> str:
+def _in_words(result: "Enhanced") -> str:
     unsound = f", {result.unsound_samples} samples were no numbers" if result.unsound_samples else ""
     speed = 1 / max(result.real_time_factor, 1e-9)
     return (
@@ -115,6 +145,11 @@ def _in_words(result: enhance.Enhanced) -> str:
 
 def measure_latency(options: argparse.Namespace) -> int:
     """The delay from microphone to jack, measured and by the budget."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge import latency
+
     result = latency.measure(_config(options))
     if options.json:
         print(json.dumps({**dataclasses.asdict(result), "budget_ms": result.budget_ms}, indent=2))
@@ -135,6 +170,11 @@ def measure_latency(options: argparse.Namespace) -> int:
 
 def measure_speed(options: argparse.Namespace) -> int:
     """Time per hop."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge import bench
+
     chosen = _config(options)
     rows = bench.bench_engines(chosen, options.seconds) + bench.bench_stages(chosen, options.seconds)
     if options.json:
@@ -153,19 +193,28 @@ def measure_speed(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """What the running box says of itself."""
+    from edge import runtime
+
     found = runtime.read_status()
     if options.json:
         print(json.dumps(found))
     elif found is None:
         print("quietbox is not running")
     else:
-        print(
+        print(_status_line(found))
+    return 0 if found else 1
+
+
+def _status_line(found: dict[str, Any]) -> str:
+    try:
+        return (
             f"{found['state']}, engine {found['engine']}, noise removed {found['noise_removed_db']:g} dB, "
             f"speech {found['speech_share']:.0%}, latency {found['latency_ms']:g} ms, "
             f"xruns {found['xruns_in']} in {found['xruns_out']} out, queue {found['queue_ms']:g} ms, "
             f"drift {found['drift_ppm']:+g} ppm, hop p99 {found['hop_p99_us']:g} us, process {found['pid']}"
         )
-    return 0 if found else 1
+    except (KeyError, TypeError, ValueError):
+        return "quietbox is running, but another version of it; `quietbox status --json` shows what it says"
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -178,7 +227,15 @@ def _config(options: argparse.Namespace) -> Config:
     return chosen
 
 
-def _devices_table(found: list[cards.Card]) -> Table:
+def _drop_output() -> None:
+    """Nobody reads it any more, and Python must not try to flush it at the end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _devices_table(found: "list[Card]") -> "Table":
+    from rich.table import Table
+
     table = Table()
     for name in ("card", "direction", "looks like", "formats", "rates Hz", "channels", "held by"):
         table.add_column(name)
@@ -251,5 +308,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

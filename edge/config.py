@@ -6,6 +6,7 @@ one. ``python -m edge.config`` prints the documented file that ships as ``edge/q
 
 import dataclasses
 import difflib
+import json
 import re
 import sys
 import tomllib
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge import UserError
+
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
 ENGINES = ("auto", "dsp", "off")
 
 
-class BadConfig(Exception):
+class BadConfig(UserError):
     """A setting a user can mend; the text says which, where and how."""
 
 
@@ -160,7 +163,7 @@ def find(path: Path | None) -> Config:
 def load(path: Path) -> Config:
     """Read and check one file; raises BadConfig."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise BadConfig(f"{path}: this is no text file (not UTF-8)") from None
     except OSError as error:
@@ -172,8 +175,8 @@ def parse(text: str, name: str = "config") -> Config:
     """Check the text of a settings file; raises BadConfig at the first thing wrong."""
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadConfig(f"{name}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadConfig(f"{name}: not valid TOML: {_short(str(error))}") from None
     sections = {}
     for section, values in tables.items():
         at = f"{name}, line {_line_of(text, section, None)}"
@@ -199,7 +202,7 @@ def _checked(at: str, section: str, name: str, value: Any) -> Any:
     rule = entry.metadata
     if value in rule["choices"] and not isinstance(value, bool):
         return value
-    complaint = f"{at}: [{section}] {name} = {value!r} is not {_expected(entry)}"
+    complaint = f"{at}: [{section}] {name} = {_show(value)} is not {_expected(entry)}"
     if isinstance(entry.default, bool):
         if isinstance(value, bool):
             return value
@@ -210,7 +213,7 @@ def _checked(at: str, section: str, name: str, value: Any) -> Any:
         if not number or not rule["low"] <= value <= rule["high"]:
             raise BadConfig(complaint)
         return value if whole else float(value)
-    if rule["choices"] or not isinstance(value, str) or not value:
+    if rule["choices"] or not isinstance(value, str) or not value or not value.isprintable():
         raise BadConfig(complaint)
     return value
 
@@ -246,7 +249,21 @@ def _kind(values: Any) -> str:
 
 
 def _quote(name: str) -> str:
-    return f'"{name[:40]}"'
+    return json.dumps(_short(name), ensure_ascii=False)
+
+
+def _show(value: Any) -> str:
+    """A value of any kind and size as a few characters."""
+    try:
+        return _short(repr(value))
+    except (ValueError, RecursionError):
+        return "a number of thousands of digits" if isinstance(value, int) else "something huge"
+
+
+def _short(text: str) -> str:
+    """At most 80 characters on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
 
 
 def _nearest(name: str, section: str | None = None) -> str:

@@ -5,6 +5,7 @@ hop through the chain and brought back to its own rate. The known delay is cut o
 up with the input and has its length.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -15,18 +16,22 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from edge import HOP_SAMPLES, RATE_HZ
+from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
 from edge.config import Config
 from edge.convert import Encoder, Resampler
 from edge.spectrum import Floats
 
 BLOCK_FRAMES = 16_384
+LOUDEST = 100.0
+"""Float files may hold any number; what is further than 40 dB above full scale is cut there."""
 RATES_HZ = (4_000, 192_000)
-SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".aif", ".oga", ".opus"}
+TARGETS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"))
+"""What we write: containers that keep rate and channels as given."""
+SOURCES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".aif", ".oga", ".opus"}
 
 
-class BadSound(Exception):
+class BadSound(UserError):
     """A file that cannot be enhanced; the text is one line naming it and why."""
 
 
@@ -136,7 +141,8 @@ def enhance_file(
     except OSError as error:
         raise BadSound(f"{target}: cannot be written: {error.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     seconds = totals.frames / rate_hz
     return Enhanced(
         source=str(source),
@@ -159,14 +165,15 @@ def find_sounds(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """
     single = len(inputs) == 1 and not inputs[0].is_dir()
     if single and not output.is_dir() and output.suffix:
-        if output.suffix.lower() not in SUFFIXES:
-            raise BadSound(f"{output}: no sound format has the suffix {output.suffix}; try .wav or .flac")
+        if output.suffix.lower() not in TARGETS:
+            formats = " ".join(sorted(TARGETS))
+            raise BadSound(f"{output}: {output.suffix} is not among the formats written here: {formats}")
         pairs = [(inputs[0], output)]
     else:
-        pairs = [(source, output / name) for entry in inputs for source, name in _sounds_of(entry)]
+        pairs = [(source, output / name) for entry in inputs for source, name in _sounds_of(entry, output)]
     taken: dict[Path, Path] = {}
     for source, target in pairs:
-        if target.resolve() == source.resolve():
+        if _same(target, source):
             raise BadSound(f"{source}: would be overwritten by its own result; name another place with -o")
         if target in taken:
             raise BadSound(f"{source} and {taken[target]} would both become {target}")
@@ -174,15 +181,28 @@ def find_sounds(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _sounds_of(entry: Path) -> list[tuple[Path, Path]]:
-    """(source, its name below the output folder) for one input."""
+def _same(one: Path, other: Path) -> bool:
+    """Whether both exist and are one file, by whatever name."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _sounds_of(entry: Path, output: Path) -> list[tuple[Path, Path]]:
+    """(source, its name below the output folder) for one input; an output folder inside the input is left out."""
     if not entry.is_dir():
-        name = Path(entry.name)
-        return [(entry, name if name.suffix.lower() in SUFFIXES else name.with_suffix(".wav"))]
-    found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        return [(entry, _target_name(Path(entry.name)))]
+    found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in SOURCES and path.is_file())
+    if not _same(entry, output):
+        found = [path for path in found if not any(_same(folder, output) for folder in path.parents)]
     if not found:
         raise BadSound(f"{entry}: no sound files in this folder")
-    return [(path, path.relative_to(entry)) for path in found]
+    return [(path, _target_name(path.relative_to(entry))) for path in found]
+
+
+def _target_name(name: Path) -> Path:
+    return name if name.suffix.lower() in TARGETS else name.with_suffix(".wav")
 
 
 @dataclass
@@ -202,10 +222,11 @@ def _walk(
 
     def blocks() -> Iterator[Floats]:
         while len(frames := _read(sound)):
-            block = np.ascontiguousarray(frames[:, channel - 1] if channel else frames.mean(axis=1))
-            unsound = ~np.isfinite(block)
+            unsound = ~np.isfinite(frames)
             totals.unsound += int(unsound.sum())
-            block[unsound] = 0
+            frames[unsound] = 0
+            np.clip(frames, -LOUDEST, LOUDEST, out=frames)
+            block = np.ascontiguousarray(frames[:, channel - 1] if channel else frames.mean(axis=1))
             totals.frames += len(block)
             totals.energy_in += _energy(block)
             if progress:
@@ -230,8 +251,10 @@ def _read(sound: soundfile.SoundFile) -> Floats:
 
 
 def _opened(source: Path) -> soundfile.SoundFile:
-    if not source.exists():
-        raise BadSound(f"{source}: there is no such file")
+    try:
+        source.stat()
+    except OSError as error:
+        raise BadSound(f"{source}: cannot be read: {error.strerror}") from None
     try:
         sound = soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, TypeError, ValueError):
@@ -249,6 +272,8 @@ def _created(part: Path, rate_hz: int) -> soundfile.SoundFile:
     codec = "OPUS" if part.suffix.lower() == ".opus" else None
     if codec is None and soundfile.check_format(container, "PCM_16"):
         codec = "PCM_16"
+    # libsndfile does not say why it cannot create a file; the system does, with an OSError.
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666))
     try:
         return soundfile.SoundFile(part, "w", rate_hz, 1, codec, format=container)
     except (ValueError, soundfile.LibsndfileError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import chirp, correlate
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
 from edge.box import Box
 from edge.cards import Event, OpenPcm, open_pcm
 from edge.config import Config
@@ -24,7 +24,7 @@ CLEAR = 8.0
 """A chirp is heard if its correlation peak stands this far above the median of the rest."""
 
 
-class NothingHeard(Exception):
+class NothingHeard(UserError):
     """The chirp did not come back."""
 
 

@@ -8,76 +8,135 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from edge import UserError
 
-class AlreadyRunning(Exception):
+SYSTEM_FOLDER = Path("/run/quietbox")
+STATUS = "status.json"
+STATUS_LOCK = "status.lock"
+
+
+class AlreadyRunning(UserError):
     """Another box holds the card; the text names it."""
 
 
+class NoRuntimeFolder(UserError):
+    """There is no place for locks and status."""
+
+
 def runtime_folder() -> Path:
-    """/run/quietbox for the service and for root, else the user's own runtime folder; made if missing."""
-    uid = os.getuid()
+    """/run/quietbox for the service and for root, else the user's own runtime folder (which may not exist yet)."""
     if given := os.environ.get("RUNTIME_DIRECTORY"):
-        folder = Path(given.split(":")[0])
-    elif uid == 0:
-        folder = Path("/run/quietbox")
-    elif session := os.environ.get("XDG_RUNTIME_DIR"):
-        folder = Path(session, "quietbox")
-    else:
-        folder = Path(f"/tmp/quietbox-{uid}")
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
-        raise AlreadyRunning(f"{folder} belongs to somebody else; remove it or set RUNTIME_DIRECTORY")
+        return Path(given.split(":")[0])
+    if os.getuid() == 0:
+        return SYSTEM_FOLDER
+    if session := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(session, "quietbox")
+    return Path(f"/tmp/quietbox-{os.getuid()}")
+
+
+def _own_folder() -> Path:
+    """The runtime folder, made if it is missing; raises NoRuntimeFolder if it is not ours to write in."""
+    folder = runtime_folder()
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise NoRuntimeFolder(f"{folder} cannot be made ({error.strerror}); set RUNTIME_DIRECTORY") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise NoRuntimeFolder(f"{folder} belongs to somebody else; remove it or set RUNTIME_DIRECTORY")
     return folder
 
 
+def _locked(path: Path) -> int | None:
+    """A lock that ends with the process, however it ends; None if somebody else has it."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise NoRuntimeFolder(f"{path} cannot be written ({error.strerror}); set RUNTIME_DIRECTORY") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
 class Claim:
-    """The right to run on some devices, held as file locks that end with the process, however it ends."""
+    """The right to run on some devices, one lock each."""
 
     def __init__(self, devices: list[str]) -> None:
-        """Raises AlreadyRunning, naming the process that came first."""
-        self._locks: list[int] = []
-        for device in sorted(set(devices)):
-            path = runtime_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', device)}.lock"
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._locks.append(lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                first = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
-                self.release()
-                raise AlreadyRunning(
-                    f"{device.split(':', 1)[-1]} is already used by {first}; stop that one first"
-                ) from None
+        """Raises AlreadyRunning, naming the process that came first, or NoRuntimeFolder."""
+        self._locks: dict[str, int] = {}
+        self.change(devices)
+
+    def change(self, devices: list[str]) -> None:
+        """Claim these instead; on AlreadyRunning the old claim stays as it is."""
+        new: dict[str, int] = {}
+        for device in sorted({*devices} - self._locks.keys()):
+            path = _own_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', device)[:100]}.lock"
+            lock = _locked(path)
+            if lock is None:
+                for held in new.values():
+                    os.close(held)
+                first = path.read_text(errors="replace").strip() or "another process"
+                raise AlreadyRunning(f"{device.rsplit(':', 1)[-1]} is already used by {first}; stop that one first")
+            new[device] = lock
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"quietbox run, process {os.getpid()}\n".encode(), 0)
+        for device in self._locks.keys() - {*devices}:
+            os.close(self._locks.pop(device))
+        self._locks |= new
 
     def release(self) -> None:
         while self._locks:
-            os.close(self._locks.pop())
+            os.close(self._locks.popitem()[1])
 
 
-def write_status(status: dict[str, Any]) -> None:
-    """Replace status.json in one step, so that a reader never sees half of it."""
-    folder = runtime_folder()
-    part = folder / ".status.json"
-    part.write_text(json.dumps(status) + "\n", encoding="utf-8")
-    part.replace(folder / "status.json")
+class StatusFile:
+    """status.json of the box that came first; a second one on other cards keeps its own to itself."""
+
+    def __init__(self) -> None:
+        self._folder = _own_folder()
+        self._lock = _locked(self._folder / STATUS_LOCK)
+
+    def write(self, status: dict[str, Any]) -> None:
+        """Replace the file in one step, so that a reader never sees half of it; may raise OSError."""
+        if self._lock is not None:
+            part = self._folder / f".{STATUS}"
+            part.write_text(json.dumps(status) + "\n", encoding="utf-8")
+            part.replace(self._folder / STATUS)
+
+    def remove(self) -> None:
+        """May raise OSError."""
+        if self._lock is not None:
+            (self._folder / STATUS).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
 
 
 def read_status() -> dict[str, Any] | None:
     """What the running box last said, or None if none runs."""
-    for folder in (runtime_folder(), Path("/run/quietbox")):
-        try:
-            status: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-            os.kill(int(status["pid"]), 0)
-        except PermissionError:
-            return status
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        return status
+    for folder in (runtime_folder(), SYSTEM_FOLDER):
+        if _somebody_holds(folder / STATUS_LOCK):
+            try:
+                status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
+                continue
+            if isinstance(status, dict):
+                return status
     return None
 
 
-def remove_status() -> None:
-    (runtime_folder() / "status.json").unlink(missing_ok=True)
+def _somebody_holds(path: Path) -> bool:
+    """A status outlives its box when that is killed; its lock does not."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False

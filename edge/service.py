@@ -3,23 +3,26 @@
 The main thread does all of this, a few times a second; the audio thread never waits for it.
 """
 
+import contextlib
 import gc
 import os
+import queue
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from edge import config as settings
-from edge import runtime
+from edge import UserError, runtime
 from edge.box import Box, State
-from edge.config import BadConfig, Config
+from edge.cards import clock_of
+from edge.config import Config
 from edge.health import summary
 from edge.realtime import settle_process
 
 LOOK_S = 0.1
+LINES_KEPT = 200
 STATUS_S = 1.0
 STATISTICS_S = 60.0
 JOIN_S = 0.7
@@ -29,22 +32,26 @@ JOIN_S = 0.7
 class Service:
     """One running box and its reporting."""
 
-    def __init__(self, config: Config, config_file: Path | None) -> None:
-        """Raises runtime.AlreadyRunning if another box has the same cards."""
-        self._claim = runtime.Claim([f"capture:{config.capture.device}", f"playback:{config.playback.device}"])
-        self._config_file = config_file
-        self.box = Box(config)
+    def __init__(self, load: Callable[[], Config]) -> None:
+        """``load`` reads the settings, at the start and at every SIGHUP. Raises UserError."""
         self._stopping = threading.Event()
         self._reload = False
+        self._listen()
+        self._load = load
+        config = load()
+        self._claim = runtime.Claim(_devices(config))
+        self._status = runtime.StatusFile()
+        self._status_failed = False
+        self.box = Box(config)
+        self._lines = _Lines()
         self._state: State | None = None
         self._told = self.box.health.totals.copy()
         self._xruns = (0, 0)
 
     def run(self, seconds: float | None = None) -> int:
         """Run until a signal, or for so many seconds; returns the exit status."""
-        self._listen()
         for refusal in settle_process():
-            say(refusal)
+            self._say(refusal)
         audio = threading.Thread(target=self.box.walk, name="audio", daemon=True)
         began = time.monotonic()
         audio.start()
@@ -60,7 +67,7 @@ class Service:
             self._tell()
             if now >= next_status:
                 next_status = now + STATUS_S
-                runtime.write_status(self.status())
+                self._write_status()
             if now >= next_statistics:
                 next_statistics = now + STATISTICS_S
                 self._tell_statistics()
@@ -70,11 +77,13 @@ class Service:
         audio.join(JOIN_S)
         self._tell()
         self._tell_statistics(of_all=True)
-        runtime.remove_status()
-        self._claim.release()
         if audio.is_alive():
-            say("a sound device hangs; leaving without closing it")
-            sys.stdout.flush()
+            self._say("a sound device hangs; leaving without closing it")
+        with contextlib.suppress(OSError):
+            self._status.remove()
+        self._claim.release()
+        self._lines.finish()
+        if audio.is_alive():
             os._exit(1)
         return 1 if died else 0
 
@@ -103,10 +112,12 @@ class Service:
 
     def _listen(self) -> None:
         def toggle(*_: object) -> None:
-            self.box.bypass = not self.box.bypass
+            if box := getattr(self, "box", None):
+                box.bypass = not box.bypass
 
         def mute(*_: object) -> None:
-            self.box.muted = not self.box.muted
+            if box := getattr(self, "box", None):
+                box.muted = not box.muted
 
         def reload(*_: object) -> None:
             self._reload = True
@@ -125,23 +136,37 @@ class Service:
 
     def _load_again(self) -> None:
         try:
-            self.box.reload(settings.find(self._config_file))
-            say("settings read again")
-        except BadConfig as error:
-            say(f"{error}; the settings in use stay")
+            config = self._load()
+            self._claim.change(_devices(config))
+            self.box.reload(config)
+            self._say("settings read again")
+        except UserError as error:
+            self._say(f"{error}; the settings in use stay")
+
+    def _write_status(self) -> None:
+        try:
+            self._status.write(self.status())
+            self._status_failed = False
+        except OSError as error:
+            if not self._status_failed:
+                self._say(f"the status cannot be written ({error.strerror}); the sound goes on")
+            self._status_failed = True
+
+    def _say(self, sentence: str) -> None:
+        self._lines.say(sentence)
 
     def _tell(self) -> None:
         """State changes, events and new xruns, one line each."""
         box = self.box
         for _kind, text in box.health.news():
-            say(text)
+            self._say(text)
         state = box.state
         if state is not self._state:
             self._state = state
-            say(f"state: {state.value}" + (f" ({box.chain.working})" if state is State.DEGRADED else ""))
+            self._say(f"state: {state.value}" + (f" ({box.chain.working})" if state is State.DEGRADED else ""))
         xruns = (box.capture.xruns, box.playback.xruns)
         if self._xruns == (0, 0) and xruns != (0, 0):
-            say("first xrun: the system was late for the sound card; further ones are counted once a minute")
+            self._say("first xrun: the system was late for the sound card; further ones are counted once a minute")
         self._xruns = xruns
 
     def _tell_statistics(self, of_all: bool = False) -> None:
@@ -149,7 +174,7 @@ class Service:
         figures = summary(now if of_all else now.since(self._told))
         self._told = now
         box = self.box
-        say(
+        self._say(
             f"{'in all' if of_all else 'last minute'}: {figures['seconds']:g} s, in {figures['level_in_dbfs']:g} dBFS, "
             f"out {figures['level_out_dbfs']:g} dBFS, noise removed {figures['noise_removed_db']:g} dB, "
             f"speech {figures['speech_share']:.0%}, "
@@ -165,6 +190,31 @@ def latency_ms(box: Box) -> float:
     return box.capture.latency_ms + box.chain.latency_ms + box.playback.latency_ms
 
 
-def say(sentence: str) -> None:
-    """One line for the journal, or the terminal."""
-    print(sentence, file=sys.stderr, flush=True)
+def _devices(config: Config) -> list[str]:
+    """What a box with these settings needs for itself."""
+    capture, playback = config.capture.device, config.playback.device
+    return [f"capture:{clock_of(capture, 'capture')}", f"playback:{clock_of(playback, 'playback')}"]
+
+
+class _Lines(threading.Thread):
+    """Lines for the journal or the terminal, written by a thread of their own: a reader that is slow or gone must not
+    stop the box. What does not fit any more is lost."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lines", daemon=True)
+        self._waiting: queue.Queue[str | None] = queue.Queue(LINES_KEPT)
+        self.start()
+
+    def say(self, sentence: str | None) -> None:
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(sentence)
+
+    def run(self) -> None:
+        while (sentence := self._waiting.get()) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                print(sentence, file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Write what is left, if anybody reads it."""
+        self.say(None)
+        self.join(0.2)

@@ -16,7 +16,7 @@ from edge.fake import JACK_OFFER, USB_OFFER, FakeCard, WallClock, noise, opener
 from edge.spectrum import Floats, Spectra
 
 CONFIG = Config(
-    capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0),
+    capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0, periods=60),
     playback=PlaybackConfig(device="Headphones"),
     box=BoxConfig(priority=0, retry_s=1),
 )
@@ -261,6 +261,45 @@ def test_an_engine_that_is_too_slow_degrades_and_the_sound_goes_on() -> None:
     assert bench.box.health.totals.late > 0
     bench.box.stop()
     bench.thread.join(3)
+
+
+def test_a_short_overload_of_everything_never_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        limit = bench.box.chain.limiter.process
+
+        def dawdle(hop: Floats) -> None:
+            time.sleep(0.006)
+            limit(hop)
+
+        monkeypatch.setattr(bench.box.chain.limiter, "process", dawdle)
+        over = time.monotonic() + 2
+        while time.monotonic() < over:
+            assert bench.box.state is not State.FAULT
+            time.sleep(0.01)
+        assert bench.box.chain.working == "bypass"
+        monkeypatch.undo()
+        bench.until(State.RUNNING)
+
+
+def test_a_fault_while_muted_lets_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with walking() as bench:
+        bench.until(State.RUNNING)
+        bench.box.muted = True
+        bench.hops(40)
+        bench.jack.recorded.clear()
+        broken = iter([ValueError("a bug")])
+        decide = bench.box.chain.voice.decide
+
+        def burst(probability: float) -> bool:
+            for error in broken:
+                raise error
+            return decide(probability)
+
+        monkeypatch.setattr(bench.box.chain.voice, "decide", burst)
+        bench.hops(60)
+        assert any("a bug" in text for text in bench.hear())
+        assert not bench.jack.played.any()
 
 
 def test_a_fault_of_our_own_ends_in_silence_not_in_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:

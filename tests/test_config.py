@@ -54,6 +54,10 @@ def test_values_arrive_where_they_belong() -> None:
         ("[voice]\non = 0.3", "voice.off (0.4) must be below voice.on (0.3)"),
         ("[suppress\n", "not valid TOML"),
         ("a = " + "[" * 2000, "not valid TOML"),
+        ("[suppress]\nlimit_db = " + "9" * 5000, "not valid TOML"),
+        ("[suppress]\nlimit_db = 0x" + "f" * 9000, "is not a number from 0 to 100 dB"),
+        ('[capture]\ndevice = "a\\u0000b"', "is not a name in quotes"),
+        ('"a\\nb" = 1', 'unknown key "a b"'),
     ],
 )
 def test_each_mistake_is_named(text: str, says: str) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,11 +201,43 @@ def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
     twin = Path(shutil.copy(source, tmp_path / "b" / "a.wav"))
     with pytest.raises(BadSound, match="would both become"):
         find_sounds([source, twin], tmp_path / "out")
-    with pytest.raises(BadSound, match="no sound format has the suffix"):
+    with pytest.raises(BadSound, match="docx is not among the formats"):
         find_sounds([source], tmp_path / "x.docx")
     with pytest.raises(BadSound, match="no sound files"):
         (tmp_path / "bare").mkdir()
         find_sounds([tmp_path / "bare"], tmp_path / "out")
+
+
+def test_a_folder_inside_its_own_input_is_not_fed_to_itself(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", noise(0.1))
+    write(tmp_path / "old.wve", noise(0.1), 8000, "ALAW")
+    for _ in range(2):
+        assert cli.main(["enhance", str(tmp_path), "-o", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "old.wav"]
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "/proc/x.wav", "{tmp}/" + 300 * "n" + ".wav", "{tmp}/a.wav/x.wav"])
+def test_a_place_that_cannot_be_written_is_named(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "a.wav", noise(0.1))
+    assert cli.main(["enhance", str(source), "-o", target.format(tmp=tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and ("cannot be" in said or "name too long" in said)
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    source = write(tmp_path / "long.wav", noise(300))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge.cli", "enhance", str(source), "-o", str(tmp_path / "x.wav")]
+    )
+    over = time.monotonic() + 20
+    while not list(tmp_path.glob(".x.part.wav")):
+        assert time.monotonic() < over and process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(10) == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff"])

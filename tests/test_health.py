@@ -51,14 +51,12 @@ def test_events_are_told_once_and_never_pile_up() -> None:
 
 def test_a_second_claim_names_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    first = runtime.Claim(["capture:hw:CARD=Mic", "playback:jack"])
-    with pytest.raises(
-        runtime.AlreadyRunning, match=rf"hw:CARD=Mic is already used by quietbox run, process {os.getpid()}"
-    ):
-        runtime.Claim(["capture:hw:CARD=Mic", "playback:other"])
-    runtime.Claim(["capture:hw:CARD=Other", "playback:other"]).release()
+    first = runtime.Claim(["capture:Mic", "playback:jack"])
+    with pytest.raises(runtime.AlreadyRunning, match=rf"Mic is already used by quietbox run, process {os.getpid()}"):
+        runtime.Claim(["capture:Mic", "playback:other"])
+    runtime.Claim(["capture:Other", "playback:other"]).release()
     first.release()
-    runtime.Claim(["capture:hw:CARD=Mic"]).release()
+    runtime.Claim(["capture:Mic"]).release()
 
 
 def test_a_killed_box_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,20 +66,47 @@ def test_a_killed_box_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.Monkey
     runtime.Claim(["capture:a"]).release()
 
 
-def test_status_is_there_only_while_its_process_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_changes_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    runtime.write_status({"pid": os.getpid(), "state": "running"})
-    assert runtime.read_status() == {"pid": os.getpid(), "state": "running"}
-    runtime.write_status({"pid": 2**22 - 3, "state": "running"})
-    assert runtime.read_status() is None
-    (tmp_path / "status.json").write_text("half a fi")
-    assert runtime.read_status() is None
-    runtime.remove_status()
-    runtime.remove_status()
+    mine, other = runtime.Claim(["capture:a", "playback:b"]), runtime.Claim(["capture:c"])
+    with pytest.raises(runtime.AlreadyRunning):
+        mine.change(["capture:c", "playback:d"])
+    runtime.Claim(["playback:d"]).release()
+    with pytest.raises(runtime.AlreadyRunning):
+        runtime.Claim(["capture:a"])
+    mine.change(["capture:e", "playback:b"])
+    runtime.Claim(["capture:a"]).release()
+    with pytest.raises(runtime.AlreadyRunning):
+        other.change(["capture:e"])
+    runtime.Claim(["capture:" + "long name " * 50]).release()
 
 
-def test_a_runtime_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_is_there_only_while_its_box_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    assert runtime.read_status() is None
+    mine, second = runtime.StatusFile(), runtime.StatusFile()
+    mine.write({"pid": 1, "state": "running"})
+    second.write({"state": "second"})
+    second.remove()
+    assert runtime.read_status() == {"pid": 1, "state": "running"}
+    for odd in ("half a fi", "[1]", "[" * 100_000, "\xff"):
+        (tmp_path / "status.json").write_text(odd, encoding="latin-1")
+        assert runtime.read_status() is None
+    mine.write({"pid": 1, "state": "running"})
+    kept = (tmp_path / "status.json").read_bytes()
+    mine.remove()
+    mine.remove()
+    (tmp_path / "status.json").write_bytes(kept)  # as a killed box leaves it
+    assert runtime.read_status() is None
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_runtime_folder_that_is_not_ours_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "link"))
-    with pytest.raises(runtime.AlreadyRunning, match="belongs to somebody else"):
-        runtime.runtime_folder()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / kind))
+    with pytest.raises(runtime.NoRuntimeFolder, match=kind):
+        runtime.Claim(["capture:a"])
+    assert runtime.read_status() is None

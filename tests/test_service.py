@@ -152,6 +152,46 @@ def test_it_ends_at_once_although_the_microphone_says_nothing(tmp_path: Path) ->
     assert "Traceback" not in box.said()
 
 
+def test_a_status_that_cannot_be_written_is_said_once_and_the_sound_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "status.json").mkdir()
+    with PacedRig():
+        box = Running(tmp_path)
+        box.until("the status cannot be written")
+        box.until("state: running")
+        time.sleep(2.5)
+        assert box.said().count("the status cannot be written") == 1
+        box.end()
+
+
+def test_signals_during_the_start_do_not_end_it(tmp_path: Path) -> None:
+    with PacedRig():
+        box = Running(tmp_path)
+        time.sleep(0.3)
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2, signal.SIGHUP):
+            box.send(number)
+            time.sleep(0.1)
+        box.until("state:")
+        box.end()
+
+
+def test_nobody_reading_what_it_says_does_not_stop_it(tmp_path: Path) -> None:
+    (tmp_path / "q.toml").write_text(SETTINGS)
+    reading, writing = os.pipe()
+    with PacedRig():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edge.cli", "run", "--config", str(tmp_path / "q.toml")],
+            env=os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)},
+            stderr=writing,
+        )
+        os.close(writing)
+        os.close(reading)
+        over = time.monotonic() + 15
+        while quietbox(tmp_path, "status").returncode:
+            assert time.monotonic() < over and process.poll() is None
+        process.terminate()
+        assert process.wait(3) == 0
+
+
 @pytest.mark.parametrize("verb", ["run", "passthrough", "bench", "latency", "enhance"])
 def test_a_broken_settings_file_is_one_line_for_every_command(verb: str, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[suppress]\nlimit_bd = 3\n")
