@@ -74,7 +74,7 @@ main_job() {
     else
         say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
         .venv/bin/python -m hw.virtual.demo --out out
-        .venv/bin/python -m edge.convert --picture out/response.png
+        .venv/bin/python -m edge.response --picture out/response.png
     fi
 }
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.cards import Event, OpenPcm, Pcm, Terms, negotiate, open_pcm, resolve
-from edge.convert import Decoder, Floats, Resampler
+from edge.convert import Decoder, Resampler
+from edge.spectrum import Floats
 
 STALL_MS = 250
 """A card that gives nothing for so long has stalled; its longest period is 50 ms."""

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.cards import DeviceBusy, DeviceMissing, Direction, Offer, OpenPcm, Terms
-from edge.convert import SAMPLE_BYTES, Decoder, Encoder, Floats
+from edge.convert import SAMPLE_BYTES, Decoder, Encoder
+from edge.spectrum import Floats
 
 Source = Callable[[NDArray[np.int64], int], NDArray[np.floating]]
 """(frame numbers, rate in Hz) -> +-1.0: what a microphone hears; shape (frames,) or (frames, channels)."""

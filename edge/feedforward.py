@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.spectrum import Floats
 
-Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 

@@ -7,14 +7,11 @@ import math
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.signal import butter
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
-from edge.feedforward import HopFilter, silence_nonfinite
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
+from edge.feedforward import Doubles, HopFilter, silence_nonfinite
+from edge.spectrum import Floats
 
 
 class VoiceBodyEq:

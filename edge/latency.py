@@ -73,9 +73,7 @@ def chirps(settle_ms: float) -> Floats:
     for number in range(CHIRPS):
         start = len(signal) - (CHIRPS - number) * every
         signal[start : start + len(sweep)] = sweep
-    return np.resize(
-        np.concatenate([signal, np.zeros(-len(signal) % HOP_SAMPLES, np.float32)]), -(-len(signal) // 80) * 80
-    )
+    return np.concatenate([np.zeros(-len(signal) % HOP_SAMPLES, np.float32), signal])
 
 
 def _play_and_hear(box: Box) -> tuple[Floats, Floats]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.cards import Event, OpenPcm, Pcm, Terms, is_jack, negotiate, open_pcm, resolve
-from edge.convert import DriftControl, Encoder, Floats, Resampler
+from edge.convert import DriftControl, Encoder, Resampler
+from edge.spectrum import Floats
 
 JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))
 """(rate, channels). The Pi's jack takes 16 kHz too, but then moves in steps of 32 ms; at 48 kHz stereo in 10 ms."""

@@ -9,7 +9,6 @@ from scipy.signal import find_peaks
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.capture import Capture
 from edge.cards import DeviceBusy, DeviceMissing, DeviceRefused, Event, Offer
-from edge.convert import Floats
 from edge.fake import (
     I2S_OFFER,
     USB_OFFER,
@@ -22,6 +21,7 @@ from edge.fake import (
     silence,
     tone,
 )
+from edge.spectrum import Floats
 
 NATIVE = Offer(("S16_LE",), (16_000,), False, (1,))
 

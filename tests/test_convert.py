@@ -7,17 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.convert import (
-    RATE_PAIRS,
-    SAMPLE_BYTES,
-    BadSampleFormat,
-    Decoder,
-    Encoder,
-    Resampler,
-    band_edges_hz,
-    main,
-    measure_response,
-)
+from edge.convert import SAMPLE_BYTES, BadSampleFormat, Decoder, Encoder, Resampler, band_edges_hz
+from edge.response import RATE_PAIRS, main, measure_response
 
 FORMATS = sorted(SAMPLE_BYTES)
 
@@ -323,7 +314,7 @@ def test_steady_work_leaves_nothing_allocated():
 
 def test_the_command_prints_the_table_and_draws_the_picture(tmp_path, capsys, monkeypatch):
     pairs = RATE_PAIRS[:2]
-    monkeypatch.setattr("edge.convert.RATE_PAIRS", pairs)
+    monkeypatch.setattr("edge.response.RATE_PAIRS", pairs)
     picture = tmp_path / "response.png"
     assert main(["--picture", str(picture)]) == 0
     assert picture.stat().st_size > 10_000

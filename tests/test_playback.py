@@ -8,9 +8,9 @@ import pytest
 from edge import HOP_SAMPLES
 from edge.capture import Capture
 from edge.cards import DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Offer, Pcm, Terms
-from edge.convert import Floats
 from edge.fake import JACK_OFFER, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
 from edge.playback import Playback
+from edge.spectrum import Floats
 
 HOP_S = 0.005
 NATIVE = Offer(("S16_LE",), (16_000,), False, (1,))
