@@ -1,7 +1,7 @@
 """The suppressor, defined once: 64 band powers in, 64 gains and a speech probability out, 200 times a second.
 
-Weights are shared over frequency, so that each is used many times a hop: one patch layer and one memory serve all 16
-groups of four bands; between them a narrow full-band layer with a memory of its own lets the groups see each other.
+Weights are shared over frequency, so that each is used many times a hop: one patch layer and one memory serve all
+eight groups of eight bands; between them a narrow full-band layer with a memory of its own ties the groups together.
 ``step`` is ``forward`` with one hop; the whole streaming state is one flat vector.
 """
 
