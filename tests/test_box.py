@@ -2,8 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +20,10 @@ CONFIG = Config(
 )
 
 
+PATIENCE_S = 20.0
+"""How long anything may take on a machine with other things to do."""
+
+
 class Bench:
     """A box on a fake microphone and a fake jack, walking in a thread of its own in real time."""
 
@@ -33,16 +35,31 @@ class Bench:
         self.said: list[str] = []
         self.thread = threading.Thread(target=self.box.walk, daemon=True)
 
-    def until(self, state: State, within_s: float = 4.0) -> None:
-        over = time.monotonic() + within_s
+    def __enter__(self) -> "Bench":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.box.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+    def until(self, state: State) -> None:
+        over = time.monotonic() + PATIENCE_S
         while self.box.state is not state:
             assert time.monotonic() < over, f"still {self.box.state}, not {state}; said {self.hear()}"
+            time.sleep(0.01)
+
+    def until_said(self, text: str) -> None:
+        over = time.monotonic() + PATIENCE_S
+        while not any(text in said for said in self.hear()):
+            assert time.monotonic() < over, f"never said {text!r}; said {self.said}"
             time.sleep(0.01)
 
     def hops(self, count: int = 40) -> None:
         """Let some hops pass."""
         wanted = self.box.health.totals.hops + count
-        over = time.monotonic() + 5
+        over = time.monotonic() + PATIENCE_S
         while self.box.health.totals.hops < wanted:
             assert time.monotonic() < over, f"no hops; said {self.hear()}"
             time.sleep(0.005)
@@ -56,25 +73,13 @@ class Bench:
         return float(np.abs(played[-round(seconds * 48_000) :]).max())
 
 
-@contextmanager
-def walking(config: Config = CONFIG) -> Iterator[Bench]:
-    bench = Bench(config)
-    bench.thread.start()
-    try:
-        yield bench
-    finally:
-        bench.box.stop()
-        bench.thread.join(3)
-        assert not bench.thread.is_alive()
-
-
 @pytest.fixture(autouse=True)
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box_module, "RETRY_DEVICE_S", 0.1)
 
 
 def test_it_starts_plays_and_ends() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.hops(100)
         assert bench.loudness() > 0.001
@@ -86,31 +91,27 @@ def test_it_starts_plays_and_ends() -> None:
 def test_a_missing_microphone_is_waited_for_and_said_once() -> None:
     bench = Bench()
     bench.mic.gone = True
-    bench.thread.start()
-    time.sleep(0.6)
-    assert bench.box.state is State.WAITING
-    assert sum("Mic" in text for text in bench.hear()) == 1
-    bench.mic.gone = False
-    bench.until(State.RUNNING)
-    bench.box.stop()
-    bench.thread.join(3)
+    with bench:
+        bench.until_said("Mic")
+        time.sleep(0.6)
+        assert bench.box.state is State.WAITING
+        assert sum("Mic" in text for text in bench.hear()) == 1
+        bench.mic.gone = False
+        bench.until(State.RUNNING)
 
 
 def test_a_busy_card_names_its_holder_and_comes_back() -> None:
     bench = Bench()
     bench.jack.holder = "pulseaudio (process 12)"
-    bench.thread.start()
-    time.sleep(0.4)
-    assert any("pulseaudio (process 12)" in text for text in bench.hear())
-    bench.jack.holder = ""
-    bench.until(State.RUNNING)
-    bench.box.stop()
-    bench.thread.join(3)
+    with bench:
+        bench.until_said("pulseaudio (process 12)")
+        bench.jack.holder = ""
+        bench.until(State.RUNNING)
 
 
 @pytest.mark.parametrize("which", ["mic", "jack"])
 def test_a_card_pulled_out_and_put_back(which: str) -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.hops()
         card = getattr(bench, which)
@@ -124,7 +125,7 @@ def test_a_card_pulled_out_and_put_back(which: str) -> None:
 
 
 def test_a_stalled_microphone_is_noticed_and_opened_again() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.hops()
         opened = bench.mic.opened
@@ -138,7 +139,7 @@ def test_a_stalled_microphone_is_noticed_and_opened_again() -> None:
 
 @pytest.mark.parametrize("which", ["mic", "jack"])
 def test_an_xrun_is_counted_and_the_sound_goes_on(which: str) -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.hops()
         card = getattr(bench, which)
@@ -151,7 +152,7 @@ def test_an_xrun_is_counted_and_the_sound_goes_on(which: str) -> None:
 
 
 def test_a_short_read_loses_nothing() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.mic.short_frames = 7
         bench.hops()
@@ -162,21 +163,23 @@ def test_a_short_read_loses_nothing() -> None:
 def test_a_microphone_that_never_speaks_is_said_once_and_never_called_running() -> None:
     bench = Bench()
     bench.mic.stalled = True
-    bench.thread.start()
-    for _ in range(100):
+    with bench:
+        for _ in range(100):
+            assert bench.box.state is State.WAITING
+            time.sleep(0.01)
+        bench.until_said("delivers nothing")
+        time.sleep(0.5)
         assert bench.box.state is State.WAITING
-        time.sleep(0.01)
-    assert sum("delivers nothing" in text for text in bench.hear()) == 1
-    bench.box.reload(replace(CONFIG, suppress=SuppressConfig(engine="off")))
-    bench.mic.stalled = False
-    bench.until(State.RUNNING)
-    assert bench.box.config.suppress.engine == "off"
-    bench.box.stop()
-    bench.thread.join(3)
+        assert sum("delivers nothing" in text for text in bench.hear()) == 1
+        bench.box.reload(replace(CONFIG, suppress=SuppressConfig(engine="off")))
+        bench.mic.stalled = False
+        bench.until(State.RUNNING)
+        bench.hops(60)
+        assert bench.box.config.suppress.engine == "off"
 
 
 def test_a_bug_outside_the_chain_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
 
         def burst(hop: Floats) -> None:
@@ -190,7 +193,7 @@ def test_a_bug_outside_the_chain_is_said_and_survived(monkeypatch: pytest.Monkey
 
 
 def test_a_muted_box_stays_silent_when_its_card_comes_back() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.box.muted = True
         bench.until(State.MUTED)
@@ -234,37 +237,33 @@ def with_broken(bench: Bench) -> Broken:
 def test_a_failing_engine_degrades_and_is_tried_again() -> None:
     bench = Bench(replace(CONFIG, suppress=SuppressConfig(engine="dsp")))
     broken = with_broken(bench)
-    bench.thread.start()
-    bench.until(State.RUNNING)
-    broken.fails = True
-    bench.until(State.DEGRADED)
-    assert bench.box.chain.working == "dsp"
-    assert sum("on purpose" in text for text in bench.hear()) == 1
-    assert not any("\n" in text for text in bench.hear())
-    broken.fails = False
-    bench.until(State.RUNNING)
-    assert bench.box.chain.working == "broken"
-    bench.box.stop()
-    bench.thread.join(3)
+    with bench:
+        bench.until(State.RUNNING)
+        broken.fails = True
+        bench.until(State.DEGRADED)
+        assert bench.box.chain.working == "dsp"
+        assert sum("on purpose" in text for text in bench.hear()) == 1
+        assert not any("\n" in text for text in bench.hear())
+        broken.fails = False
+        bench.until(State.RUNNING)
+        assert bench.box.chain.working == "broken"
 
 
 def test_an_engine_that_is_too_slow_degrades_and_the_sound_goes_on() -> None:
     bench = Bench(replace(CONFIG, suppress=SuppressConfig(engine="dsp")))
     broken = with_broken(bench)
-    bench.thread.start()
-    bench.until(State.RUNNING)
-    broken.dawdles_s = 0.008
-    bench.until(State.DEGRADED)
-    assert any("too slow" in text for text in bench.hear())
-    bench.hops(60)
-    assert bench.loudness() > 0.001
-    assert bench.box.health.totals.late > 0
-    bench.box.stop()
-    bench.thread.join(3)
+    with bench:
+        bench.until(State.RUNNING)
+        broken.dawdles_s = 0.008
+        bench.until(State.DEGRADED)
+        assert any("too slow" in text for text in bench.hear())
+        bench.hops(60)
+        assert bench.loudness() > 0.001
+        assert bench.box.health.totals.late > 0
 
 
 def test_a_short_overload_of_everything_never_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         limit = bench.box.chain.limiter.process
 
@@ -273,17 +272,18 @@ def test_a_short_overload_of_everything_never_ends_in_silence(monkeypatch: pytes
             limit(hop)
 
         monkeypatch.setattr(bench.box.chain.limiter, "process", dawdle)
-        over = time.monotonic() + 2
-        while time.monotonic() < over:
-            assert bench.box.state is not State.FAULT
+        over = time.monotonic() + PATIENCE_S
+        while bench.box.chain.working != "bypass":
+            assert time.monotonic() < over
             time.sleep(0.01)
-        assert bench.box.chain.working == "bypass"
+        bench.hops(100)
+        assert bench.box.state is not State.FAULT
         monkeypatch.undo()
         bench.until(State.RUNNING)
 
 
 def test_a_fault_while_muted_lets_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.box.muted = True
         bench.hops(40)
@@ -303,7 +303,7 @@ def test_a_fault_while_muted_lets_nothing_out(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_fault_of_our_own_ends_in_silence_not_in_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
 
         def burst(hop: Floats) -> None:
@@ -318,7 +318,7 @@ def test_a_fault_of_our_own_ends_in_silence_not_in_a_crash(monkeypatch: pytest.M
 
 
 def test_bypass_and_mute_show_as_states() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.box.bypass = True
         bench.until(State.BYPASS)
@@ -333,7 +333,7 @@ def test_bypass_and_mute_show_as_states() -> None:
 
 
 def test_new_settings_are_taken_over_without_a_click() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         bench.hops(60)
         opened = bench.mic.opened
@@ -346,7 +346,7 @@ def test_new_settings_are_taken_over_without_a_click() -> None:
 
 
 def test_new_devices_are_opened() -> None:
-    with walking() as bench:
+    with Bench() as bench:
         bench.until(State.RUNNING)
         opened = bench.mic.opened
         bench.box.reload(replace(CONFIG, capture=replace(CONFIG.capture, gain_db=6)))
@@ -358,9 +358,7 @@ def test_new_devices_are_opened() -> None:
 
 def test_a_reload_while_waiting_finds_the_right_card() -> None:
     bench = Bench(replace(CONFIG, capture=replace(CONFIG.capture, device="Nowhere")))
-    bench.thread.start()
-    time.sleep(0.3)
-    bench.box.reload(CONFIG)
-    bench.until(State.RUNNING)
-    bench.box.stop()
-    bench.thread.join(3)
+    with bench:
+        time.sleep(0.3)
+        bench.box.reload(CONFIG)
+        bench.until(State.RUNNING)
