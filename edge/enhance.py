@@ -20,6 +20,7 @@ from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
 from edge.config import Config
 from edge.convert import Encoder, Resampler
+from edge.health import dbfs
 from edge.spectrum import Floats
 
 BLOCK_FRAMES = 16_384
@@ -149,8 +150,8 @@ def enhance_file(
         target=str(target),
         seconds=round(seconds, 3),
         rate_hz=rate_hz,
-        level_in_dbfs=_db(totals.energy_in / totals.frames),
-        level_out_dbfs=_db(totals.energy_out / totals.frames),
+        level_in_dbfs=dbfs(totals.energy_in / totals.frames),
+        level_out_dbfs=dbfs(totals.energy_out / totals.frames),
         noise_removed_db=round(10 * math.log10(stream.pauses_in / max(stream.pauses_out, 1e-20)), 1),
         speech_share=round(stream.spoken / max(stream.hops, 1), 3),
         unsound_samples=totals.unsound,
@@ -288,7 +289,3 @@ def _energy(block: Floats) -> float:
     """In double precision: a float file may hold any number."""
     wide = block.astype(np.float64)
     return float(np.dot(wide, wide))
-
-
-def _db(power: float) -> float:
-    return round(10 * math.log10(max(power, 1e-12)), 1)

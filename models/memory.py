@@ -2,7 +2,7 @@
 
 No recurrent matrix to store or quantise, and the whole sequence is one pass over memory (minGRU, Feng et al. 2024,
 arXiv 2410.01201). Three forms of the same thing: plain operations for one hop, a doubling scan in PyTorch for any
-device, and a compiled loop with its own gradient for processors, which trains about five times faster than the scan.
+device, and a compiled loop with its own gradient for processors, which trains faster than the scan.
 """
 
 import functools
