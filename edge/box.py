@@ -49,7 +49,7 @@ class Box:
         """``opener`` opens ALSA devices; tests hand in the shipped fake."""
         self.health = Health()
         self.config = config
-        self.chain = Chain(config)
+        self.chain = self._new_chain(config)
         self.muted = False
         self.bypass = False
         self.hurried = False
@@ -89,7 +89,7 @@ class Box:
 
     def reload(self, config: Config) -> None:
         """Take new settings: the sound fades out, changes over and fades in."""
-        self._next = (config, Chain(config))
+        self._next = (config, self._new_chain(config))
 
     # The audio thread.
 
@@ -238,6 +238,12 @@ class Box:
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
         return True
+
+    def _new_chain(self, config: Config) -> Chain:
+        chain = Chain(config)
+        for note in chain.engine.notes:
+            self.health.event("engine", note)
+        return chain
 
     def _new_capture(self, config: Config) -> Capture:
         settings = config.capture

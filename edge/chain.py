@@ -24,7 +24,7 @@ class Chain:
     def __init__(self, config: Config, engine: MaskEngine | None = None) -> None:
         """``engine`` stands in for the configured one in tests and benchmarks."""
         self.feedforward = Feedforward(config.feedforward.highpass_hz, config.feedforward.mains)
-        self.engine = engine or open_engine(config.suppress.engine, config.suppress.limit_db)
+        self.engine = engine or open_engine(config.suppress.engine, config.suppress.limit_db, config.suppress.model)
         self.voice = VoiceDecision(config.voice.on, config.voice.off, config.voice.hold_ms)
         self.eq = VoiceBodyEq(config.eq.gain_db, config.eq.low_hz, config.eq.high_hz)
         gate = config.gate

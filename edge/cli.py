@@ -126,6 +126,8 @@ def enhance_files(options: argparse.Namespace) -> int:
                 failed += 1
                 print(f"quietbox: {error}", file=sys.stderr)
             bar.remove_task(task)
+    if done:
+        _tell_notes(chosen, chosen.suppress.engine)
     if options.json:
         print(json.dumps([dataclasses.asdict(result) for result in done], indent=2))
     else:
@@ -176,6 +178,7 @@ def measure_speed(options: argparse.Namespace) -> int:
     from edge import bench
 
     chosen = _config(options)
+    _tell_notes(chosen, "auto")
     rows = bench.bench_engines(chosen, options.seconds) + bench.bench_stages(chosen, options.seconds)
     if options.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
@@ -225,6 +228,14 @@ def _config(options: argparse.Namespace) -> Config:
     if getattr(options, "limit_db", None) is not None:
         chosen = replace(chosen, suppress=replace(chosen.suppress, limit_db=options.limit_db))
     return chosen
+
+
+def _tell_notes(chosen: Config, engine: str) -> None:
+    """Why an engine is not what one might expect, on stderr."""
+    from edge.suppress import open_engine
+
+    for note in open_engine(engine, chosen.suppress.limit_db, chosen.suppress.model).notes:
+        print(f"quietbox: {note}", file=sys.stderr)
 
 
 def _drop_output() -> None:

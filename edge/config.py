@@ -18,7 +18,7 @@ from typing import Any
 from edge import UserError
 
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
-ENGINES = ("auto", "dsp", "off")
+ENGINES = ("auto", "network", "rnn", "dsp", "off")
 
 
 class BadConfig(UserError):
@@ -54,7 +54,7 @@ class FeedforwardConfig:
     """What is removed without looking at the result."""
 
     highpass_hz: float = key(
-        90.0, "4th-order Butterworth high-pass; 0 is off", unit="Hz", low=20, high=400, choices=(0,)
+        15.0, "2nd-order Butterworth high-pass; 0 is off", unit="Hz", low=10, high=400, choices=(0,)
     )
     mains: str = key("auto", "mains hum to cancel", choices=("auto", "50", "60", "off"))
 
@@ -63,7 +63,8 @@ class FeedforwardConfig:
 class SuppressConfig:
     """The noise suppressor."""
 
-    engine: str = key("auto", "auto takes the best that works here", choices=ENGINES)
+    engine: str = key("auto", "auto takes the first of these that works here", choices=ENGINES)
+    model: str = key("quietbox", "the network: a shipped one, or the path of a folder with one of your own")
     limit_db: float = key(
         30.0, "the most that noise is turned down; the one knob to turn by ear", unit="dB", low=0, high=100
     )

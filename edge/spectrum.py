@@ -6,6 +6,8 @@ their product is an ordinary Hann window of 160 samples, whose copies 80 apart a
 system"; figures in models/quietbox/CARD.md). The runtime, the training and the NumPy engines all import this file.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,11 @@ BINS = WINDOW_SAMPLES // 2 + 1
 BANDS = 64
 DELAY_SAMPLES = HOP_SAMPLES
 """How far the synthesised hop lies behind the analysed one; with the hop itself that is 160 samples = 10 ms."""
+
+POWER_FLOOR = 1e-6
+"""Added to a band's power before the logarithm: a microphone's self-noise at -80 dBFS lies just above it."""
+SILENCE = (math.log10(POWER_FLOOR) + 1) / 2
+"""A feature of digital silence, -2.5."""
 
 Floats = NDArray[np.float32]
 Spectra = NDArray[np.complex64]
@@ -104,3 +111,26 @@ class Transform:
     def reset(self) -> None:
         self._frame.fill(0)
         self._overlap.fill(0)
+
+
+class Features:
+    """What every network reads of a frame: (log10(band power + floor) + 1) / 2."""
+
+    def __init__(self) -> None:
+        # ten times the power is one more in the logarithm
+        self._gather: Floats = np.ascontiguousarray(10 * band_weights().T)
+        self._half = np.array(0.5, np.float32)  # an array of no dimension: NumPy takes it faster than a number
+        self._floor = np.array(10 * POWER_FLOOR, np.float32)
+        self._power = np.zeros(BINS, np.float32)
+        self._features = np.zeros(BANDS, np.float32)
+
+    def of(self, spectrum: Spectra) -> Floats:
+        """complex64[161] -> float32[64], about -2.5 to 2.5; good until the next call."""
+        parts = spectrum.view(np.float32).reshape(BINS, 2)
+        features = self._features
+        np.einsum("ij,ij->i", parts, parts, out=self._power)
+        np.matmul(self._power, self._gather, out=features)
+        np.add(features, self._floor, out=features)
+        np.log10(features, out=features)
+        np.multiply(features, self._half, out=features)
+        return features

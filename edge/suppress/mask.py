@@ -43,9 +43,11 @@ class MaskEngine:
 
     delay_samples = DELAY_SAMPLES
 
-    def __init__(self, ladder: Sequence[Estimator], limit_db: float) -> None:
+    def __init__(self, ladder: Sequence[Estimator], limit_db: float, notes: Sequence[str] = ()) -> None:
         """``ladder``: best first, at least one. ``limit_db``: the least gain is -limit_db."""
         self._ladder = [*ladder]
+        self.notes = [*notes]
+        """Why it is not what was wished for, one sentence each; whoever opened it tells the user."""
         self._floor = np.float32(10 ** (-limit_db / 20))
         self._transform = Transform()
         self._spread = band_weights()

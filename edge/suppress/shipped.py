@@ -1,0 +1,157 @@
+"""A network's files: where they lie, whether they are what their card says, and what they say of themselves.
+
+A model is a folder that holds files of its own name: ``models/quietbox/quietbox.npz`` (int8 weights, which NumPy runs
+and everything else is checked against), ``quietbox.onnx`` (the same as a graph) and ``CARD.md``. The card has one line
+for each file, exactly ``| `quietbox.npz` | sha256 `<64 hexadecimal digits>` |``.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge.spectrum import BANDS, WINDOW_SAMPLES, Floats
+from edge.suppress.network import NumpyNetwork, Shape
+
+FOLDER = Path(__file__).parents[2] / "models"
+"""Where the shipped ones lie, in a checkout and in an installed package."""
+SHIPPED = ("quietbox", "rnn")
+MAJOR_VERSION = 0
+"""Files of another major version mean something else by the same names."""
+MOST_BYTES = 16_000_000
+"""No network of ours is a hundredth of this, packed or unpacked."""
+NEEDED = {
+    "sample_rate_hz": RATE_HZ,
+    "window_samples": WINDOW_SAMPLES,
+    "hop_samples": HOP_SAMPLES,
+    "bands": BANDS,
+}
+CARD_LINE = re.compile(r"\| `([^`]+)` \| sha256 `([0-9a-f]{64})` \|")
+
+
+class BadModel(UserError):
+    """A file that cannot be used; the text names it, says why and what to do."""
+
+
+class Model:
+    """A folder of model files."""
+
+    def __init__(self, model: str) -> None:
+        """``model``: the name of a shipped one, or the path of a folder."""
+        self.folder = FOLDER / model if model in SHIPPED else Path(model).absolute()
+        self.shipped = self.folder.parent == FOLDER
+        self.name = self.folder.name
+
+    def file(self, suffix: str) -> Path:
+        return self.folder / f"{self.name}{suffix}"
+
+    def refused(self, file: Path, why: str) -> BadModel:
+        fix = "reinstall Quietbox" if self.shipped else 'make it again or set model = "quietbox"'
+        return BadModel(f"{file} {why} ({fix})")
+
+    def read(self, suffix: str) -> bytes:
+        """A whole file, if it is the one that the card means; raises BadModel.
+
+        Somebody's own folder may do without a card.
+        """
+        file, card = self.file(suffix), self.folder / "CARD.md"
+        content = self._content(file)
+        if card.exists() or self.shipped:
+            wanted = self._sums(card)
+            if file.name not in wanted:
+                raise self.refused(card, f"has no line with the sha256 of {file.name}")
+            if hashlib.sha256(content).hexdigest() != wanted[file.name]:
+                raise self.refused(file, "is not the file that its card describes: the sha256 differs")
+        return content
+
+    def weights(self, engine: str) -> NumpyNetwork:
+        """The network on NumPy; ``engine`` is what it is called by. Raises BadModel."""
+        file = self.file(".npz")
+        content = self.read(".npz")
+        try:
+            arrays = _arrays(content)
+            about = json.loads(str(arrays.pop("meta")))
+        except Exception as error:  # a broken archive, header or text: zipfile, zlib, NumPy and json have a dozen ways
+            raise self.refused(file, f"holds no weights that can be read: {_short(error)}") from None
+        shape = self.shape(file, about)
+        if broken := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
+            raise self.refused(file, f"has weights that are no numbers: {broken[0]}")
+        try:
+            return NumpyNetwork(engine, shape, arrays)
+        except (KeyError, ValueError) as error:
+            raise self.refused(file, f"has other weights than its shape asks for: {_short(error)}") from None
+
+    def shape(self, file: Path, about: Any) -> Shape:
+        """Check what a file says of itself (numbers may be text, as ONNX wants it) and return its sizes."""
+        try:
+            said = {name: int(about[name]) for name in NEEDED}
+            major = int(about["version"].split(".")[0])
+            sizes = about["shape"]
+            shape = Shape(**(json.loads(sizes) if isinstance(sizes, str) else sizes))
+            shape.check()
+        except Exception as error:  # anything may stand there
+            raise self.refused(file, f"does not say rightly what it is made for: {_short(error)}") from None
+        if major != MAJOR_VERSION:
+            raise self.refused(file, f"is of version {about['version']}, this program reads {MAJOR_VERSION}.x")
+        if wrong := [name for name, value in NEEDED.items() if said[name] != value]:
+            name = wrong[0]
+            raise self.refused(file, f"is made for {name} = {said[name]}, the box has {NEEDED[name]}")
+        return shape
+
+    def silence(self, file: Path, about: Mapping[str, str], size: int) -> Floats:
+        """float32 (size,): the initial state as an ONNX file's metadata hold it, float16 in base64."""
+        try:
+            state = np.frombuffer(base64.b64decode(about["silence"], validate=True), "<f2").astype(np.float32)
+        except (KeyError, ValueError, binascii.Error) as error:
+            raise self.refused(file, f"has no initial state: {_short(error)}") from None
+        if state.shape != (size,) or not np.isfinite(state).all():
+            raise self.refused(file, "has an initial state that does not fit it")
+        return state
+
+    def _content(self, file: Path) -> bytes:
+        try:
+            with file.open("rb") as opened:
+                content = opened.read(MOST_BYTES + 1)
+        except FileNotFoundError:
+            raise self.refused(file, "is missing") from None
+        except OSError as error:
+            raise self.refused(file, f"cannot be read: {error.strerror}") from None
+        if len(content) > MOST_BYTES:
+            raise self.refused(file, f"is larger than {MOST_BYTES // 1_000_000} MB")
+        return content
+
+    def _sums(self, card: Path) -> dict[str, str]:
+        """The sha256 of each file the card names."""
+        lines = self._content(card).decode(errors="replace").splitlines()
+        found = [(match[1], match[2]) for line in lines if (match := CARD_LINE.fullmatch(line.strip()))]
+        if len({name for name, _ in found}) < len(found):
+            raise self.refused(card, "names a file twice")
+        return dict(found)
+
+
+def _arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """What an .npz holds; never unpickles."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+            raise ValueError("too large when unpacked")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if text := [name for name, values in arrays.items() if name != "meta" and values.dtype.kind not in "fiu"]:
+        raise ValueError(f"{text[0]} holds no numbers")
+    return arrays
+
+
+def _short(error: Exception) -> str:
+    """An exception's text on one line, cut to a readable length."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 120 else f"{line[:117]}..."
