@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SLOWEST = -7.6
-"""The gate z is not let below sigmoid(-7.6) = 1/2000: a memory forgets over at most 2000 hops (10 s), so that no
-network can learn to hold something for ever, and a long pause ends in the same state whatever was before."""
+from edge.suppress.network import SLOWEST
 
 SOURCE = r"""
 #include <torch/extension.h>

@@ -65,12 +65,12 @@ class Batch:
 class Recipe:
     """How often and how strongly each thing happens; probabilities per item."""
 
-    snr_db: tuple[float, float] = (-5.0, 25.0)
+    snr_db: tuple[float, float] = (-5.0, 20.0)
     level_dbfs: tuple[float, float] = (-40.0, -10.0)
     eq_db: float = 6.0
     p_clean_only: float = 0.05
     p_noise_only: float = 0.08
-    p_room: float = 0.5
+    p_room: float = 0.3
     p_second_noise: float = 0.3
     p_babble: float = 0.1
     p_drawn_noise: float = 0.06

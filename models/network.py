@@ -1,27 +1,29 @@
 """The suppressor, defined once: 64 band powers in, 64 gains and a speech probability out, 200 times a second.
 
 Weights are shared over frequency, so that each is used many times a hop: one patch layer and one memory serve all
-eight groups of eight bands; between them a narrow full-band layer with a memory of its own ties the groups together.
+sixteen groups of four bands; between them a narrow full-band layer with a memory of its own ties the groups together.
 ``step`` is ``forward`` with one hop; the whole streaming state is one flat vector.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES
-from edge.spectrum import BANDS, BINS, WINDOW_SAMPLES, analysis_window, band_weights, synthesis_window
+from edge.spectrum import (
+    BANDS,
+    BINS,
+    POWER_FLOOR,
+    SILENCE,
+    WINDOW_SAMPLES,
+    analysis_window,
+    band_weights,
+    synthesis_window,
+)
+from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP
 from models.memory import remember
 
-POWER_FLOOR = 1e-6
-"""Added to a band's power before the logarithm: a microphone's self-noise at -80 dBFS lies just above it."""
-
-SILENCE = (math.log10(POWER_FLOOR) + 1) / 2
-"""A feature of digital silence, -2.5."""
-LEVEL_KEEP = 0.99
-"""How much of the running level each hop keeps: a time constant of half a second."""
 LEVEL_BLOCK_HOPS = 1500
 """The mean over a sequence is a product with a square matrix of hops; longer sequences go in blocks of this many."""
 
@@ -30,11 +32,11 @@ LEVEL_BLOCK_HOPS = 1500
 class Shape:
     """Everything that fixes the sizes of the weights; stored in every checkpoint."""
 
-    stride_bands: int = 8
+    stride_bands: int = 4
     """Bands a frequency group answers for; it sees half as many more on either side."""
     channels: int = 32
     """Width of each frequency group."""
-    squeeze: int = 16
+    squeeze: int = 8
     """Channels a group hands to the full-band layers."""
     hidden: int = 64
     """Units of a full-band memory."""
@@ -115,7 +117,7 @@ def level_free(features: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     total = (means * heard) @ forget.T + level[:, :1] * faded
     weight = heard @ forget.T + level[:, 1:] * faded
     level = torch.stack([total[:, -1], weight[:, -1]], 1)
-    return features - (total / (weight + 1e-5)).unsqueeze(2), level
+    return features - (total / (weight + LEVEL_EPS)).unsqueeze(2), level
 
 
 def open_slowly(gates: nn.Linear) -> None:

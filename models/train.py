@@ -30,7 +30,7 @@ from models.network import Network, Shape, Spectrum, enhance, features_of
 COMPRESSION = 0.3
 SEGMENT_HOPS = 307
 """1.5 s: with half a second of room behind it a segment fills a Fourier transform of 32 768 nearly exactly."""
-SETTLE_EVERY = 200
+SETTLE_EVERY = 400
 """Steps between two looks for the state that silence leads to: every segment begins there."""
 MOST_SKIPPED = 10
 """One step without a finite gradient is left out, so many in a row end the run."""
@@ -520,6 +520,7 @@ def run(wanted: argparse.Namespace) -> None:
     student = new_student(wanted, device, ranks)
     cache = wanted.cache or wanted.out / "cache"
     mixer = open_mixer(wanted.data, cache, student.plan.seed, device, wanted.speech, wanted.noise)
+    torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them: twice as fast
     train(student, mixer, wanted.out, wanted.dev, rank=rank, ranks=ranks)
 
 
