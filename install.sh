@@ -64,6 +64,8 @@ python_packages() {
     fi
     say "installing Python packages into .venv (extras: $extras)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extras]"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[onnx]" ||
+        say "no ONNX Runtime for this board: NumPy runs the network"
     printf '%s\n' "$wanted" >"$stamp"
 }
 

@@ -1,0 +1,120 @@
+"""What export, calibrate and quantize share: ONNX files read, checked, run as on the box, and written whole or not."""
+
+import base64
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edge.spectrum import BANDS, Floats
+from quant.evaluate import BadRequest
+
+NAME = "quietbox"
+"""What our own files call themselves in their metadata."""
+GATES = ("z", "c", "o")
+"""The parts of a memory's gates, in the checkpoint's order of rows: each is a layer of its own in the graph."""
+INPUTS, OUTPUTS = ("features", "state"), ("gains", "speech", "state_out")
+
+
+def read_model(file: Path) -> onnx.ModelProto:
+    """A checked ONNX model of any origin; raises BadRequest."""
+    try:
+        model = onnx.load(file)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise BadRequest(f"{file}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # protobuf's own classes, the checker's, and whatever an old opset provokes
+        why = str(error).strip().split("\n")[0]
+        raise BadRequest(f"{file}: is no ONNX model, or a broken one ({why or type(error).__name__})") from None
+    if not model.graph.node:
+        raise BadRequest(f"{file}: is no ONNX model, or an empty one")
+    return model
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's own notes; empty for most of other people's."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def is_ours(model: onnx.ModelProto) -> bool:
+    """Whether this is a Quietbox network, so that its contract (features, state -> gains, speech, state) holds."""
+    names = tuple(value.name for value in model.graph.input), tuple(value.name for value in model.graph.output)
+    return metadata_of(model).get("name") == NAME and names == (INPUTS, OUTPUTS)
+
+
+def silence_of(model: onnx.ModelProto) -> Floats:
+    """float32 [S]: the state that a stream begins with, from one of our networks' metadata; raises BadRequest."""
+    try:
+        silence = np.frombuffer(base64.b64decode(metadata_of(model)["silence"]), "<f2").astype(np.float32)
+    except (KeyError, ValueError):
+        raise BadRequest("the model's metadata hold no initial state; make it again with quant.export") from None
+    if silence.shape != (model.graph.input[1].type.tensor_type.shape.dim[1].dim_value,):
+        raise BadRequest("the model's initial state is of another size than its state; make it again with quant.export")
+    return silence
+
+
+def open_session(model: onnx.ModelProto) -> Any:
+    """An onnxruntime session as the box runs it, on one thread; raises BadRequest."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a class of its own for every kind of fault
+        raise BadRequest(f"onnxruntime does not take the model: {str(error).splitlines()[0]}") from None
+
+
+class Hops:
+    """One stream through one of our networks, hop by hop; ``state`` is float32 [1, S]."""
+
+    def __init__(self, session: Any, silence: Floats) -> None:
+        """``silence``: float32 [S], the state to begin with."""
+        self._session = session
+        self._silence = silence.reshape(1, -1).astype(np.float32)
+        self.state = self._silence
+
+    def step(self, features: Floats) -> tuple[Floats, float]:
+        """float32 [64] -> gains float32 [64] in 0..1, speech probability 0..1."""
+        feed = {"features": features.reshape(1, BANDS), "state": self.state}
+        gains, speech, self.state = self._session.run(None, feed)
+        return gains[0], float(speech[0, 0])
+
+    def reset(self) -> None:
+        self.state = self._silence
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Every stored tensor by its name."""
+    return {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
+
+
+def can_write(file: Path) -> None:
+    """Raises BadRequest for a place where no file can come to lie."""
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise BadRequest(f"{file} cannot be written: it is a folder, or its folder does not exist")
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise BadRequest(f"{file} cannot be written: no right to write in its folder")
+
+
+def write_whole(file: Path, fill: Callable[[io.BytesIO], object]) -> int:
+    """Write what ``fill`` puts in, or nothing; returns the size in bytes."""
+    content = io.BytesIO()
+    fill(content)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_bytes(content.getvalue())
+        os.replace(part, file)
+    except OSError as error:
+        raise BadRequest(f"{file} cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return len(content.getvalue())
