@@ -1,107 +1,165 @@
-"""Engines side by side on a folder of pairs: what each does to the same noisy recordings.
+"""Engines side by side on one folder of sounds: what each does to the same recordings, what it costs and needs.
 
-    python -m quant.evaluate --pairs DIR --engines dsp,speexdsp,noisy
+    python -m quant.evaluate --pairs DIR --engines dsp,rnnoise,noisy    # DIR/clean and DIR/noisy, same names
+    python -m quant.evaluate --noisy DIR --engines dsp,rnnoise,noisy    # no clean reference
 
-DIR/clean and DIR/noisy hold files of the same names, 16 kHz mono. Every engine is fed hop by hop as if live; the
-median lag of its outputs over the whole set is removed, then every file is measured: PESQ-WB (ITU-T P.862.2), STOI
-(Taal 2011), ESTOI (Jensen & Taal 2016), SI-SDR (Le Roux 2019) and its improvement, DNSMOS (Reddy 2022) on the first
-9.01 s, the level of clean speech kept (the engine run on the clean file) and the noise removed where nobody speaks.
+All sounds are 16 kHz mono. Every engine is fed hop by hop as if live; the median lag of its outputs over the whole set
+is removed, then every file is measured. With a reference: PESQ-WB (ITU-T P.862.2), STOI (Taal 2011), ESTOI (Jensen &
+Taal 2016), SI-SDR (Le Roux 2019) and its improvement, the level of clean speech kept (the engine run on the clean
+file), the noise removed while nobody speaks and from the noise alone, and the area under the ROC curve of the speech
+probability. Without: the noise removed where speech is least likely. Always: DNSMOS (Reddy 2022) on the first 9.01 s.
+
+DIR/dev.tsv may name each file's SNR and kind of noise (columns name, snr_db, noise_kind): then come tables by both.
+The cost is taken in a process of its own, on one thread, before anything else runs.
 """
 
 import argparse
 import csv
 import importlib.util
 import json
+import multiprocessing
+import os
+import signal
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import RATE_HZ
-from edge.config import Config
-from edge.spectrum import Floats
+from edge import HOP_SAMPLES, RATE_HZ, UserError, config
+from edge.chain import Chain
+from edge.spectrum import WINDOW_SAMPLES, Floats, analysis_window
+from edge.suppress import open_engine
+from edge.suppress.mask import MaskEngine
+from edge.suppress.shipped import BadModel, Model
+from quant.peers import PEERS, Engine, Heard, in_hops
 
 Found = TypeVar("Found")
 SUFFIXES = {".flac", ".wav", ".ogg", ".opus"}
 
 
-class BadRequest(Exception):
+class BadRequest(UserError):
     """Something the user can mend; the text is one line."""
 
 
 # --- the engines ---------------------------------------------------------------------------------------------------
-
-Engine = Callable[[Floats, float], Floats]
-"""(float32 16 kHz mono, attenuation limit in dB) -> enhanced, late by any constant lag, at least as long."""
-
-
-def noisy(samples: Floats, limit_db: float) -> Floats:
-    return samples
 
 
 def product(engine: str, *, whole: bool = False) -> Engine:
     """One of our engines through the live chain, as `quietbox enhance` runs it.
 
     High-pass and hum canceller only take part if ``whole``: the other packages have none, and SI-SDR counts the
-    phase that a 90 Hz high-pass turns in the lowest voice, which nobody hears, as distortion: 8 dB worse on average.
+    phase that a high-pass turns in the lowest voice, which nobody hears, as distortion.
     """
 
-    def run(samples: Floats, limit_db: float) -> Floats:
-        from edge.enhance import enhance_samples
+    def opened(limit_db: float) -> MaskEngine:
+        found = open_engine(engine, limit_db)
+        if found.name != engine:
+            raise BadRequest("; ".join(found.notes))
+        return found
 
-        return enhance_samples(samples, _config(engine, limit_db, whole))
+    def weights() -> list[Path]:
+        opened(0)
+        model = Model(config.Config().suppress.model if engine == "network" else engine)
+        return [path for path in (model.file(".onnx"), model.file(".npz")) if path.is_file()][:1]
 
-    return run
-
-
-def speexdsp(samples: Floats, limit_db: float) -> Floats:
-    """SpeexDSP's preprocessor, 10 ms frames of int16 (its own limit: the wrapper cannot set one)."""
-    import speexdsp_ns
-
-    frame_samples = RATE_HZ // 100
-    suppressor = speexdsp_ns.NoiseSuppression.create(frame_samples, RATE_HZ)
-
-    def process(frame: Floats) -> None:
-        raw = np.round(np.clip(frame, -1, 1) * 32767).astype(np.int16).tobytes()
-        frame[:] = np.frombuffer(suppressor.process(raw), np.int16) / np.float32(32768)
-
-    return _in_hops(samples, frame_samples, frame_samples, process)
+    return _live(opened, weights, whole, lambda: opened(0).notes)
 
 
-ENGINES: dict[str, Engine] = {
-    "noisy": noisy,
-    "dsp": product("dsp"),
-    "dsp-whole": product("dsp", whole=True),
-    "speexdsp": speexdsp,
-}
-"""Every engine a user can name. A further one is one function more."""
+def network_file(path: Path) -> Engine:
+    """A network of ours, float or quantized, from an ONNX file anywhere, by ONNX Runtime and through the live chain."""
+
+    class Lone(Model):
+        """Nothing lies beside it: no card, no weights for NumPy."""
+
+        def file(self, suffix: str) -> Path:
+            return path
+
+        def read(self, suffix: str) -> bytes:
+            return self._content(path)
+
+        def refused(self, file: Path, why: str) -> BadModel:
+            return BadModel(f"{file} {why}")
+
+    def opened(limit_db: float) -> MaskEngine:
+        from edge.suppress.onnx import OnnxNetwork
+
+        return MaskEngine([OnnxNetwork(path.name, Lone(str(path.parent)))], limit_db)
+
+    def weights() -> list[Path]:
+        opened(0)
+        return [path]
+
+    return _live(opened, weights)
 
 
-def _in_hops(samples: Floats, hop_samples: int, lag_samples: int, process: Callable[[Floats], object]) -> Floats:
-    """Walk ``samples`` in place-changing hops, long enough that nothing is lost to ``lag_samples``."""
-    length = -(-(len(samples) + lag_samples) // hop_samples) * hop_samples
-    walked = np.zeros(length, np.float32)
-    walked[: len(samples)] = samples
-    for at in range(0, length, hop_samples):
-        process(walked[at : at + hop_samples])
-    return walked
+def _live(
+    opened: Callable[[float], MaskEngine],
+    weights: Callable[[], list[Path]],
+    whole: bool = False,
+    notes: Callable[[], list[str]] = list,
+) -> Engine:
+    """``opened`` (of the attenuation limit) in the live chain, with its speech probability."""
+
+    def hear(samples: Floats, limit_db: float) -> Heard:
+        engine = opened(limit_db)
+        chain = Chain(_config(limit_db, whole), engine)
+        speech: list[float] = []
+
+        def process(hop: Floats) -> None:
+            chain.process(hop)
+            speech.append(chain.speech)
+
+        walked = in_hops(samples, HOP_SAMPLES, chain.delay_samples, process)
+        if engine.failure or engine.unsound:
+            why = " ".join(str(engine.failure or "gains that are no numbers").split())
+            raise BadRequest(f"{engine.name} failed on the way: {why}")
+        return Heard(walked[chain.delay_samples :], np.array(speech, np.float32))
+
+    return Engine(hear, lambda: 1000 * (HOP_SAMPLES + opened(0).delay_samples) / RATE_HZ, weights, notes)
 
 
-def _config(engine: str, limit_db: float, whole: bool) -> Config:
-    shipped = Config()
-    suppress = replace(shipped.suppress, engine=engine, limit_db=limit_db)
+def _config(limit_db: float, whole: bool) -> config.Config:
+    shipped = config.Config()
+    suppress = replace(shipped.suppress, limit_db=limit_db)
     feedforward = shipped.feedforward if whole else replace(shipped.feedforward, highpass_hz=0, mains="off")
     return replace(shipped, suppress=suppress, feedforward=feedforward)
+
+
+NOISY = Engine(lambda samples, limit_db: Heard(samples), lambda: 0.0, list)
+OURS = [name for name in config.ENGINES if name not in ("auto", "off")]
+ENGINES: dict[str, Engine] = {
+    "noisy": NOISY,
+    **{name: product(name) for name in OURS},
+    **{f"{name}-whole": product(name, whole=True) for name in OURS},
+    **PEERS,
+}
+"""What went in, our engines, the same with everything before them, other people's."""
+FILE = "file:"
+KNOWN = f"{', '.join(ENGINES)}, {FILE}NETWORK.onnx"
+
+
+def engine_named(name: str) -> Engine:
+    """Every engine a user can name; raises BadRequest."""
+    if name.startswith(FILE):
+        return network_file(Path(name.removeprefix(FILE)))
+    if name not in ENGINES:
+        raise BadRequest(f"no engine is called {name}; known: {KNOWN}")
+    return ENGINES[name]
 
 
 # --- the measures --------------------------------------------------------------------------------------------------
@@ -175,6 +233,56 @@ def pauses(clean: Floats, below_peak_db: float = 45) -> NDArray[np.bool_]:
     return mask
 
 
+def removed_in_likely_pauses_db(noisy: Floats, estimate: Floats, share: float = 0.2) -> float:
+    """How much quieter a sound without a clean reference became where speech is least likely; NaN if it is silent.
+
+    The ``share`` of the 40 ms stretches that engine dsp gives the least speech probability, and of their changes the
+    median, because some of them hold speech all the same.
+    """
+    speech = ENGINES["dsp"].hear(noisy, 60).speech
+    assert speech is not None
+    block_hops = 8
+    blocks = len(noisy) // (block_hops * HOP_SAMPLES)
+    likely = speech[: blocks * block_hops].reshape(blocks, block_hops).mean(axis=1)
+    before, after = (
+        np.square(x[: blocks * block_hops * HOP_SAMPLES].reshape(blocks, -1)).mean(axis=1) for x in (noisy, estimate)
+    )
+    sounding = before > 1e-10
+    if not sounding.any():
+        return float("nan")
+    chosen = sounding & (likely <= np.quantile(likely[sounding], share))
+    return float(np.median(10 * np.log10(before[chosen] / np.maximum(after[chosen], 1e-20))))
+
+
+def spoken(clean: Floats) -> NDArray[np.bool_]:
+    """Every 5 ms hop of ``clean``: whether the frame that ends with it lies within 33 dB of the loudest one.
+
+    The same frames and the same rule as the labels in training; nobody speaks in a file below -80 dBFS.
+    """
+    padded = np.concatenate([np.zeros(WINDOW_SAMPLES - HOP_SAMPLES, np.float32), clean])
+    frames = sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES] * analysis_window()
+    energy = np.square(frames, dtype=np.float64).sum(axis=1)
+    loudest = energy.max(initial=0.0)
+    return (energy > loudest * 10**-3.3) & (loudest > 1e-8 * WINDOW_SAMPLES)
+
+
+def roc_auc(score: Floats, truth: NDArray[np.bool_]) -> float:
+    """The chance that a true hop scores above a false one, ties counting half (Mann-Whitney); NaN if all are alike."""
+    from scipy.stats import rankdata
+
+    true, false = int(truth.sum()), int((~truth).sum())
+    if not true or not false:
+        return float("nan")
+    return float((rankdata(score)[truth].sum() - true * (true + 1) / 2) / (true * false))
+
+
+def noise_alone(clean: Floats, noisy: Floats) -> Floats | None:
+    """What is in ``noisy`` beside ``clean``; None if that is nothing, or if speech is left in it."""
+    rest = noisy - clean
+    both = float(np.linalg.norm(rest)) * float(np.linalg.norm(clean))
+    return rest if rest.any() and abs(float(rest @ clean)) <= 0.1 * both else None
+
+
 MEASURES: dict[str, tuple[str, int]] = {
     "pesq_wb": ("PESQ-WB", 3),
     "stoi": ("STOI", 3),
@@ -185,15 +293,20 @@ MEASURES: dict[str, tuple[str, int]] = {
     "dnsmos_bak": ("DNSMOS BAK", 2),
     "dnsmos_ovrl": ("DNSMOS OVRL", 2),
     "clean_level_db": ("clean speech kept dB", 2),
-    "noise_removed_db": ("noise removed dB", 1),
+    "noise_removed_db": ("noise removed in pauses dB", 1),
+    "noise_alone_removed_db": ("removed from noise alone dB", 1),
+    "speech_auc": ("VAD ROC-AUC", 3),
 }
 """Every measure: heading and digits."""
 
 
-def measure(clean: Floats, noisy: Floats, estimate: Floats, clean_through: Floats) -> dict[str, float]:
-    """All measures of one file; four signals of one length, lined up. ``clean_through``: the engine on ``clean``."""
-    quiet = pauses(clean)
+def measure(clean: Floats | None, noisy: Floats, estimate: Floats) -> dict[str, float]:
+    """What one output says by itself; signals of one length, lined up. Without ``clean`` only what needs none."""
     sig, bak, ovrl = dnsmos(estimate)
+    marks = {"dnsmos_sig": sig, "dnsmos_bak": bak, "dnsmos_ovrl": ovrl}
+    if clean is None:
+        return marks | {"noise_removed_db": removed_in_likely_pauses_db(noisy, estimate)}
+    quiet = pauses(clean)
     si_sdr = si_sdr_db(clean, estimate)
     return {
         "pesq_wb": pesq_wb(clean, estimate),
@@ -201,12 +314,87 @@ def measure(clean: Floats, noisy: Floats, estimate: Floats, clean_through: Float
         "estoi": stoi(clean, estimate, extended=True),
         "si_sdr_db": si_sdr,
         "si_sdr_improvement_db": si_sdr - si_sdr_db(clean, noisy),
-        "dnsmos_sig": sig,
-        "dnsmos_bak": bak,
-        "dnsmos_ovrl": ovrl,
-        "clean_level_db": level_change_db(clean, clean_through),
         "noise_removed_db": -level_change_db(noisy[quiet], estimate[quiet]),
+        **marks,
     }
+
+
+def probe(engine: Engine, clean: Floats, noisy: Floats, heard: Heard, limit_db: float) -> dict[str, float]:
+    """What one engine does to the two halves of a mixture, and how well ``heard`` tells when somebody speaks."""
+    noise = noise_alone(clean, noisy)
+    truth = spoken(clean)
+    return {
+        "clean_level_db": level_change_db(clean, engine(clean.copy(), limit_db)),
+        "noise_alone_removed_db": (
+            float("nan") if noise is None else -level_change_db(noise, engine(noise.copy(), limit_db))
+        ),
+        "speech_auc": float("nan") if heard.speech is None else roc_auc(heard.speech[: len(truth)], truth),
+    }
+
+
+# --- what it costs -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one engine asks of the machine; NaN where nobody says."""
+
+    latency_ms: float
+    weights_kb: float
+    real_time_factor: float
+    """Processor seconds for one second of sound, on one thread."""
+    against_first: float
+    """The same as a multiple of the first engine's."""
+
+
+COSTS: dict[str, tuple[str, int]] = {
+    "latency_ms": ("algorithmic latency ms", 1),
+    "weights_kb": ("weights KB", 1),
+    "real_time_factor": ("real-time factor", 4),
+    "against_first": ("cost against the first", 2),
+}
+"""Every figure of ``Cost``: heading and digits."""
+
+
+def costs(
+    engines: list[str], sound: Floats, limit_db: float, ticks: Callable[[], object] = lambda: None
+) -> dict[str, Cost]:
+    """Every engine's cost on ``sound``, one after the other in one fresh process; ``ticks`` is called for each."""
+    factors: dict[str, float] = {}
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in threads}
+    os.environ.update(dict.fromkeys(threads, "1"))  # read when the process loads its libraries
+    try:
+        with _pool(1, multiprocessing.get_context("spawn")) as pool:
+            for engine in engines:
+                factors[engine] = pool.submit(_real_time_factor, engine, sound, limit_db).result()
+                ticks()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    first = factors[engines[0]]
+    return {
+        engine: Cost(
+            latency_ms=engine_named(engine).latency_ms(),
+            weights_kb=sum(path.stat().st_size for path in engine_named(engine).weights()) / 1000 or float("nan"),
+            real_time_factor=factor,
+            against_first=factor / first if first > 0 else float("nan"),
+        )
+        for engine, factor in factors.items()
+    }
+
+
+def _real_time_factor(engine: str, sound: Floats, limit_db: float) -> float:
+    """The best of three differences between seven seconds and one: what starting costs is in both."""
+    short, long = (np.resize(sound, seconds * RATE_HZ) for seconds in (1, 7))
+
+    def seconds(samples: Floats) -> float:
+        began = time.process_time()
+        engine_named(engine)(samples.copy(), limit_db)
+        return time.process_time() - began
+
+    seconds(short)
+    return max(min(seconds(long) for _ in range(3)) - min(seconds(short) for _ in range(3)), 0.0) / 6
 
 
 # --- lining up -----------------------------------------------------------------------------------------------------
@@ -231,46 +419,73 @@ def without_lag(late: Floats, lag: int, length: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One recording, clean and noisy, and its SNR if the set says it."""
+class Sound:
+    """One recording, its clean half if there is one, and its SNR and kind of noise if the set says them."""
 
     name: str
-    clean: Floats
+    clean: Floats | None
     noisy: Floats
-    snr_db: float | None
+    snr_db: float | None = None
+    kind: str | None = None
 
 
-def read_pairs(folder: Path) -> list[Pair]:
+def read_pairs(folder: Path) -> list[Sound]:
     """Every file that is in both ``folder``/clean and ``folder``/noisy, by name; raises BadRequest."""
     for part in (folder, folder / "clean", folder / "noisy"):
         if not part.is_dir():
             raise BadRequest(f"{part} is no folder; --pairs wants one that holds clean/ and noisy/")
-    names = [{path.name for path in (folder / part).iterdir() if path.suffix.lower() in SUFFIXES}
-             for part in ("clean", "noisy")]  # fmt: skip
+    names = [_sounds_in(folder / part) for part in ("clean", "noisy")]
     if lonely := sorted(names[0] ^ names[1]):
         raise BadRequest(f"{folder}: {lonely[0]} is in clean/ or in noisy/ but not in both ({len(lonely)} such files)")
     if not names[0]:
         raise BadRequest(f"{folder}: no sound files in clean/ and noisy/ ({', '.join(sorted(SUFFIXES))})")
-    snr_db = _snr_of(folder / "dev.tsv")
+    said = _said_of(folder / "dev.tsv")
     pairs = []
     for name in sorted(names[0]):
         clean, noisy = _read(folder / "clean" / name), _read(folder / "noisy" / name)
         if len(clean) != len(noisy):
             raise BadRequest(f"{folder}: {name} has {len(clean)} samples in clean/ and {len(noisy)} in noisy/")
-        pairs.append(Pair(Path(name).stem, clean, noisy, snr_db.get(Path(name).stem)))
+        pairs.append(Sound(Path(name).stem, clean, noisy, *said.get(Path(name).stem, (None, None))))
     return pairs
 
 
-def _snr_of(table: Path) -> dict[str, float]:
-    """Name -> SNR from the columns name and snr_db; nothing if there is no such table."""
+def read_noisy(folder: Path) -> list[Sound]:
+    """Every sound file in ``folder``, by name; raises BadRequest."""
+    if not folder.is_dir():
+        raise BadRequest(f"{folder} is no folder; --noisy wants one that holds sound files")
+    names = _sounds_in(folder)
+    if not names:
+        raise BadRequest(f"{folder}: no sound files ({', '.join(sorted(SUFFIXES))}); pairs are read with --pairs")
+    said = _said_of(folder / "dev.tsv")
+    stem = {name: Path(name).stem for name in sorted(names)}
+    return [Sound(stem[name], None, _read(folder / name), *said.get(stem[name], (None, None))) for name in stem]
+
+
+def _sounds_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+
+
+def _said_of(table: Path) -> dict[str, tuple[float | None, str | None]]:
+    """Name -> SNR in dB and kind of noise, as far as the table has the columns; nothing if there is no table.
+
+    A kind called ``animals__owl`` counts as ``animals``.
+    """
     if not table.is_file():
         return {}
-    with table.open(newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t"))
+    complaint = BadRequest(f"{table}: wants the columns name and snr_db or noise_kind, tab-separated")
     try:
-        return {row["name"]: float(row["snr_db"]) for row in rows}
-    except (KeyError, TypeError, ValueError):
-        raise BadRequest(f"{table}: wants the columns name and snr_db, tab-separated") from None
+        with table.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t"))
+        if any(not row.keys() & {"snr_db", "noise_kind", "kind"} for row in rows):
+            raise complaint
+        found: dict[str, tuple[float | None, str | None]] = {}
+        for row in rows:
+            kind = row.get("noise_kind") or row.get("kind")
+            snr_db = float(row["snr_db"]) if row.get("snr_db") else None
+            found[row["name"]] = (snr_db, kind.partition("__")[0] if kind else None)
+        return found
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise complaint from None
 
 
 def _read(path: Path) -> Floats:
@@ -295,164 +510,279 @@ class Row:
     engine: str
     name: str
     snr_db: float | None
+    kind: str | None
     values: dict[str, float]
+
+    def __getitem__(self, key: str) -> float:
+        return self.values.get(key, float("nan"))
 
 
 def evaluate(
-    pairs: list[Pair], engines: list[str], limit_db: float, jobs: int, ticks: Callable[[], object] = lambda: None
+    sounds: list[Sound], engines: list[str], limit_db: float, jobs: int, ticks: Callable[[], object] = lambda: None
 ) -> tuple[list[Row], dict[str, int]]:
     """All rows, and every engine's lag in samples. ``ticks`` is called twice for each file and engine."""
-    tasks = [(engine, pair) for engine in engines for pair in pairs]
-    with ProcessPoolExecutor(jobs) as pool:
-        outputs = _in_order(ticks, (pool.submit(_run, engine, pair, limit_db) for engine, pair in tasks))
-        lags = {
-            engine: int(
-                np.median([lag for (name, _), (_, _, lag) in zip(tasks, outputs, strict=True) if name == engine])
-            )
-            for engine in engines
-        }
-        jobs_left = (
-            pool.submit(_measure, pair, estimate, through, lags[engine])
-            for (engine, pair), (estimate, through, _) in zip(tasks, outputs, strict=True)
+    tasks = [(engine, sound) for engine in engines for sound in sounds]
+    with _pool(jobs) as pool:
+        ran = _in_order(pool, ticks, (pool.submit(_run, engine, sound, limit_db) for engine, sound in tasks))
+        found_lags: dict[str, list[int]] = {engine: [] for engine in engines}
+        for (engine, _), (_, _, lag) in zip(tasks, ran, strict=True):
+            found_lags[engine].append(lag)
+        lags = {engine: int(np.median(found)) for engine, found in found_lags.items()}
+        to_measure = (
+            pool.submit(_measure, sound, estimate, lags[engine])
+            for (engine, sound), (estimate, _, _) in zip(tasks, ran, strict=True)
         )
-        values = _in_order(ticks, jobs_left)
-    rows = [Row(engine, pair.name, pair.snr_db, found) for (engine, pair), found in zip(tasks, values, strict=True)]
+        measured = _in_order(pool, ticks, to_measure)
+    rows = [
+        Row(engine, sound.name, sound.snr_db, sound.kind, values | probed)
+        for (engine, sound), values, (_, probed, _) in zip(tasks, measured, ran, strict=True)
+    ]
     return rows, lags
 
 
-def _run(engine: str, pair: Pair, limit_db: float) -> tuple[Floats, Floats, int]:
-    estimate = ENGINES[engine](pair.noisy.copy(), limit_db)
-    return estimate, ENGINES[engine](pair.clean.copy(), limit_db), lag_samples(pair.noisy, estimate)
+def _run(engine: str, sound: Sound, limit_db: float) -> tuple[Floats, dict[str, float], int]:
+    named = engine_named(engine)
+    heard = named.hear(sound.noisy.copy(), limit_db)
+    probed = {} if sound.clean is None else probe(named, sound.clean, sound.noisy, heard, limit_db)
+    return heard.samples, probed, lag_samples(sound.noisy, heard.samples)
 
 
-def _measure(pair: Pair, estimate: Floats, clean_through: Floats, lag: int) -> dict[str, float]:
-    cut = partial(without_lag, lag=lag, length=len(pair.clean))
-    return measure(pair.clean, pair.noisy, cut(estimate), cut(clean_through))
+def _measure(sound: Sound, late: Floats, lag: int) -> dict[str, float]:
+    return measure(sound.clean, sound.noisy, without_lag(late, lag, len(sound.noisy)))
 
 
-def _in_order(ticks: Callable[[], object], futures: Iterable[Future[Found]]) -> list[Found]:
+def _pool(jobs: int, context: Any = None) -> ProcessPoolExecutor:
+    """Processes that leave an interruption by the keyboard to the one that started them."""
+    return ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+
+def _in_order(pool: ProcessPoolExecutor, ticks: Callable[[], object], futures: Iterable[Future[Found]]) -> list[Found]:
+    """Every result, in the order of ``futures``; the first that fails stops the rest."""
     waiting = list(futures)
-    for _ in as_completed(waiting):
-        ticks()
+    try:
+        for done in as_completed(waiting):
+            done.result()
+            ticks()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
     return [future.result() for future in waiting]
 
 
 def means(rows: list[Row]) -> dict[str, float]:
     """The mean of every measure over the files that have one."""
-    found = {key: np.array([row.values[key] for row in rows]) for key in MEASURES}
+    found = {key: np.array([row[key] for row in rows]) for key in MEASURES}
     return {key: float(np.nanmean(x)) if np.isfinite(x).any() else float("nan") for key, x in found.items()}
 
 
 # --- the report ----------------------------------------------------------------------------------------------------
 
 
-def by_engine(rows: list[Row], engines: list[str]) -> Iterator[tuple[str, list[Row]]]:
-    for engine in engines:
-        yield engine, [row for row in rows if row.engine == engine]
+@dataclass(frozen=True)
+class Figures:
+    """Everything a run found."""
+
+    engines: list[str]
+    limit_db: float
+    rows: list[Row]
+    lags: dict[str, int]
+    """Every engine's lag in samples, as found and removed."""
+    costs: dict[str, Cost]
+
+    @property
+    def measures(self) -> list[str]:
+        """The measures that at least one file has."""
+        return [key for key in MEASURES if any(np.isfinite(row[key]) for row in self.rows)]
+
+    def of(self, engine: str) -> list[Row]:
+        return [row for row in self.rows if row.engine == engine]
 
 
-def tables(rows: list[Row], engines: list[str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """(title, headings, lines): the whole set, then PESQ, STOI and SI-SDR improvement at each SNR."""
-    files = len({row.name for row in rows})
+Lines = tuple[str, list[str], list[list[str]]]
+"""One table: title, headings, lines."""
+
+
+def tables(figures: Figures) -> Iterator[Lines]:
+    """The whole set, the costs, then the main measures at each SNR and for each kind of noise."""
+    files = len({row.name for row in figures.rows})
+    shown = figures.measures
     yield (
-        f"{files} pairs",
-        ["engine", *(heading for heading, _ in MEASURES.values())],
-        [[engine, *(_text(means(own)[key], key) for key in MEASURES)] for engine, own in by_engine(rows, engines)],
+        f"{files} files, attenuation limit {figures.limit_db:g} dB",
+        ["engine", *(MEASURES[key][0] for key in shown)],
+        [[engine, *(_text(means(figures.of(engine))[key], key) for key in shown)] for engine in figures.engines],
     )
-    snrs = sorted({row.snr_db for row in rows if row.snr_db is not None})
-    for key in ("pesq_wb", "stoi", "si_sdr_improvement_db") if len(snrs) > 1 else ():
+    yield (
+        "Cost",
+        ["engine", *(heading for heading, _ in COSTS.values())],
+        [[name, *(_number(asdict(cost)[key], digits) for key, (_, digits) in COSTS.items())]
+         for name, cost in figures.costs.items()],
+    )  # fmt: skip
+    yield from _by_snr(figures, [key for key in ("pesq_wb", "stoi", "si_sdr_improvement_db") if key in shown])
+    yield from _by_kind(figures, "pesq_wb" if "pesq_wb" in shown else "dnsmos_ovrl")
+
+
+def _by_snr(figures: Figures, keys: list[str]) -> Iterator[Lines]:
+    snrs = sorted({row.snr_db for row in figures.rows if row.snr_db is not None})
+    for key in keys if len(snrs) > 1 else ():
         lines = []
-        for engine, own in by_engine(rows, engines):
-            at = [means([row for row in own if row.snr_db == snr])[key] for snr in snrs]
+        for engine in figures.engines:
+            at = [means([row for row in figures.of(engine) if row.snr_db == snr])[key] for snr in snrs]
             lines.append([engine, *(_text(value, key) for value in at)])
         yield f"{MEASURES[key][0]} by SNR", ["engine", *(f"{snr:g} dB" for snr in snrs)], lines
 
 
+def _by_kind(figures: Figures, key: str) -> Iterator[Lines]:
+    """One line a kind, the commonest first; kinds of a single file share the last line."""
+    files = Counter(row.kind for row in figures.of(figures.engines[0]) if row.kind)
+    if len(files) < 2:
+        return
+    single = {kind for kind, count in files.items() if count == 1}
+    groups = [({kind}, kind) for kind, _ in sorted(files.items(), key=lambda item: (-item[1], item[0]))]
+    groups = [group for group in groups if not group[0] <= single]
+    lines = []
+    for kinds, name in [*groups, (single, "kinds with one file")] if single else groups:
+        own = [means([row for row in figures.of(engine) if row.kind in kinds])[key] for engine in figures.engines]
+        lines.append([name, str(sum(files[kind] for kind in kinds)), *(_text(value, key) for value in own)])
+    yield f"{MEASURES[key][0]} by kind of noise", ["kind", "files", *figures.engines], lines
+
+
 def _text(value: float, key: str) -> str:
-    sign = "+" if key == "si_sdr_improvement_db" else ""
-    return f"{value:{sign}.{MEASURES[key][1]}f}"
+    return _number(value, MEASURES[key][1], "+" if key == "si_sdr_improvement_db" else "")
 
 
-def markdown(rows: list[Row], engines: list[str]) -> str:
+def _number(value: float, digits: int, sign: str = "") -> str:
+    return f"{value:{sign}.{digits}f}" if np.isfinite(value) else "-"
+
+
+def markdown(figures: Figures) -> str:
     pieces = []
-    for title, headings, lines in tables(rows, engines):
+    for title, headings, lines in tables(figures):
         body = [headings, ["---"] * len(headings), *lines]
-        pieces.append(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in body) + "\n")
+        text = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in body)
+        pieces.append(f"{title}\n\n{text}\n")
     return "\n".join(pieces)
 
 
-def as_json(rows: list[Row], engines: list[str], lags: dict[str, int], limit_db: float) -> str:
+def as_json(figures: Figures) -> str:
     def sound(values: dict[str, float]) -> dict[str, float | None]:
         return {key: round(value, 5) if np.isfinite(value) else None for key, value in values.items()}
 
     report = {
-        "limit_db": limit_db,
-        "lag_samples": lags,
-        "means": {engine: sound(means(own)) for engine, own in by_engine(rows, engines)},
-        "files": [{"engine": row.engine, "name": row.name, "snr_db": row.snr_db, **sound(row.values)} for row in rows],
+        "limit_db": figures.limit_db,
+        "lag_samples": figures.lags,
+        "costs": {engine: sound(asdict(cost)) for engine, cost in figures.costs.items()},
+        "means": {engine: sound(means(figures.of(engine))) for engine in figures.engines},
+        "files": [
+            {"engine": row.engine, "name": row.name, "snr_db": row.snr_db, "noise_kind": row.kind, **sound(row.values)}
+            for row in figures.rows
+        ],
     }
     return json.dumps(report, indent=1) + "\n"
 
 
+def write(path: Path, text: str) -> None:
+    """All of ``text`` or nothing."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadRequest(f"{path} cannot be written: {error.strerror}") from None
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to hear and with what; shared with the report."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pairs", type=Path, metavar="DIR", help="holds clean/ and noisy/, same names")
+    source.add_argument("--noisy", type=Path, metavar="DIR", help="holds recordings without a clean reference")
+    parser.add_argument("--engines", default="dsp,speexdsp,noisy", help=f"comma-separated, of: {KNOWN}")
+    parser.add_argument("--limit-db", type=float, default=60.0, help="attenuation limit of our engines (default 60)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default 2)")
+
+
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m quant.evaluate", description="Engines side by side on a folder of clean and noisy pairs."
+        prog="python -m quant.evaluate", description="Engines side by side on a folder of recordings."
     )
-    parser.add_argument("--pairs", type=Path, required=True, metavar="DIR", help="holds clean/ and noisy/, same names")
-    parser.add_argument("--engines", default="dsp,speexdsp,noisy", help=f"comma-separated, of: {', '.join(ENGINES)}")
-    parser.add_argument("--limit-db", type=float, default=60.0, help="attenuation limit of our engines (default 60)")
+    common_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="F", help="write every file's figures there")
     parser.add_argument("--markdown", type=Path, metavar="F", help="write the tables there")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default 2)")
     return parser.parse_args(argv)
 
 
-def check(asked: argparse.Namespace) -> list[str]:
-    """The engines asked for; raises BadRequest for whatever would fail later, before the work begins."""
+def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
+    """The engines asked for; raises UserError for whatever would fail later, before the work begins."""
     engines = [*dict.fromkeys(name.strip() for name in asked.engines.split(",") if name.strip())]
-    unknown = [name for name in engines if name not in ENGINES]
-    if unknown or not engines:
-        raise BadRequest(f"no engine is called {', '.join(unknown) or 'nothing'}; known: {', '.join(ENGINES)}")
+    if not engines:
+        raise BadRequest(f"--engines names none; known: {KNOWN}")
+    for engine in engines:
+        engine_named(engine)
     if asked.jobs < 1:
         raise BadRequest(f"--jobs {asked.jobs}: at least 1")
     if not 0 <= asked.limit_db <= 100:
         raise BadRequest(f"--limit-db {asked.limit_db:g}: 0 to 100")
-    packages = ["pesq", "pystoi", "speechmos", "onnxruntime", *(["speexdsp_ns"] if "speexdsp" in engines else [])]
+    packages = ["speechmos", "onnxruntime", *(["pesq", "pystoi"] if asked.pairs else [])]
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise BadRequest(f"{', '.join(missing)} not installed; pip install 'quietbox[evaluate]'")
-    for path in (asked.json, asked.markdown):
+    for engine in engines:
+        engine_named(engine).weights()
+    for path in targets:
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise BadRequest(f"{path} cannot be written: it is a folder, or its folder does not exist")
     return engines
 
 
+def read(asked: argparse.Namespace) -> list[Sound]:
+    return read_pairs(asked.pairs) if asked.pairs else read_noisy(asked.noisy)
+
+
+def figures_of(sounds: list[Sound], engines: list[str], limit_db: float, jobs: int) -> Figures:
+    """The whole run with a bar on stderr; raises UserError."""
+    for engine in engines:
+        for note in engine_named(engine).notes():
+            print(f"{engine}: {note}", file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        screen = Console(stderr=True)
+        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+            work = f"{len(sounds)} files, {len(engines)} engines"
+            bar = progress.add_task(work, total=(2 * len(sounds) + 1) * len(engines))
+            ticks = partial(progress.advance, bar)
+            spent = costs(engines, max(sounds, key=lambda sound: len(sound.noisy)).noisy, limit_db, ticks)
+            return Figures(engines, limit_db, *evaluate(sounds, engines, limit_db, jobs, ticks), spent)
+    except BrokenProcessPool:
+        raise BadRequest("a process ended before its work was done; fewer --jobs need less memory") from None
+
+
 def main(argv: list[str] | None = None) -> int:
     asked = arguments(argv)
     try:
-        engines = check(asked)
-        pairs = read_pairs(asked.pairs)
-    except BadRequest as error:
+        engines = check(asked, asked.json, asked.markdown)
+        figures = figures_of(read(asked), engines, asked.limit_db, asked.jobs)
+        if asked.json:
+            write(asked.json, as_json(figures))
+        if asked.markdown:
+            write(asked.markdown, markdown(figures))
+    except UserError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"{len(pairs)} pairs, {len(engines)} engines", total=2 * len(pairs) * len(engines))
-        rows, lags = evaluate(pairs, engines, asked.limit_db, asked.jobs, lambda: progress.advance(bar))
+    except KeyboardInterrupt:
+        return 130
     console = Console()
-    for title, headings, lines in tables(rows, engines):
+    for title, headings, lines in tables(figures):
         table = Table(title=title, title_justify="left")
         for heading in headings:
-            table.add_column(heading, justify="left" if heading == "engine" else "right")
+            table.add_column(heading, justify="left" if heading in ("engine", "kind") else "right")
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*map(escape, line))
         console.print(table)
-    unjudged = sum(not np.isfinite(row.values["pesq_wb"]) for row in rows)
+    unjudged = sum("pesq_wb" in row.values and not np.isfinite(row["pesq_wb"]) for row in figures.rows)
     if unjudged:
         console.print(f"{unjudged} outputs hold no utterance that PESQ could judge; its mean leaves them out")
-    if asked.json:
-        asked.json.write_text(as_json(rows, engines, lags, asked.limit_db))
-    if asked.markdown:
-        asked.markdown.write_text(markdown(rows, engines))
     return 0
 
 

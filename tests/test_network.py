@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 
 from edge import HOP_SAMPLES  # noqa: E402
 from edge.spectrum import BANDS, DELAY_SAMPLES, Transform, band_weights  # noqa: E402
-from models.memory import SLOWEST, remember  # noqa: E402
+from edge.suppress.network import SLOWEST  # noqa: E402
+from models.memory import remember  # noqa: E402
 from models.network import Network, Shape, Spectrum, enhance, features_of  # noqa: E402
 
 torch.set_num_threads(1)
