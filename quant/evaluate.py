@@ -772,7 +772,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)
     for title, headings, lines in tables(figures):
         table = Table(title=title, title_justify="left")
         for heading in headings:
