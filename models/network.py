@@ -5,8 +5,6 @@ sixteen groups of four bands; between them a narrow full-band layer with a memor
 ``step`` is ``forward`` with one hop; the whole streaming state is one flat vector.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -21,38 +19,11 @@ from edge.spectrum import (
     band_weights,
     synthesis_window,
 )
-from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP
+from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP, Shape
 from models.memory import remember
 
 LEVEL_BLOCK_HOPS = 1500
 """The mean over a sequence is a product with a square matrix of hops; longer sequences go in blocks of this many."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Everything that fixes the sizes of the weights; stored in every checkpoint."""
-
-    stride_bands: int = 4
-    """Bands a frequency group answers for; it sees half as many more on either side."""
-    channels: int = 32
-    """Width of each frequency group."""
-    squeeze: int = 8
-    """Channels a group hands to the full-band layers."""
-    hidden: int = 64
-    """Units of a full-band memory."""
-    rounds: int = 2
-    """How many times a group memory and a full-band memory follow each other; one more group memory ends the row."""
-    past_hops: int = 2
-    """Earlier hops that a patch sees beside the present one."""
-
-    @property
-    def groups(self) -> int:
-        return BANDS // self.stride_bands
-
-    @property
-    def flat(self) -> int:
-        """Width of the full-band layers' input."""
-        return self.groups * self.squeeze
 
 
 class GroupMemory(nn.Module):
@@ -131,7 +102,7 @@ def open_slowly(gates: nn.Linear) -> None:
 class Network(nn.Module):
     """Band powers (batch, hops, 64) -> gains (batch, hops, 64) in [0, 1], speech (batch, hops) in [0, 1], state."""
 
-    def __init__(self, shape: Shape = Shape()) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         seen = (shape.past_hops + 1) * 2 * shape.stride_bands

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
-from models.mix import Batch, Mixer, NoRecordings, active_power, open_mixer, power
-from models.network import Network, Shape, Spectrum, enhance, features_of
+from edge.suppress.network import Shape
+from models.mix import Batch, NoRecordings, active_power, open_mixer, power
+from models.network import Network, Spectrum, enhance, features_of
 
 COMPRESSION = 0.3
 SEGMENT_HOPS = 307
@@ -227,6 +229,7 @@ def read_weights(file: Path, shape: Shape | None = None) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         stored = Shape(**content["shape"])
+        stored.check()
     except Exception as reason:
         raise Refused(f"{file}: no weights of this network ({type(reason).__name__})") from None
     if shape is not None and stored != shape:
@@ -341,7 +344,14 @@ def measure(network: Network | None, folder: Path, every: int = 1, full: bool = 
 # ------------------------------------------------------------------------------------------------- the run
 
 
-def batches(mixer: Mixer, plan: Plan, step: int, rank: int, ranks: int) -> Iterator[Batch]:
+class Source(Protocol):
+    """What training asks of a mixer."""
+
+    def batch(self, step: int, items: int, samples: int) -> Batch:
+        """``items`` mixtures of ``samples``; the same for the same step."""
+
+
+def batches(mixer: Source, plan: Plan, step: int, rank: int, ranks: int) -> Iterator[Batch]:
     """Batches from ``step`` on, one mixed ahead in a thread of its own."""
 
     def mix(step: int) -> Batch:
@@ -439,9 +449,20 @@ class Diary:
         draw_curve(self.folder / "log.jsonl", self.folder / "curve.png")
 
 
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Products of float32 matrices in bfloat16 where the processor or GPU has them: twice as fast, sums in float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def train(
     student: Student,
-    mixer: Mixer,
+    mixer: Source,
     out: Path,
     dev: Path | None = None,
     dev_minutes: float = 15.0,
@@ -454,7 +475,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     diary, stop_at = Diary(out, student, rank == 0), student.step + most_steps
     last = saved = measured = time.monotonic()
-    with diary.bar:
+    with diary.bar, bfloat16_products():
         for batch in batches(mixer, student.plan, student.step, rank, ranks):
             diary.note(student.learn(batch))
             now = time.monotonic()
@@ -520,7 +541,6 @@ def run(wanted: argparse.Namespace) -> None:
     student = new_student(wanted, device, ranks)
     cache = wanted.cache or wanted.out / "cache"
     mixer = open_mixer(wanted.data, cache, student.plan.seed, device, wanted.speech, wanted.noise)
-    torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them: twice as fast
     train(student, mixer, wanted.out, wanted.dev, rank=rank, ranks=ranks)
 
 
@@ -554,9 +574,11 @@ def shape_of(wanted: argparse.Namespace) -> Shape:
     if source is not None and wanted.shape == "{}":
         return Shape(**read_weights(source)["shape"])
     try:
-        return Shape(**json.loads(wanted.shape))
+        shape = Shape(**json.loads(wanted.shape))
+        shape.check()
     except (ValueError, TypeError) as reason:
         raise Refused(f"--shape {wanted.shape}: {reason}") from None
+    return shape
 
 
 def main(arguments: list[str] | None = None) -> int:

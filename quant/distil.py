@@ -24,10 +24,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -38,7 +37,6 @@ from torch import Tensor
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.spectrum import BINS, DELAY_SAMPLES, WINDOW_SAMPLES, Floats
-from edge.suppress.network import Shape as Sizes
 from models.mix import Batch, Mixer, NoRecordings, open_mixer, read_mono
 from models.network import Network, Spectrum
 from models.train import Refused, Student, new_student, shape_of, si_sdr_db, train
@@ -278,7 +276,7 @@ def nearness_db(lessons: Lessons, student: Network | None) -> float:
 
 def teach(student: Student, lessons: Lessons, out: Path, most_steps: int = 0) -> None:
     """Run the student's plan, or ``most_steps`` of it, with everything that a training leaves in ``out``."""
-    train(student, cast(Mixer, lessons), out, most_steps=most_steps)  # of a mixer, it only asks for batches
+    train(student, lessons, out, most_steps=most_steps)
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -326,11 +324,7 @@ def check(asked: argparse.Namespace) -> None:
         raise BadRequest(f"{asked.out} holds a checkpoint already: add --resume, or choose another --out")
     if not asked.resume and not asked.init and asked.shape == "{}":
         raise BadRequest("no student: give --init, the weights of one, or --shape, the sizes of a new one")
-    shape = shape_of(asked)
-    try:
-        Sizes(**asdict(shape)).check()
-    except ValueError as reason:
-        raise BadRequest(f"--shape {asked.shape}: there is no network of this {reason}") from None
+    shape_of(asked)
     if asked.init:
         read_network(asked.init)
 
@@ -355,7 +349,6 @@ def run(asked: argparse.Namespace) -> Table:
     noisy, taught, clean = rows
     assert noisy is not None and taught is not None
     lessons = Lessons(noisy, taught, clean, lessons.lengths, trust, student.plan.seed)
-    torch.set_float32_matmul_precision("medium")  # as in training
     before = nearness_db(lessons, student.averaged_network())
     teach(student, lessons, asked.out)
     title = f"nearness to {asked.teacher} on {len(lessons.held_out())} pieces kept apart"

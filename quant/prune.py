@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from edge import HOP_SAMPLES
 from edge.spectrum import DELAY_SAMPLES, Floats
-from models.network import Network, Shape, Spectrum, enhance
+from edge.suppress.network import Shape
+from models.network import Network, Spectrum, enhance
 from models.train import Refused, read_weights
 from quant.calibrate import SOUNDS, find, progress, read, stream_of
 from quant.evaluate import BadRequest

@@ -14,7 +14,8 @@ pytest.importorskip("onnxruntime")
 
 from edge import RATE_HZ  # noqa: E402
 from edge.spectrum import BANDS, SILENCE, Floats  # noqa: E402
-from models.network import Network, Shape  # noqa: E402
+from edge.suppress.network import Shape  # noqa: E402
+from models.network import Network  # noqa: E402
 from quant import calibrate  # noqa: E402
 from quant.calibrate import Reader, Samples  # noqa: E402
 from quant.evaluate import BadRequest  # noqa: E402

@@ -1,7 +1,7 @@
 """A student comes nearer to its teacher, and only to what the teacher said at that moment; refusals are one line."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ pytest.importorskip("onnx")
 
 from edge import HOP_SAMPLES, RATE_HZ  # noqa: E402
 from edge.spectrum import DELAY_SAMPLES, Floats  # noqa: E402
+from edge.suppress.network import Shape  # noqa: E402
 from models.mix import MOST_ROOM_SAMPLES  # noqa: E402
-from models.network import Network, Shape, Spectrum, enhance  # noqa: E402
+from models.network import Network, Spectrum, enhance  # noqa: E402
 from models.train import Plan, Student, load_network, read_weights  # noqa: E402
 from quant import distil  # noqa: E402
 from quant.calibrate import SOUNDS, find  # noqa: E402
@@ -26,14 +27,6 @@ torch.set_num_threads(1)
 SMALL = Shape(stride_bands=8, channels=12, squeeze=6, hidden=16, rounds=1, past_hops=1)
 TINY = json.dumps({"stride_bands": 16, "channels": 4, "squeeze": 2, "hidden": 6, "rounds": 1, "past_hops": 1})
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Training lowers the precision of products for the whole process, which other tests would feel."""
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ from edge.spectrum import BANDS, BINS, Features, Floats, Spectra  # noqa: E402
 from edge.suppress import network as engine  # noqa: E402
 from edge.suppress import open_engine, probe, shipped  # noqa: E402
 from edge.suppress.mask import MaskEngine, Unity  # noqa: E402
-from edge.suppress.network import NumpyNetwork  # noqa: E402
+from edge.suppress.network import NumpyNetwork, Shape  # noqa: E402
 from edge.suppress.shipped import BadModel, Model  # noqa: E402
-from models.network import Network, Shape, Spectrum  # noqa: E402
+from models.network import Network, Spectrum  # noqa: E402
 from models.train import load_network  # noqa: E402
 from quant.export import build  # noqa: E402
 from quant.quantize import compact, numbers, pack  # noqa: E402
@@ -146,7 +146,7 @@ def spectra(hops: int, level: float = 0.05) -> Spectra:
 
 
 def test_the_states_have_the_sizes_of_the_definition() -> None:
-    ours = engine.Shape(**asdict(Shape()))
+    ours = Shape()
     assert ours.state_sizes == Network(Shape()).state_sizes
 
 
@@ -162,7 +162,7 @@ def test_features_are_those_of_the_training() -> None:
 def test_numpy_is_step(which: str) -> None:
     network = load_network(TRAINED).eval() if which == "trained" else settled({"small": SMALL, "odd": ODD}[which])
     weights = quantised(network)
-    ours = NumpyNetwork("network", engine.Shape(**asdict(network.shape)), weights)
+    ours = NumpyNetwork("network", network.shape, weights)
     gains, state = np.zeros(BANDS, np.float32), network.fresh_state()
     worst = spread = 0.0
     for row in wandering(2000 if which == "trained" else 500):
@@ -180,7 +180,7 @@ def test_a_clamped_gate_forgets_as_slowly_as_the_definition_allows() -> None:
         for part in (*network.groups, *network.full):
             part.gates.bias[: part.gates.out_features // 3] = -30
     weights = quantised(network)
-    ours = NumpyNetwork("network", engine.Shape(**asdict(SMALL)), weights)
+    ours = NumpyNetwork("network", SMALL, weights)
     gains, state = np.zeros(BANDS, np.float32), network.fresh_state()
     with torch.no_grad():
         for row in wandering(400):
@@ -194,7 +194,7 @@ def test_one_scale_for_a_whole_matrix_is_as_good() -> None:
     weights = quantised(network)
     for name in [name for name in weights if name.endswith(".scale")]:
         weights[name] = np.array(0.01, np.float32)
-    shape = engine.Shape(**asdict(SMALL))
+    shape = SMALL
     one = NumpyNetwork("network", shape, weights)
     for name in [name for name in weights if name.endswith(".scale")]:
         weights[name] = np.full(len(weights[name.removesuffix("scale") + "bias"]), 0.01, np.float32)

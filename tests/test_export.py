@@ -12,7 +12,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from edge.spectrum import BANDS, SILENCE  # noqa: E402
-from models.network import Network, Shape  # noqa: E402
+from edge.suppress.network import Shape  # noqa: E402
+from models.network import Network  # noqa: E402
 from quant import export  # noqa: E402
 from quant.graph import INPUTS, OUTPUTS, Hops, is_ours, metadata_of, open_session, read_model, silence_of  # noqa: E402
 

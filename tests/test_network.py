@@ -7,9 +7,9 @@ torch = pytest.importorskip("torch")
 
 from edge import HOP_SAMPLES  # noqa: E402
 from edge.spectrum import BANDS, DELAY_SAMPLES, Transform, band_weights  # noqa: E402
-from edge.suppress.network import SLOWEST  # noqa: E402
+from edge.suppress.network import SLOWEST, Shape  # noqa: E402
 from models.memory import remember  # noqa: E402
-from models.network import Network, Shape, Spectrum, enhance, features_of  # noqa: E402
+from models.network import Network, Spectrum, enhance, features_of  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -72,7 +72,7 @@ def test_sizes_and_ranges(network: Network) -> None:
 
 
 def test_default_fits_the_budget() -> None:
-    network = Network()
+    network = Network(Shape())
     assert sum(weight.numel() for weight in network.parameters()) < 95_000  # int8, with room for scales and graph
 
 
@@ -88,7 +88,7 @@ def test_every_group_sees_every_other(network: Network) -> None:
 @torch.no_grad()
 def test_states_stay_bounded_on_a_long_stream() -> None:
     """Ten minutes of silence, shouting and clipping: memories are averages of values in +-1, they cannot drift."""
-    network, state = Network().eval(), Network().fresh_state()
+    network, state = Network(Shape()).eval(), Network(Shape()).fresh_state()
     for value in (-2.5, 4.0, -2.5, 0.0):
         _, _, state = network(torch.full((1, 3000, BANDS), value), state)
         memories = state[:, sum(network.state_sizes[:2]) :]
@@ -169,7 +169,7 @@ def test_unity_gains_are_a_pure_delay() -> None:
 
 
 def test_silence_and_full_scale_give_finite_output_and_gradients() -> None:
-    network, spectrum = Network(), Spectrum()
+    network, spectrum = Network(Shape()), Spectrum()
     wave = torch.cat([torch.zeros(1, 20 * HOP_SAMPLES), torch.ones(1, 20 * HOP_SAMPLES), -torch.ones(1, 1600)], 1)
     output, speech = enhance(network, spectrum, wave)
     (output.square().sum() + speech.sum()).backward()

@@ -13,7 +13,8 @@ pytest.importorskip("onnx")
 
 from edge import RATE_HZ  # noqa: E402
 from edge.spectrum import BANDS, Floats  # noqa: E402
-from models.network import Network, Shape  # noqa: E402
+from edge.suppress.network import Shape  # noqa: E402
+from models.network import Network  # noqa: E402
 from models.train import Plan, Student, load_network, stream  # noqa: E402
 from quant import prune  # noqa: E402
 from quant.calibrate import SOUNDS, find, read  # noqa: E402
@@ -22,12 +23,6 @@ from quant.prune import main, pruned, sets, settled, sides, snr_db, watch, whole
 torch.set_num_threads(1)
 WHOLE = Shape(stride_bands=8, channels=8, squeeze=4, hidden=12, rounds=2, past_hops=1)
 FEWER = replace(WHOLE, channels=5, squeeze=3, hidden=7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def exact_products() -> None:
-    """Training, if tested before, has lowered the precision of products for the whole process."""
-    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="module")

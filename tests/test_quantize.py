@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from edge.spectrum import BANDS, Floats  # noqa: E402
 from edge.suppress import network as numpy_engine  # noqa: E402
-from models.network import Network, Shape  # noqa: E402
+from edge.suppress.network import Shape  # noqa: E402
+from models.network import Network  # noqa: E402
 from quant import quantize  # noqa: E402
 from quant.calibrate import Samples  # noqa: E402
 from quant.export import build, plausible_features, read_network  # noqa: E402
@@ -123,7 +124,7 @@ def test_numpy_reads_the_same_network(which: str, request: pytest.FixtureRequest
         if name.endswith(".weight"):
             scale = weights[name.replace(".weight", ".scale")]
             assert weights[name].dtype == np.int8 and scale.shape in ((), weights[name].shape[:1])
-    engine = numpy_engine.NumpyNetwork("numpy", numpy_engine.Shape(**json.loads(about["shape"])), weights)
+    engine = numpy_engine.NumpyNetwork("numpy", Shape(**json.loads(about["shape"])), weights)
     features, gains = plausible_features(300, seed=7), np.zeros(BANDS, np.float32)
     expected = gains_of(quantize.compact(model), features)
     for row, wanted in zip(features, expected, strict=True):

@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch")
 
 from edge import RATE_HZ  # noqa: E402
 from edge.spectrum import DELAY_SAMPLES  # noqa: E402
+from edge.suppress.network import Shape  # noqa: E402
 from models.mix import Batch  # noqa: E402
-from models.network import Network, Shape, Spectrum, enhance  # noqa: E402
+from models.network import Network, Spectrum, enhance  # noqa: E402
 from models.train import (  # noqa: E402
     Lesson,
     Loss,
@@ -252,3 +253,9 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     ours, read = student.averaged_network().state_dict(), load_network(tmp_path / "weights.pt").state_dict()
     assert all(torch.equal(ours[name], read[name]) for name in ours)
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_training_leaves_the_precision_of_products_alone(tmp_path: Path, recordings: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    assert learn(recordings, tmp_path / "run", "--steps", "1") == 0
+    assert torch.get_float32_matmul_precision() == before

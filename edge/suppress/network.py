@@ -36,21 +36,27 @@ _HALF, _ZERO = np.array(0.5, np.float32), np.array(0, np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What fixes the sizes of the weights: models.network.Shape, as it stands in a file's metadata."""
+    """Everything that fixes the sizes of the weights; stored with them."""
 
-    stride_bands: int
-    channels: int
-    squeeze: int
-    hidden: int
-    rounds: int
-    past_hops: int
+    stride_bands: int = 4
+    """Bands a frequency group answers for; it sees half as many more on either side."""
+    channels: int = 32
+    """Width of each frequency group."""
+    squeeze: int = 8
+    """Channels a group hands to the full-band layers."""
+    hidden: int = 64
+    """Units of a full-band memory."""
+    rounds: int = 2
+    """How many times a group memory and a full-band memory follow each other; one more group memory ends the row."""
+    past_hops: int = 2
+    """Earlier hops that a patch sees beside the present one."""
 
     def check(self) -> None:
         """Raises ValueError for sizes that no network has."""
         sizes = dataclasses.astuple(self)
         sound = all(type(size) is int and 0 < size <= MOST_UNITS for size in sizes)
         if not sound or self.stride_bands % 2 or BANDS % self.stride_bands:
-            raise ValueError(f"shape {sizes}")
+            raise ValueError(f"there is no network of this shape, {sizes}")
 
     @property
     def groups(self) -> int:
@@ -58,6 +64,7 @@ class Shape:
 
     @property
     def flat(self) -> int:
+        """Width of the full-band layers' input."""
         return self.groups * self.squeeze
 
     @property
