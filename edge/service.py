@@ -163,7 +163,8 @@ class Service:
         state = box.state
         if state is not self._state:
             self._state = state
-            self._say(f"state: {state.value}" + (f" ({box.chain.working})" if state is State.DEGRADED else ""))
+            engine = f" ({box.chain.working})" if state in (State.RUNNING, State.DEGRADED) else ""
+            self._say(f"state: {state.value}{engine}")
         xruns = (box.capture.xruns, box.playback.xruns)
         if self._xruns == (0, 0) and xruns != (0, 0):
             self._say("first xrun: the system was late for the sound card; further ones are counted once a minute")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.suppress.network import Shape
+from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.mix import Batch, NoRecordings, active_power, open_mixer, power
 from models.network import Network, Spectrum, enhance, features_of
 
@@ -267,56 +268,16 @@ def stream(network: Network, waves: list[NDArray[np.float32]]) -> list[NDArray[n
     return [output[row, DELAY_SAMPLES : DELAY_SAMPLES + len(wave)] for row, wave in enumerate(waves)]
 
 
-def si_sdr_db(clean: NDArray[np.float32], output: NDArray[np.float32]) -> float:
-    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), dB."""
-    clean, output = clean.astype(np.float64), output.astype(np.float64)
-    target = clean * (clean @ output) / (clean @ clean + 1e-12)
-    return float(10 * np.log10((target @ target + 1e-12) / ((output - target) @ (output - target) + 1e-12)))
-
-
 def judges(full: bool) -> dict[str, Callable[[NDArray[np.float32], NDArray[np.float32]], float]]:
     """The measures whose packages are installed: name -> function of (clean, output)."""
     found: dict[str, Callable[[NDArray[np.float32], NDArray[np.float32]], float]] = {"si_sdr_db": si_sdr_db}
-    try:
-        from pesq import pesq
-
-        found["pesq"] = lambda clean, output: float(pesq(RATE_HZ, clean, output, "wb"))
-    except ImportError:
-        pass
-    try:
-        from pystoi import stoi
-
-        found["stoi"] = lambda clean, output: float(stoi(clean, output, RATE_HZ))
-    except ImportError:
-        pass
-    if full:
-        overall = dnsmos_overall()
-        if overall is not None:
-            found["ovrl"] = lambda clean, output: overall(output)
+    if importlib.util.find_spec("pesq"):
+        found["pesq"] = pesq_wb
+    if importlib.util.find_spec("pystoi"):
+        found["stoi"] = stoi
+    if full and importlib.util.find_spec("speechmos") and importlib.util.find_spec("onnxruntime"):
+        found["ovrl"] = lambda clean, output: dnsmos(output)[2]
     return found
-
-
-def dnsmos_overall() -> Callable[[NDArray[np.float32]], float] | None:
-    """DNSMOS P.835 overall quality of a wave, repeated or cut to 9.01 s; None without speechmos and onnxruntime.
-
-    Only the weights of the package ``speechmos`` are used: its own code wants librosa for a figure not asked for here.
-    """
-    package = importlib.util.find_spec("speechmos")
-    if package is None or not package.submodule_search_locations or importlib.util.find_spec("onnxruntime") is None:
-        return None
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    file = Path(package.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-    def judge(wave: NDArray[np.float32]) -> float:
-        whole = np.resize(np.clip(wave, -1, 1), 144_160)  # np.resize repeats what is too short
-        raw = float(session.run(None, {"input_1": whole[None].astype(np.float32)})[0][0, 2])
-        return -0.06766283 * raw**2 + 1.11546468 * raw + 0.04602535  # the package's own calibration
-
-    return judge
 
 
 def read_pairs(folder: Path, every: int = 1) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -335,7 +296,7 @@ def measure(network: Network | None, folder: Path, every: int = 1, full: bool = 
     outputs = [noisy for _, noisy in pairs] if network is None else stream(network, [noisy for _, noisy in pairs])
     means: dict[str, float] = {"pairs": float(len(pairs))}
     for name, judge in judges(full).items():
-        means[name] = float(np.mean([judge(clean, out) for (clean, _), out in zip(pairs, outputs, strict=True)]))
+        means[name] = float(np.nanmean([judge(clean, out) for (clean, _), out in zip(pairs, outputs, strict=True)]))
     before = np.mean([si_sdr_db(clean, noisy) for clean, noisy in pairs])
     means["si_sdr_gain_db"] = means.pop("si_sdr_db") - float(before)
     return {name: round(value, 4) for name, value in means.items()}

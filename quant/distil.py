@@ -37,11 +37,12 @@ from torch import Tensor
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.spectrum import BINS, DELAY_SAMPLES, WINDOW_SAMPLES, Floats
+from models.measures import lag_samples, si_sdr_db, without_lag
 from models.mix import Batch, Mixer, NoRecordings, open_mixer, read_mono
 from models.network import Network, Spectrum
-from models.train import Refused, Student, new_student, shape_of, si_sdr_db, train
+from models.train import Refused, Student, new_student, shape_of, train
 from quant.calibrate import find, progress
-from quant.evaluate import FILE, BadRequest, engine_named, lag_samples, without_lag
+from quant.evaluate import FILE, BadRequest, engine_named
 from quant.export import read_network
 
 LIMIT_DB = 60.0

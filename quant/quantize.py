@@ -46,8 +46,9 @@ from rich.table import Table
 
 from edge import HOP_SAMPLES
 from edge.spectrum import DELAY_SAMPLES, Floats, band_weights
+from models.measures import pesq_wb
 from quant.calibrate import SOUNDS, Reader, Samples, collect, find, hops_of, progress, read, read_samples
-from quant.evaluate import BadRequest, pesq_wb, read_pairs
+from quant.evaluate import BadRequest, read_pairs
 from quant.graph import (
     GATES,
     Hops,

@@ -13,6 +13,7 @@ from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.config import Config
 from edge.enhance import enhance_samples
 from edge.spectrum import Floats
+from models import measures
 from quant import evaluate, peers
 
 for package in ("pesq", "pystoi", "speechmos", "onnxruntime"):
@@ -61,14 +62,14 @@ def test_si_sdr_is_the_ratio_whatever_the_scale(ratio_db: float, scale: float) -
     clean -= clean.mean()
     rest = orthogonal(clean, noise(len(clean)))
     rest *= np.sqrt((clean @ clean) / (rest @ rest)) * 10 ** (-ratio_db / 20)
-    assert evaluate.si_sdr_db(clean, scale * (clean + rest)) == pytest.approx(ratio_db, abs=1e-3)
+    assert measures.si_sdr_db(clean, scale * (clean + rest)) == pytest.approx(ratio_db, abs=1e-3)
 
 
 def test_si_sdr_ignores_an_offset_and_survives_silence() -> None:
     clean = speechy()
-    assert evaluate.si_sdr_db(clean, 0.5 * clean + 0.1) > 60
-    assert np.isfinite(evaluate.si_sdr_db(clean, np.zeros_like(clean)))
-    assert np.isfinite(evaluate.si_sdr_db(np.zeros_like(clean), clean))
+    assert measures.si_sdr_db(clean, 0.5 * clean + 0.1) > 60
+    assert np.isfinite(measures.si_sdr_db(clean, np.zeros_like(clean)))
+    assert np.isfinite(measures.si_sdr_db(np.zeros_like(clean), clean))
 
 
 def test_a_perfect_copy_gets_the_best_marks() -> None:
@@ -115,7 +116,7 @@ def turned(share: float) -> peers.Engine:
 def test_an_engine_is_probed_with_each_half_of_the_mixture() -> None:
     clean = speechy()
     noisy = clean + noise(len(clean))
-    truth = evaluate.spoken(clean)
+    truth = measures.spoken(clean)
     values = evaluate.probe(turned(0.5), clean, noisy, peers.Heard(noisy, truth.astype(np.float32)), 60)
     assert values["clean_level_db"] == pytest.approx(-6.02, abs=0.01)
     assert values["noise_alone_removed_db"] == pytest.approx(6.02, abs=0.01)
@@ -128,8 +129,8 @@ def test_an_engine_is_probed_with_each_half_of_the_mixture() -> None:
 def test_what_still_holds_speech_is_no_noise_alone() -> None:
     clean = speechy()
     hum = noise(len(clean))
-    assert evaluate.noise_alone(clean, 0.5 * clean + hum) is None
-    found = evaluate.noise_alone(clean, clean + hum)
+    assert measures.noise_alone(clean, 0.5 * clean + hum) is None
+    found = measures.noise_alone(clean, clean + hum)
     assert found is not None
     np.testing.assert_allclose(found, hum, atol=1e-6)
 
@@ -140,33 +141,33 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(seed: int) -> None:
     score, truth = rng.integers(0, 6, 90).astype(np.float32), rng.random(90) < 0.4
     ahead = score[truth][:, np.newaxis] - score[~truth]
     expected = ((ahead > 0) + 0.5 * (ahead == 0)).mean()
-    assert evaluate.roc_auc(score, truth) == pytest.approx(expected)
-    assert evaluate.roc_auc(-score, truth) == pytest.approx(1 - expected)
-    assert np.isnan(evaluate.roc_auc(score, np.ones(90, bool)))
+    assert measures.roc_auc(score, truth) == pytest.approx(expected)
+    assert measures.roc_auc(-score, truth) == pytest.approx(1 - expected)
+    assert np.isnan(measures.roc_auc(score, np.ones(90, bool)))
 
 
 def test_hops_are_spoken_where_the_sound_is() -> None:
     clean = np.zeros(100 * HOP_SAMPLES, np.float32)
     clean[40 * HOP_SAMPLES : 60 * HOP_SAMPLES] = noise(20 * HOP_SAMPLES, 0.1)
     clean[80 * HOP_SAMPLES :] = noise(20 * HOP_SAMPLES, 0.1 * 10 ** (-36 / 20))
-    found = evaluate.spoken(clean)
+    found = measures.spoken(clean)
     assert len(found) == 100 and found[41:60].all()
     assert not found[:40].any() and not found[64:].any()
-    assert not evaluate.spoken(1e-5 * clean).any(), "silence"
+    assert not measures.spoken(1e-5 * clean).any(), "silence"
 
 
 def test_dnsmos_hears_noise_and_takes_any_length() -> None:
     clean = speechy(2)
-    marks = evaluate.dnsmos(clean)
+    marks = measures.dnsmos(clean)
     assert all(0.5 < mark < 5 for mark in marks)
-    assert evaluate.dnsmos(np.tile(clean, 6)) == pytest.approx(marks, abs=1e-4), "the first 9.01 s of a repetition"
-    assert evaluate.dnsmos(clean + noise(len(clean), 0.05))[1] < marks[1], "BAK falls with noise"
+    assert measures.dnsmos(np.tile(clean, 6)) == pytest.approx(marks, abs=1e-4), "the first 9.01 s of a repetition"
+    assert measures.dnsmos(clean + noise(len(clean), 0.05))[1] < marks[1], "BAK falls with noise"
 
 
 def test_pauses_are_where_nobody_speaks() -> None:
     clean = speechy()
     clean[: RATE_HZ // 2] = 0
-    quiet = evaluate.pauses(clean)
+    quiet = measures.pauses(clean)
     assert quiet[: RATE_HZ // 2 - 640].all()
     loud = np.convolve(np.abs(clean), np.ones(160), "same") > 0.5 * np.abs(clean).max() * 40
     assert not quiet[loud].any()
@@ -176,9 +177,9 @@ def test_pauses_are_where_nobody_speaks() -> None:
 def test_lag_is_found_and_removed(late: int) -> None:
     clean = speechy()
     delayed = np.concatenate([np.zeros(late, np.float32), 0.3 * clean, np.zeros(200, np.float32)])
-    assert evaluate.lag_samples(clean, delayed) == late
-    np.testing.assert_array_equal(evaluate.without_lag(delayed, late, len(clean)), 0.3 * clean)
-    assert len(evaluate.without_lag(clean, late, len(clean))) == len(clean)
+    assert measures.lag_samples(clean, delayed) == late
+    np.testing.assert_array_equal(measures.without_lag(delayed, late, len(clean)), 0.3 * clean)
+    assert len(measures.without_lag(clean, late, len(clean))) == len(clean)
 
 
 # --- engines ------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_every_engine_gives_back_all_of_the_sound(name: str) -> None:
     np.testing.assert_array_equal(sound, before)
     assert out.dtype == np.float32 and np.isfinite(out).all()
     assert len(out) >= len(sound)
-    assert evaluate.lag_samples(sound, out) == 0
+    assert measures.lag_samples(sound, out) == 0
     assert engine.latency_ms() == (0 if name == "noisy" else 10)
 
 

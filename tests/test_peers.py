@@ -11,8 +11,9 @@ import soundfile
 
 from edge import RATE_HZ, UserError
 from edge.spectrum import Floats
+from models.measures import lag_samples, roc_auc, si_sdr_db, spoken, without_lag
 from quant import peers
-from quant.evaluate import lag_samples, main, roc_auc, si_sdr_db, spoken, without_lag
+from quant.evaluate import main
 
 SOUNDS = Path(__file__).parent / "sounds"
 PINS = [peers.SPEEXDSP, peers.RNNOISE, peers.DTLN, peers.GTCRN, peers.DFN3]

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from edge import RATE_HZ  # noqa: E402
 from edge.spectrum import DELAY_SAMPLES  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
+from models.measures import si_sdr_db  # noqa: E402
 from models.mix import Batch  # noqa: E402
 from models.network import Network, Spectrum, enhance  # noqa: E402
 from models.train import (  # noqa: E402
@@ -25,7 +26,6 @@ from models.train import (  # noqa: E402
     main,
     measure,
     read_weights,
-    si_sdr_db,
     speech_labels,
     stream,
 )

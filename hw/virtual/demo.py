@@ -28,7 +28,7 @@ from edge.config import Config
 from edge.feedforward import HighPass
 from edge.spectrum import Floats
 from hw.virtual.sound import NoVirtualSound, PacedRig
-from quant.evaluate import si_sdr_db
+from models.measures import si_sdr_db
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds"
 SETTINGS = """
