@@ -49,9 +49,9 @@ class HopFilter:
         self._input[:] = hop
         np.dot(self._matrix, self._into, out=self._out_of)
         hop[:] = self._output
-        # there and back leaves nothing below 1e-46: a fading state never becomes a slow subnormal number
-        np.add(self._new_state, 1e-30, out=self._state)
-        self._state -= 1e-30
+        # there and back leaves nothing below 1e-36: a fading sound never becomes slow subnormal float32 numbers
+        np.add(self._new_state, 1e-20, out=self._state)
+        self._state -= 1e-20
 
     def reset(self) -> None:
         self._state.fill(0)

@@ -372,8 +372,8 @@ def refused(folder: Path, *says: str) -> None:
         ({"version": None}, "does not say rightly"),
         ({"shape": {"channels": 8}}, "does not say rightly"),
         ({"shape": {**asdict(SMALL), "layers": 8}}, "layers"),
-        ({"shape": {**asdict(SMALL), "hidden": 10**9}}, "shape ("),
-        ({"shape": {**asdict(SMALL), "stride_bands": 3}}, "shape ("),
+        ({"shape": {**asdict(SMALL), "hidden": 10**9}}, "no network of this shape"),
+        ({"shape": {**asdict(SMALL), "stride_bands": 3}}, "no network of this shape"),
         ({"shape": 7}, "does not say rightly"),
     ],
 )

@@ -125,8 +125,9 @@ def test_broken_samples_become_silence_and_leave_no_trace(cutoff_hz: float) -> N
 def test_a_fading_highpass_never_becomes_subnormal() -> None:
     stage = HighPass()
     out = in_hops(stage, np.concatenate([np.ones(800), np.zeros(4 * RATE_HZ)]))
-    assert stage._filter is not None
-    assert (stage._filter._state == 0).all() and (out[-HOP_SAMPLES:] == 0).all()
+    left = np.abs(out[np.nonzero(out)])
+    assert left.min() >= np.finfo(np.float32).tiny
+    assert np.abs(out[-HOP_SAMPLES:]).max() < 1e-30
 
 
 # --- hum

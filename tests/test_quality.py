@@ -27,10 +27,12 @@ NAMES = sorted(file.name for file in (SOUNDS / "noisy").iterdir())
 LIMIT_DB = 60.0
 
 GATE = {
-    "network": {"pesq": 0.25, "stoi": 0.01, "si_sdr_db": 4.0},
-    "rnn": {"pesq": 0.15, "stoi": 0.0, "si_sdr_db": 3.0},
+    "network": {"pesq": 0.4, "stoi": 0.025, "si_sdr_db": 6.0},
+    "rnn": {"pesq": 0.38, "stoi": 0.015, "si_sdr_db": 5.5},
 }
 """The least mean improvement over the noisy recordings."""
+NOISE_REMOVED_DB = {"network": 10, "rnn": 5}
+"""The least from noise alone; among the recordings are people talking in another room."""
 
 
 def sound(part: str, name: str) -> Floats:
@@ -112,18 +114,19 @@ def test_the_level_of_clean_speech_is_kept(engine: MaskEngine) -> None:
 
 
 def test_noise_alone_is_taken_away(engine: MaskEngine) -> None:
+    least_db = NOISE_REMOVED_DB[engine.name]
     for name in NAMES:
         noise = sound("noisy", name) - sound("clean", name)
         out, _ = through(engine, noise)
         settled = slice(RATE_HZ, None)
-        assert 10 * np.log10((noise[settled] @ noise[settled]) / (out[settled] @ out[settled])) > 10, name
+        assert 10 * np.log10((noise[settled] @ noise[settled]) / (out[settled] @ out[settled])) > least_db, name
 
 
 def test_speech_is_told_from_noise(engine: MaskEngine) -> None:
     for name in NAMES:
         truth = spoken(sound("clean", name))
         _, said = through(engine, sound("noisy", name))
-        assert roc_auc(said[: len(truth)], truth) > 0.8, name
+        assert roc_auc(said[: len(truth)], truth) > 0.95, name
 
 
 def test_ten_minutes_leave_no_trace(engine: MaskEngine) -> None:

@@ -7,6 +7,7 @@ for each file, exactly ``| `quietbox.npz` | sha256 `<64 hexadecimal digits>` |``
 
 import base64
 import binascii
+import dataclasses
 import hashlib
 import io
 import json
@@ -97,7 +98,10 @@ class Model:
             said = {name: int(about[name]) for name in NEEDED}
             major = int(about["version"].split(".")[0])
             sizes = about["shape"]
-            shape = Shape(**(json.loads(sizes) if isinstance(sizes, str) else sizes))
+            sizes = json.loads(sizes) if isinstance(sizes, str) else sizes
+            if missing := [name for name in (field.name for field in dataclasses.fields(Shape)) if name not in sizes]:
+                raise ValueError(f"no {missing[0]} in its shape")
+            shape = Shape(**sizes)
             shape.check()
         except Exception as error:  # anything may stand there
             raise self.refused(file, f"does not say rightly what it is made for: {_short(error)}") from None
