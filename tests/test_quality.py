@@ -3,7 +3,6 @@
 The figures measured when the thresholds were set stand in models/quietbox/CARD.md.
 """
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def test_a_worse_network_fails_the_gate() -> None:
 
     def late(spectrum: np.ndarray, gains: Floats) -> float:
         speech = estimate(spectrum, gains)
-        now = copy.copy(gains)
+        now = gains.copy()
         gains[:] = dull
         dull[:] = 0.9 * dull + 0.1 * now
         return speech

@@ -15,7 +15,7 @@ INPUTS, OUTPUTS = ("features", "state"), ("gains", "speech", "state_out")
 # Not "session.set_denormal_as_zero": it changes the arithmetic of the whole thread that opens the session, for good;
 # and two minutes of digital silence take no longer a hop than noise does.
 SETTINGS = {
-    "session.disable_quant_qdq": "1",  # int8 weights become float once, at load: float speed, no activation rounded
+    "session.disable_quant_qdq": "1",  # layers quantised by other tools compute in float, as ours do anyway
     "session.intra_op.allow_spinning": "0",
     "session.inter_op.allow_spinning": "0",
 }
