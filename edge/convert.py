@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
-from edge import HOP_MS
+from edge import HOP_MS, RATE_HZ
+from edge.lowpass import FIRST_HALF
 from edge.spectrum import Floats
 
 SAMPLE_BYTES = {"S16_LE": 2, "S24_LE": 4, "S24_3LE": 3, "S32_LE": 4}
@@ -170,10 +170,19 @@ def band_edges_hz(rate_in_hz: int, rate_out_hz: int) -> tuple[float, float]:
 
 @cache
 def _prototype(lower_hz: int) -> tuple[NDArray[np.float64], float]:
-    """(taps, their rate) of the equiripple low-pass that every phase is read from."""
-    rate_hz = 3.0 * max(lower_hz, 16_000)
+    """(taps, their rate) of the low-pass that every phase is read from."""
+    if lower_hz == RATE_HZ:
+        return np.array(FIRST_HALF + FIRST_HALF[-2::-1]), 3.0 * RATE_HZ
+    return design(lower_hz)
+
+
+def design(lower_hz: int) -> tuple[NDArray[np.float64], float]:
+    """(taps, their rate) of an equiripple low-pass for ``band_edges_hz``."""
+    from scipy.signal import remez
+
+    rate_hz = 3.0 * max(lower_hz, RATE_HZ)
     pass_hz, stop_hz = band_edges_hz(lower_hz, lower_hz)
-    taps = signal.remez(PROTOTYPE_TAPS, [0, pass_hz, stop_hz, rate_hz / 2], [1, 0], weight=[1, 50], fs=rate_hz)
+    taps = remez(PROTOTYPE_TAPS, [0, pass_hz, stop_hz, rate_hz / 2], [1, 0], weight=[1, 50], fs=rate_hz)
     return taps, rate_hz
 
 

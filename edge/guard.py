@@ -7,10 +7,9 @@ import math
 from time import perf_counter
 
 import numpy as np
-from scipy.signal import butter
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
-from edge.feedforward import Doubles, HopFilter, silence_nonfinite
+from edge.feedforward import Doubles, HopFilter, biquad, prewarped, silence_nonfinite
 from edge.spectrum import Floats
 
 
@@ -28,9 +27,9 @@ class VoiceBodyEq:
         assert 0 < low_hz < high_hz < RATE_HZ / 2 and abs(gain_db) <= 24
         self._filter: HopFilter | None = None
         if gain_db != 0.0:
-            sections = butter(1, [low_hz, high_hz], "bandpass", fs=RATE_HZ, output="sos")
-            sections[:, :3] = sections[:, 3:] + (10 ** (gain_db / 20) - 1) * sections[:, :3]
-            self._filter = HopFilter(sections)
+            low, high = prewarped(low_hz), prewarped(high_hz)
+            below = (1.0, high - low, low * high)
+            self._filter = HopFilter(biquad((1.0, 10 ** (gain_db / 20) * (high - low), low * high), below))
 
     def process(self, hop: Floats) -> None:
         if self._filter is not None:

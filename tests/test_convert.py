@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.convert import SAMPLE_BYTES, BadSampleFormat, Decoder, Encoder, Resampler, band_edges_hz
+from edge.convert import SAMPLE_BYTES, BadSampleFormat, Decoder, Encoder, Resampler, band_edges_hz, design
+from edge.lowpass import FIRST_HALF
 from edge.response import RATE_PAIRS, main, measure_response
 
 FORMATS = sorted(SAMPLE_BYTES)
+
+
+def test_the_shipped_low_pass_is_what_its_design_gives() -> None:
+    taps, _ = design(16_000)
+    np.testing.assert_allclose(FIRST_HALF, taps[: len(FIRST_HALF)], atol=1e-8)
+    assert len(taps) == 2 * len(FIRST_HALF) - 1
 
 
 def packed(values, sample_format):

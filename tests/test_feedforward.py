@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, lfilter, sosfilt
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.feedforward import Feedforward, HighPass, HopFilter, HumCanceller
+from edge.feedforward import Feedforward, HighPass, HopFilter, HumCanceller, biquad, prewarped
 
 Doubles = NDArray[np.float64]
 
@@ -101,10 +101,14 @@ def test_highpass_removes_dc() -> None:
     assert np.abs(in_hops(HighPass(), np.full(RATE_HZ, 0.9))[-HOP_SAMPLES:]).max() < 1e-6
 
 
-def test_a_hop_filter_is_sosfilt() -> None:
-    sections, signal = butter(4, 20, "highpass", fs=RATE_HZ, output="sos"), room(2, -10)
+@pytest.mark.parametrize("edge_hz", [15.0, 90.0, 400.0])
+def test_a_hop_filter_is_scipys_butterworth(edge_hz: float) -> None:
+    sections, signal = butter(2, edge_hz, "highpass", fs=RATE_HZ, output="sos"), room(2, -10)
+    edge = prewarped(edge_hz)
+    coefficients = biquad((1, 0, 0), (1, math.sqrt(2) * edge, edge**2))
+    np.testing.assert_allclose(coefficients, sections[0], atol=1e-12)
     expected = sosfilt(sections, signal.astype(np.float32).astype(float))
-    np.testing.assert_allclose(in_hops(HopFilter(sections), signal), expected, atol=2e-7)
+    np.testing.assert_allclose(in_hops(HopFilter(coefficients), signal), expected, atol=2e-7)
 
 
 def test_highpass_off_passes_every_bit() -> None:

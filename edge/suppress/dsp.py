@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dct
 
 from edge import HOP_MS
 from edge.spectrum import BANDS, BINS, Floats, Spectra, band_weights
@@ -70,7 +69,9 @@ class Wiener:
         weights = band_weights().T
         blur = _blur(0.041)
         self._gather: Floats = np.ascontiguousarray(np.hstack([weights, weights @ blur]), np.float32)
-        cosines = dct(np.eye(BANDS), norm="ortho", axis=0)
+        rank = np.arange(BANDS)
+        cosines = np.sqrt(2 / BANDS) * np.cos(np.pi / BANDS * rank[:, None] * (rank + 0.5))  # the orthonormal DCT-II
+        cosines[0] /= np.sqrt(2)
         self._to_cepstrum: Floats = np.ascontiguousarray(cosines.T, np.float32)
         self._from_cepstrum: Floats = np.ascontiguousarray(cosines @ _blur(0.098), np.float32)
         hold = ENVELOPE_HOLD + (DETAIL_HOLD - ENVELOPE_HOLD) * (1 - np.exp(-np.arange(BANDS) / ENVELOPE_QUEFRENCIES))
