@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Quietbox in one command. Installs what is missing, then does the main job:
-#   on a Raspberry Pi          shows the sound cards and says how to start the box
+#   on a Raspberry Pi          installs the box as a service, after saying what it will do (`--dry-run` stops there)
 #   on any other Debian        plays a noisy recording through the live box on ALSA and shows what it did
-# `./install.sh --setup [EXTRAS]` stops after the installing (what tests/run does, with EXTRAS of pyproject.toml).
-# Run it as often as you like: what is there already is left alone.
+# `./install.sh --setup [EXTRAS]` makes .venv for work on the program (what tests/run does, EXTRAS of pyproject.toml).
+# `./install.sh --board` installs the service on any Debian; `./install.sh --help` lists that install's options.
+# Run it as often as you like: what is there already is left alone, what a power cut left half done is finished.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "$0")"
 
 say() { printf '==> %s\n' "$*"; }
@@ -69,19 +71,32 @@ python_packages() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
-main_job() {
-    if on_a_pi; then
-        .venv/bin/quietbox devices
-        say "start the box with: .venv/bin/quietbox run   (settings: edge/quietbox.toml)"
-    else
-        say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
-        .venv/bin/python -m hw.virtual.demo --out out
-        .venv/bin/python -m edge.response --picture out/response.png
+demo() {
+    say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
+    .venv/bin/python -m hw.virtual.demo --out out
+    .venv/bin/python -m edge.response --picture out/response.png
+}
+
+# The service, by hw/install.py. It runs with the system's Python, because the service will: it may not look into
+# anybody's home. Only what changes the system itself needs root.
+board() {
+    local python=/usr/bin/python3 argument change=as_root
+    if [ ! -x $python ]; then
+        say "installing the Debian package python3"
+        as_root apt-get update -q
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3
     fi
+    $python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is older than 3.11; Debian 12 and 13 (and Raspberry Pi OS made of them) have a newer one"
+    for argument in "$@"; do
+        case $argument in --help | -h | --dry-run | --root* | --collect-wheels*) change= ;; esac
+    done
+    $change $python -B -m hw.install --called-from "$called_from" "$@"
 }
 
 case ${1-} in
-    '') system_packages; python_packages pictures; main_job ;;
+    '') if on_a_pi; then board; else system_packages; python_packages pictures; demo; fi ;;
     --setup) system_packages; python_packages "${2:-pictures}" ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || exit 2 ;;
+    --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0"; echo; board --help ;;
+    *) board "$@" ;;
 esac

@@ -1,7 +1,9 @@
 """Quietbox's runtime. Read the files in the order a sample travels:
 
 capture -> convert -> feedforward -> spectrum + suppress -> voice -> guard -> convert -> playback;
-``chain`` joins the signal part, ``box`` is the one loop around it, ``health`` watches, ``cli`` is the door.
+``chain`` joins the signal part, ``box`` is the one loop around it, ``cable`` a second output, ``health`` counts,
+``journal`` tells, ``service`` is the process, ``cli`` the door; ``doctor`` examines a machine, with ``trial`` for its
+devices, and ``history`` draws its day.
 """
 
 RATE_HZ = 16_000

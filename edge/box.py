@@ -11,6 +11,7 @@ from enum import Enum
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
+from edge.cable import Cable
 from edge.capture import Capture
 from edge.cards import DeviceError, Event, OpenPcm, clock_of, open_pcm
 from edge.chain import Chain
@@ -56,6 +57,8 @@ class Box:
         """Whether the audio thread was granted real-time priority."""
         self.playing = False
         """Whether both devices are open and hops flow."""
+        self.progress = 0
+        """Grows with every hop moved and every attempt at the devices that came back; the watchdog lives on it."""
         self._opener = opener
         self._stop = threading.Event()
         self._next: tuple[Config, Chain] | None = None
@@ -67,6 +70,7 @@ class Box:
         self._complained: set[str] = set()
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
+        self.cable = self._new_cable(config)
 
     @property
     def state(self) -> State:
@@ -111,9 +115,11 @@ class Box:
                 lost = f"unexpected fault, please report it ({_short(fault)})"
             finally:
                 self.close()
+            self.progress += 1
             if lost:
                 self._complain(lost)
                 self._stop.wait(RETRY_DEVICE_S)
+        self.cable.end()
 
     def _stream(self) -> str:
         """Hop after hop, until a device is lost (returns how) or must be opened anew (returns nothing)."""
@@ -130,10 +136,12 @@ class Box:
             played = self.playback.write(hop)
             if played >= Event.STALLED:
                 return f"the output {LOST[played]}; waiting for it"
+            self.cable.write(hop)
             chain = self.chain
             late = took_us > LATE_US
             health.hop(took_us, chain.power_in, chain.power_out, chain.voice.speaking, late)
             self._hops += 1
+            self.progress += 1
             self._strain = self._strain * STRAIN_KEPT + late
             if self._strain > STRAIN_LIMIT:
                 self._relieve()
@@ -198,18 +206,20 @@ class Box:
         self._complained.clear()
         self.health.event("devices", f"microphone {self.capture.granted}")
         self.health.event("devices", f"output {self.playback.granted}")
+        self.cable.open(self.capture.clock)
 
     def _one_clock(self) -> bool:
         """Whether microphone and output cannot drift apart."""
         settings = self.config.playback
         if settings.clock == "auto":
-            return clock_of(settings.device, "playback") == self.capture.clock
+            return clock_of(self.config.output, "playback") == self.capture.clock
         return settings.clock == "shared"
 
     def close(self) -> None:
         self.playing = False
         self.capture.close()
         self.playback.close()
+        self.cable.close()
 
     def _complain(self, sentence: str) -> None:
         """Say each trouble once, not every second."""
@@ -232,11 +242,13 @@ class Box:
         chain.mute.gain = 0.0
         self.chain = chain
         self._retry_at_hop = -SOON_HOPS
-        if (old.capture, old.playback) == (config.capture, config.playback):
+        if (old.capture, old.playback, old.cable) == (config.capture, config.playback, config.cable):
             return False
         self.close()
+        self.cable.end()
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
+        self.cable = self._new_cable(config)
         return True
 
     def _new_chain(self, config: Config) -> Chain:
@@ -259,10 +271,18 @@ class Box:
         )
 
     def _new_playback(self, config: Config) -> Playback:
+        alone = config.playback.device == "off"
+        return self._new_output(config, config.output, (config.cable if alone else config.playback).queue_ms)
+
+    def _new_cable(self, config: Config) -> Cable:
+        output = self._new_output(config, config.beside, config.cable.queue_ms) if config.beside else None
+        return Cable(output, self.health.event, priority=config.box.priority)
+
+    def _new_output(self, config: Config, device: str, queue_ms: float) -> Playback:
         settings = config.playback
         return Playback(
-            settings.device,
-            queue_ms=settings.queue_ms,
+            device,
+            queue_ms=queue_ms,
             period_ms=settings.period_ms,
             periods=settings.periods,
             open_pcm=self._opener,

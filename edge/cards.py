@@ -437,7 +437,7 @@ def _is_jack(card: Card) -> bool:
 def _rank(card: Card, direction: Direction) -> int:
     """How likely this is what the wearer means; 0 is never taken by itself."""
     words = f"{card.id} {card.driver} {card.name}".lower()
-    if any(word in words for word in ("hdmi", "loopback", "dummy")):
+    if any(word in words for word in ("hdmi", "loopback", "dummy", "gadget")):
         return 0
     usb = card.driver.lower().startswith("usb")
     microphone_board = any(

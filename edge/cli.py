@@ -204,20 +204,30 @@ def status(options: argparse.Namespace) -> int:
     elif found is None:
         print("quietbox is not running")
     else:
-        print(_status_line(found))
+        print(runtime.in_words(found))
     return 0 if found else 1
 
 
-def _status_line(found: dict[str, Any]) -> str:
-    try:
-        return (
-            f"{found['state']}, engine {found['engine']}, noise removed {found['noise_removed_db']:g} dB, "
-            f"speech {found['speech_share']:.0%}, latency {found['latency_ms']:g} ms, "
-            f"xruns {found['xruns_in']} in {found['xruns_out']} out, queue {found['queue_ms']:g} ms, "
-            f"drift {found['drift_ppm']:+g} ppm, hop p99 {found['hop_p99_us']:g} us, process {found['pid']}"
-        )
-    except (KeyError, TypeError, ValueError):
-        return "quietbox is running, but another version of it; `quietbox status --json` shows what it says"
+def report(options: argparse.Namespace) -> int:
+    """The last day as a page to look at."""
+    from edge import history
+
+    if options.file is None:
+        text = history.from_journal(options.hours)
+    elif options.file == "-":
+        text = sys.stdin.buffer.read().decode(errors="replace")
+    else:
+        text = Path(options.file).read_text(encoding="utf-8", errors="replace")
+    history.write(text, options.output)
+    print(options.output)
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Would the box work here?"""
+    from edge import doctor
+
+    return doctor.show(options.config, seconds=options.seconds, as_json=options.json, sound=not options.no_sound)
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -263,6 +273,20 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
+    return value
+
+
+def _listening(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 60 s")
+    return value
+
+
+def _hours(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 24 * 366:
+        raise argparse.ArgumentTypeError(f"{text} is no length of time in hours, at most a year")
     return value
 
 
@@ -315,6 +339,15 @@ def _parser() -> argparse.ArgumentParser:
     made = verb("bench", measure_speed, "time per hop of each engine and stage on this machine", as_json=True)
     made.add_argument("--seconds", type=_seconds, default=20.0, metavar="N", help="how much sound to process (20)")
     verb("status", status, "what the running box is doing", as_json=True)
+    made = verb("report", report, "the last day from the journal as one HTML page")
+    made.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="how far back (24)")
+    made.add_argument(
+        "-o", "--output", type=Path, default=Path("quietbox-report.html"), metavar="OUT", help="quietbox-report.html"
+    )
+    made.add_argument("--file", metavar="JSON", help="what `journalctl -u quietbox -o json` wrote; - is standard input")
+    made = verb("doctor", doctor, "checks everything the box needs and says how to mend what is wrong", as_json=True)
+    made.add_argument("--seconds", type=_listening, default=5.0, metavar="N", help="how long to listen (5; 1 to 60)")
+    made.add_argument("--no-sound", action="store_true", help="leave the sound cards alone")
     return parser
 
 

@@ -114,7 +114,10 @@ class LimiterConfig:
 class PlaybackConfig:
     """The jack, or whatever stands in for it."""
 
-    device: str = key("auto", "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest")
+    device: str = key(
+        "auto",
+        "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest; off: the cable only",
+    )
     queue_ms: float = key(
         25.0, "sound held ready; less is quicker, more rides out a busy system", unit="ms", low=5, high=500
     )
@@ -127,6 +130,30 @@ class PlaybackConfig:
     )
 
 
+USB_CARD = "UAC1Gadget"
+"""The card that the kernel makes of a USB audio gadget, class 1 (``hw.gadget``)."""
+
+
+@dataclass(frozen=True)
+class CableConfig:
+    """The clean microphone for other programs, beside the jack or instead of it."""
+
+    device: str = key(
+        "off", "card id or ALSA PCM name of a virtual cable (Loopback, of snd-aloop), or of the USB gadget; off: none"
+    )
+    usb: bool = key(
+        False, "make the board's USB port (Zero 2, 4, 5) a microphone that a PC sees; leave the device off then"
+    )
+    queue_ms: float = key(25.0, "sound held ready for whoever reads the cable", unit="ms", low=5, high=500)
+
+    @property
+    def pcm(self) -> str:
+        """The device that carries the cable; empty if there is none."""
+        if self.device != "off":
+            return self.device
+        return USB_CARD if self.usb else ""
+
+
 @dataclass(frozen=True)
 class BoxConfig:
     """The loop itself."""
@@ -134,6 +161,34 @@ class BoxConfig:
     priority: int = key(50, "SCHED_FIFO priority to ask for; 0 asks for none", low=0, high=95)
     fade_ms: float = key(20.0, "cross-fade of bypass and mute", unit="ms", low=5, high=500)
     retry_s: float = key(30.0, "how soon a failed or late engine is tried again", unit="s", low=1, high=3600)
+
+
+TAKEN_PINS = {
+    **dict.fromkeys((12, 13), "the jack's PWM"),
+    16: "the amplifier switch of the I2S overlay",
+    **dict.fromkeys((18, 19, 20, 21), "I2S, the microphone"),
+}
+"""GPIO number -> what holds it, on some board or other; neither LED nor button may lie there."""
+
+
+@dataclass(frozen=True)
+class PanelConfig:
+    """LED and button."""
+
+    led: int | str = key(17, "GPIO number (BCM) of the LED", low=2, high=27, choices=("off",))
+    led_lit: str = key("high", "the level that lights it", choices=("high", "low"))
+    button: int | str = key(27, "GPIO number (BCM) of the button", low=2, high=27, choices=("off",))
+    button_pull: str = key(
+        "up", "up: the button connects its pin to ground; down: to 3.3 V, never 5 V", choices=("up", "down")
+    )
+    long_press_ms: float = key(
+        800.0, "held this long it mutes; let go earlier it turns bypass on or off", unit="ms", low=300, high=5000
+    )
+    backend: str = key(
+        "auto",
+        "auto: the GPIO, if its library is installed; gpio: insist on it; fake: a panel made of air, for trials",
+        choices=("auto", "gpio", "fake", "off"),
+    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +203,19 @@ class Config:
     gate: GateConfig = field(default_factory=GateConfig)
     limiter: LimiterConfig = field(default_factory=LimiterConfig)
     playback: PlaybackConfig = field(default_factory=PlaybackConfig)
+    cable: CableConfig = field(default_factory=CableConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
+    panel: PanelConfig = field(default_factory=PanelConfig)
+
+    @property
+    def output(self) -> str:
+        """The device the box cannot do without: the jack, or the cable where that takes its place."""
+        return self.cable.pcm if self.playback.device == "off" else self.playback.device
+
+    @property
+    def beside(self) -> str:
+        """The cable beside a jack; empty if there is none."""
+        return "" if self.playback.device == "off" else self.cable.pcm
 
 
 SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in dataclasses.fields(Config)}
@@ -230,6 +297,20 @@ def _check_pairs(name: str, config: Config) -> None:
         below, above = (getattr(getattr(config, where.split(".")[0]), where.split(".")[1]) for where in (low, high))
         if not below < above:
             raise BadConfig(f"{name}: {low} ({below:g}) must be below {high} ({above:g})")
+    if not config.output:
+        raise BadConfig(f"{name}: playback.device and cable.device are both off; name one, or nothing can be heard")
+    if config.cable.pcm == "auto":
+        raise BadConfig(f"{name}: cable.device cannot be auto; name a card of `quietbox devices`, or set cable.usb")
+    if config.cable.usb and USB_CARD not in config.cable.pcm:
+        raise BadConfig(f"{name}: cable.usb is true and cable.device another card; set device to off")
+    if config.beside == config.output:
+        raise BadConfig(f"{name}: playback.device and cable.device are both {config.output!r}; set one to off")
+    panel = config.panel
+    for which, pin in (("led", panel.led), ("button", panel.button)):
+        if pin in TAKEN_PINS:
+            raise BadConfig(f"{name}: panel.{which} = {pin} is taken by {TAKEN_PINS[pin]}; try 17, 22 to 25 or 27")
+    if panel.led == panel.button != "off":
+        raise BadConfig(f"{name}: panel.led and panel.button are both {panel.led}; give each a pin of its own")
 
 
 def _expected(entry: dataclasses.Field[Any]) -> str:

@@ -97,8 +97,8 @@ class FakeCard:
 
     ``clock_error_ppm`` makes its crystal fast (positive) or slow. ``position_step_ms`` is how coarsely the card reports
     its position (the Pi's jack: 10). ``least_period`` is the shortest period it grants. Set ``holder``, ``gone``,
-    ``stalled``, ``xruns_to_come``, ``short_frames`` at any time. With ``record`` on, ``played`` holds what was taken
-    from the queue and heard, with the silence of its gaps.
+    ``stalled``, ``unread``, ``xruns_to_come``, ``short_frames`` at any time. With ``record`` on, ``played`` holds what
+    was taken from the queue and heard, with the silence of its gaps.
     """
 
     def __init__(
@@ -127,6 +127,8 @@ class FakeCard:
         """Pulled out: opening says missing, moving samples says ENODEV."""
         self.stalled = False
         """Says nothing, gives nothing."""
+        self.unread = False
+        """Takes nothing of what is played, as a USB gadget without a PC."""
         self.xruns_to_come = 0
         self.short_frames = 0
         """The next read gives only so many frames."""
@@ -185,6 +187,7 @@ class FakePcm:
         self._direction: Direction = direction
         self._rate_hz = granted.rate_hz * (1 + card.clock_error_ppm * 1e-6)
         self._began_s = -1.0
+        self._looked_s = 0.0
         self._before = 0
         """Frames the card had moved when it was last started."""
         self._moved = 0
@@ -205,7 +208,11 @@ class FakePcm:
         """Frames the card itself has moved since its start, as finely as it tells."""
         if self._began_s < 0:
             return 0
-        frames = (self._card.clock.now() - self._began_s) * self._rate_hz
+        now_s = self._card.clock.now()
+        if self._card.unread and not self._capturing:
+            self._began_s += now_s - self._looked_s
+        self._looked_s = now_s
+        frames = (now_s - self._began_s) * self._rate_hz
         step = self._card.position_step_ms * self.granted.rate_hz / 1000
         return math.floor(frames / step + 1e-9) * round(step) if step else math.floor(frames + 1e-6)
 
@@ -217,7 +224,7 @@ class FakePcm:
 
     def _start(self) -> None:
         if self._began_s < 0:
-            self._began_s = self._card.clock.now()
+            self._began_s = self._looked_s = self._card.clock.now()
 
     def _stop(self) -> None:
         """Ready to start anew, all queues empty."""

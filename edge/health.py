@@ -42,6 +42,7 @@ class Health:
     def __init__(self) -> None:
         self.totals = Counters()
         self.longest_us = 0.0
+        self._longest_lately_us = 0.0
         self._events: deque[tuple[str, str]] = deque(maxlen=EVENTS_KEPT)
 
     def hop(self, took_us: float, power_in: float, power_out: float, speaking: bool, late: bool) -> None:
@@ -58,13 +59,20 @@ class Health:
             totals.pauses_out += power_out
         if late:
             totals.late += 1
-        if took_us > self.longest_us:
-            self.longest_us = took_us
+        if took_us > self._longest_lately_us:
+            self._longest_lately_us = took_us
+            if took_us > self.longest_us:
+                self.longest_us = took_us
         totals.took[min(int(took_us) // BUCKET_US, BUCKETS - 1)] += 1
 
     def event(self, kind: str, text: str) -> None:
         """Note something worth a line in the journal; told later, by whoever takes ``news``."""
         self._events.append((kind, text))
+
+    def take_longest_us(self) -> float:
+        """The slowest hop since the last call."""
+        longest, self._longest_lately_us = self._longest_lately_us, 0.0
+        return longest
 
     def news(self) -> list[tuple[str, str]]:
         """The events not yet told, as (kind, sentence)."""

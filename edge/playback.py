@@ -20,6 +20,8 @@ SMOOTH_S = 2.0
 BURST_MS = 40.0
 """Room in the card's buffer above the target: hops come in bursts, after a late wake-up several at once. A buffer
 costs no delay, a full one costs a hop."""
+UNREAD_MS = 250.0
+"""A queue from which nothing was taken for so long has nobody at its other end; cards move at least every 50 ms."""
 DRIFT_S = 30.0
 """The jack's coarse steps make the steering itself swing around the drift, by up to 150 ppm in 15 s."""
 
@@ -63,6 +65,8 @@ class Playback:
         self.xruns = 0
         self.dropped = 0
         """Hops that found the queue full and were left out."""
+        self.unread = False
+        """Whether nobody takes anything from the queue: a USB gadget without a PC, a card that hangs."""
         self._wanted_queue_ms = queue_ms
         self._period_ms, self._periods = period_ms, periods
         self._rates_hz, self._formats = rates_hz, formats
@@ -100,6 +104,7 @@ class Playback:
         self._dropping = False
         self._rising = False
         self._steered_hops = 0
+        self._left_avail, self._still_hops, self.unread = -1, 0, False
         self.frames_written = 0
         self._prime()
         # A sink without a clock (ALSA's null and file plugins) swallows the silence at once: there is no queue to hold.
@@ -164,7 +169,8 @@ class Playback:
         assert pcm is not None
         self.queue_ms = 0.0 if self._clockless else (self._buffer - avail) / self._per_ms
         self._mean_queue_ms += (self.queue_ms - self._mean_queue_ms) * HOP_MS / 1000 / SMOOTH_S
-        if self._steered:
+        self._look_for_a_reader(avail)
+        if self._steered and not self.unread:
             ppm = self._drift.update(self.queue_ms)
             self._resampler.steer(ppm)
             self._steered_hops += 1
@@ -184,7 +190,16 @@ class Playback:
         if taken < 0:
             return self._lost(taken)
         self.frames_written += taken
+        self._left_avail -= taken
         return met
+
+    def _look_for_a_reader(self, avail: int) -> None:
+        """A queue that stands still says nothing of the two clocks: what was steered meanwhile is not learned from."""
+        self._still_hops = self._still_hops + 1 if avail == self._left_avail and not self._clockless else 0
+        self._left_avail = avail
+        if self.unread and not self._still_hops:
+            self._drift.reset()
+        self.unread = self._still_hops * HOP_MS >= UNREAD_MS
 
     def _leave_out(self, avail: int, frames: int) -> bool:
         """Whether the queue is full: one cut down to the target rather than one every hop."""
@@ -193,7 +208,7 @@ class Playback:
         if avail < frames:
             self._dropping = True
         if self._dropping:
-            self.dropped += 1
+            self.dropped += not self.unread
             self._rising = True
         return self._dropping
 

@@ -127,6 +127,19 @@ def read_status() -> dict[str, Any] | None:
     return None
 
 
+def in_words(status: dict[str, Any]) -> str:
+    """A status as the one line that `quietbox status` and `systemctl status` show."""
+    try:
+        return (
+            f"{status['state']}, engine {status['engine']}, noise removed {status['noise_removed_db']:g} dB, "
+            f"speech {status['speech_share']:.0%}, latency {status['latency_ms']:g} ms, "
+            f"xruns {status['xruns_in']} in {status['xruns_out']} out, queue {status['queue_ms']:g} ms, "
+            f"drift {status['drift_ppm']:+g} ppm, hop p99 {status['hop_p99_us']:g} us, process {status['pid']}"
+        )
+    except (KeyError, TypeError, ValueError):
+        return "quietbox is running, but another version of it; `quietbox status --json` shows what it says"
+
+
 def _somebody_holds(path: Path) -> bool:
     """A status outlives its box when that is killed; its lock does not."""
     try:

@@ -6,96 +6,143 @@ The main thread does all of this, a few times a second; the audio thread never w
 import contextlib
 import gc
 import os
-import queue
+import resource
 import signal
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from edge import UserError, runtime
 from edge.box import Box, State
-from edge.cards import clock_of
+from edge.cable import Cable, CableState
+from edge.cards import OpenPcm, clock_of, open_pcm
 from edge.config import Config
-from edge.health import summary
+from edge.health import Counters, summary
+from edge.journal import Journal, notify
 from edge.realtime import settle_process
+from hw import boards
+from hw.panel import Look, Panel
 
 LOOK_S = 0.1
-LINES_KEPT = 200
 STATUS_S = 1.0
+"""How often the status is written and the watchdog fed, if the sound moved."""
+STATUS_LINE_S = 5.0
+"""How often systemd gets the status line; besides, at every change of state."""
 STATISTICS_S = 60.0
 JOIN_S = 0.7
 """How long the audio thread may take to end; SIGTERM is answered within a second even if a device hangs."""
+
+LOOKS = {
+    State.WAITING: Look.SLOW,
+    State.BYPASS: Look.DIM,
+    State.MUTED: Look.OFF,
+    State.FAULT: Look.FAST,
+}
+"""What the LED shows; in the other states it follows the voice."""
 
 
 class Service:
     """One running box and its reporting."""
 
-    def __init__(self, load: Callable[[], Config]) -> None:
-        """``load`` reads the settings, at the start and at every SIGHUP. Raises UserError."""
+    def __init__(self, load: Callable[[], Config], journal: Journal | None = None, opener: OpenPcm = open_pcm) -> None:
+        """``load`` reads the settings, at the start and at every SIGHUP; tests hand in ``journal`` and the opener of
+        the shipped fake. Raises UserError."""
         self._stopping = threading.Event()
         self._reload = False
+        self._reloader: threading.Thread | None = None
+        self._orders: deque[tuple[str, str]] = deque(maxlen=64)
         self._listen()
         self._load = load
         config = load()
         self._claim = runtime.Claim(_devices(config))
         self._status = runtime.StatusFile()
         self._status_failed = False
-        self.box = Box(config)
-        self._lines = _Lines()
+        self.box = Box(config, opener)
+        self._journal = journal or Journal()
+        self.panel = self._new_panel(config)
         self._state: State | None = None
-        self._told = self.box.health.totals.copy()
-        self._xruns = (0, 0)
+        self._fed = self.box.progress
+        self._xrun_seen = False
+        self._begin: _Mark = _Mark.of(self.box)
+        self._last = self._begin
+        self._throttling = ""
+        self._troubles: set[str] = set()
+        self._troubles_lately: set[str] = set()
 
     def run(self, seconds: float | None = None) -> int:
         """Run until a signal, or for so many seconds; returns the exit status."""
         for refusal in settle_process():
-            self._say(refusal)
+            self._journal.say(refusal, "realtime")
         audio = threading.Thread(target=self.box.walk, name="audio", daemon=True)
         began = time.monotonic()
         audio.start()
-        next_status = next_statistics = began
-        next_statistics += STATISTICS_S
+        self._journal.say("quietbox has started", "start", pid=os.getpid())
+        notify("READY=1", self._status_line())
+        self.panel.start()
+        next_status = next_line = began
+        next_statistics = began + STATISTICS_S
         while audio.is_alive() and not self._stopping.wait(LOOK_S):
             now = time.monotonic()
             if seconds is not None and now - began >= seconds:
                 break
-            if self._reload:
+            if self._reload and not self._reloading:
                 self._reload = False
-                self._load_again()
-            self._tell()
+                self._reloader = threading.Thread(target=self._load_again, name="reload", daemon=True)
+                self._reloader.start()
+            changed = self._tell()
             if now >= next_status:
                 next_status = now + STATUS_S
+                self._watch_board()
                 self._write_status()
+                self._feed()
+            if changed or now >= next_line:
+                next_line = now + STATUS_LINE_S
+                notify(self._status_line())
             if now >= next_statistics:
                 next_statistics = now + STATISTICS_S
                 self._tell_statistics()
                 gc.collect()
+        return self._end(audio)
+
+    def _end(self, audio: threading.Thread) -> int:
+        """Stop everything, in about a second whatever hangs; returns the exit status."""
         died = not audio.is_alive()
+        notify("STOPPING=1")
         self.box.stop()
+        darken = threading.Thread(target=self.panel.stop, name="darken", daemon=True)
+        darken.start()
+        over = time.monotonic() + JOIN_S
         audio.join(JOIN_S)
-        self._tell()
+        self._tell_events()
         self._tell_statistics(of_all=True)
         if audio.is_alive():
-            self._say("a sound device hangs; leaving without closing it")
+            self._journal.say("a sound device hangs; leaving without closing it", "hang")
+        elif died:
+            self._journal.say("the audio thread has died, please report it", "hang")
+        else:
+            self._journal.say("quietbox ends", "stop")
+        darken.join(max(0.0, over - time.monotonic()))
         with contextlib.suppress(OSError):
             self._status.remove()
         self._claim.release()
-        self._lines.finish()
-        if audio.is_alive():
-            os._exit(1)
+        self._journal.finish()
+        if audio.is_alive() or self._reloading:
+            os._exit(1 if audio.is_alive() else 0)
         return 1 if died else 0
 
+    # What it knows.
+
     def status(self) -> dict[str, Any]:
-        """Everything `quietbox status` shows."""
+        """Everything `quietbox status` shows, by the names of the journal's fields; counted since the start."""
         box = self.box
         return {
             "pid": os.getpid(),
             "state": box.state.value,
             "engine": box.chain.working,
             "microphone": box.capture.granted if box.playing else box.config.capture.device,
-            "output": box.playback.granted if box.playing else box.config.playback.device,
+            "output": box.playback.granted if box.playing else box.config.output,
             "realtime": "SCHED_FIFO" if box.hurried else "no",
             "speaking": bool(box.chain.voice.speaking),
             **summary(box.health.totals),
@@ -104,20 +151,39 @@ class Service:
             "xruns_out": box.playback.xruns,
             "dropped_hops": box.playback.dropped,
             "clips": box.capture.clips,
-            "queue_ms": round(box.playback.queue_ms, 1),
-            "drift_ppm": round(box.playback.drift_ppm, 1),
+            **_moment(box),
             "mains_hz": box.chain.feedforward.mains_hz,
-            "latency_ms": round(latency_ms(box), 1),
+            "throttling": self._throttling,
         }
+
+    def _status_line(self) -> str:
+        return f"STATUS={runtime.in_words(self.status())}"
+
+    def look(self) -> Look:
+        """What the LED shows now."""
+        box = self.box
+        return LOOKS.get(box.state) or (Look.LIT if box.chain.voice.speaking else Look.DARK)
+
+    # Orders.
+
+    def toggle_bypass(self, source: str) -> None:
+        """Noise removal off or on again; ``source`` is told in the journal. For signal handlers and any thread."""
+        self.box.bypass = not self.box.bypass
+        self._orders.append((f"bypass {'on' if self.box.bypass else 'off'}", source))
+
+    def toggle_mute(self, source: str) -> None:
+        """Silence, or sound again; as ``toggle_bypass``."""
+        self.box.muted = not self.box.muted
+        self._orders.append((f"mute {'on' if self.box.muted else 'off'}", source))
 
     def _listen(self) -> None:
         def toggle(*_: object) -> None:
-            if box := getattr(self, "box", None):
-                box.bypass = not box.bypass
+            if hasattr(self, "box"):
+                self.toggle_bypass("signal")
 
         def mute(*_: object) -> None:
-            if box := getattr(self, "box", None):
-                box.muted = not box.muted
+            if hasattr(self, "box"):
+                self.toggle_mute("signal")
 
         def reload(*_: object) -> None:
             self._reload = True
@@ -134,14 +200,44 @@ class Service:
         ):
             signal.signal(number, order)
 
+    @property
+    def _reloading(self) -> bool:
+        return self._reloader is not None and self._reloader.is_alive()
+
     def _load_again(self) -> None:
+        """In a thread of its own: an engine may take seconds to build, and the watchdog must be fed meanwhile."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = self._load()
             self._claim.change(_devices(config))
             self.box.reload(config)
-            self._say("settings read again")
+            if config.panel != self.panel.settings:
+                self.panel.stop()
+                self.panel = self._new_panel(config)
+                self.panel.start()
+            self._journal.say("settings read again", "settings")
         except UserError as error:
-            self._say(f"{error}; the settings in use stay")
+            self._journal.say(f"{error}; the settings in use stay", "settings")
+        finally:
+            notify("READY=1")
+
+    def _new_panel(self, config: Config) -> Panel:
+        return Panel(
+            config.panel,
+            look=self.look,
+            short=lambda: self.toggle_bypass("button"),
+            long=lambda: self.toggle_mute("button"),
+            say=lambda sentence: self._journal.say(sentence, "panel"),
+        )
+
+    # What it tells.
+
+    def _feed(self) -> None:
+        """The watchdog gets its due only if the audio thread got somewhere since the last time."""
+        progress = self.box.progress
+        if progress != self._fed:
+            self._fed = progress
+            notify("WATCHDOG=1")
 
     def _write_status(self) -> None:
         try:
@@ -149,41 +245,148 @@ class Service:
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
-                self._say(f"the status cannot be written ({error.strerror}); the sound goes on")
+                self._journal.say(f"the status cannot be written ({error.strerror}); the sound goes on", "status")
             self._status_failed = True
 
-    def _say(self, sentence: str) -> None:
-        self._lines.say(sentence)
-
-    def _tell(self) -> None:
-        """State changes, events and new xruns, one line each."""
+    def _tell(self) -> bool:
+        """Events, and the state if it has changed: then True."""
+        self._tell_events()
         box = self.box
-        for _kind, text in box.health.news():
-            self._say(text)
         state = box.state
-        if state is not self._state:
-            self._state = state
-            engine = f" ({box.chain.working})" if state in (State.RUNNING, State.DEGRADED) else ""
-            self._say(f"state: {state.value}{engine}")
-        xruns = (box.capture.xruns, box.playback.xruns)
-        if self._xruns == (0, 0) and xruns != (0, 0):
-            self._say("first xrun: the system was late for the sound card; further ones are counted once a minute")
-        self._xruns = xruns
+        if state is self._state:
+            return False
+        self._state = state
+        engine = f" ({box.chain.working})" if state in (State.RUNNING, State.DEGRADED) else ""
+        self._journal.say(f"state: {state.value}{engine}", "state", state=state.value, engine=box.chain.working)
+        return True
+
+    def _tell_events(self) -> None:
+        """Orders, events and the first xrun, one record each."""
+        box = self.box
+        while self._orders:
+            order, source = self._orders.popleft()
+            self._journal.say(f"{order}, by {source}", "order", source=source)
+        for kind, text in box.health.news():
+            self._journal.say(text, kind)
+        if not self._xrun_seen and (box.capture.xruns or box.playback.xruns):
+            self._xrun_seen = True
+            self._journal.say(
+                "first xrun: the system was late for the sound card; further ones are counted once a minute",
+                "xrun",
+                xruns_in=box.capture.xruns,
+                xruns_out=box.playback.xruns,
+            )
+
+    def _watch_board(self) -> None:
+        """Under-voltage shows for two seconds only, so it is looked for often; each trouble is told once, and again
+        after a minute without any."""
+        self._throttling = boards.throttling()
+        if not self._throttling:
+            return
+        self._troubles_lately.add(self._throttling)
+        if self._throttling not in self._troubles:
+            self._troubles.add(self._throttling)
+            self._journal.say(f"board: {self._throttling}", "board", throttling=self._throttling)
+
+    def _throttling_lately(self) -> str:
+        """Every trouble since the last call."""
+        lately, self._troubles_lately = "; ".join(sorted(self._troubles_lately)), set()
+        if self._troubles and not lately:
+            self._troubles.clear()
+            self._journal.say("board: well again", "board", throttling="")
+        return lately
 
     def _tell_statistics(self, of_all: bool = False) -> None:
-        now = self.box.health.totals.copy()
-        figures = summary(now if of_all else now.since(self._told))
-        self._told = now
-        box = self.box
-        self._say(
-            f"{'in all' if of_all else 'last minute'}: {figures['seconds']:g} s, in {figures['level_in_dbfs']:g} dBFS, "
-            f"out {figures['level_out_dbfs']:g} dBFS, noise removed {figures['noise_removed_db']:g} dB, "
-            f"speech {figures['speech_share']:.0%}, "
-            f"hop p50 {figures['hop_p50_us']:g} p99 {figures['hop_p99_us']:g} us, "
-            f"late {figures['late_hops']}, xruns {box.capture.xruns} in {box.playback.xruns} out, "
-            f"dropped {box.playback.dropped}, "
-            f"queue {box.playback.queue_ms:.1f} ms, drift {box.playback.drift_ppm:+.0f} ppm"
-        )
+        """The figures since the last time, or of the whole run."""
+        box, now = self.box, _Mark.of(self.box)
+        before, self._last = (self._begin if of_all else self._last), now
+        longest_us = box.health.take_longest_us()
+        figures: dict[str, Any] = {
+            "state": (self._state or box.state).value,
+            "engine": box.chain.working,
+            "realtime": "SCHED_FIFO" if box.hurried else "no",
+            **now.since(before),
+            **_moment(box),
+            "throttling": self._throttling_lately(),
+        }
+        if heard := figures["seconds"]:
+            figures["hop_max_us"] = round(box.health.longest_us if of_all else longest_us)
+        stretch = "in all" if of_all else "last minute"
+        words = _in_words(figures) if heard else f"no sound, {figures['state']}"
+        self._journal.say(f"{stretch}: {words}", "total" if of_all else "statistics", **figures)
+
+
+class _Mark:
+    """All counters at one moment."""
+
+    def __init__(self, totals: Counters, counts: dict[str, int], cpu_s: float, at_s: float) -> None:
+        self.totals, self.counts, self.cpu_s, self.at_s = totals, counts, cpu_s, at_s
+
+    @classmethod
+    def of(cls, box: Box) -> "_Mark":
+        counts = {
+            "xruns_in": box.capture.xruns,
+            "xruns_out": box.playback.xruns,
+            "dropped_hops": box.playback.dropped,
+            "clips": box.capture.clips,
+        }
+        return cls(box.health.totals.copy(), counts, time.process_time(), time.monotonic())
+
+    def since(self, before: "_Mark") -> dict[str, Any]:
+        """The figures of the time between; without sound there is no level and no speech to tell of."""
+        told = summary(self.totals.since(before.totals))
+        if not told["seconds"]:
+            told = {"seconds": 0.0}
+        # New settings may have brought new devices, which count from nought.
+        counts = {name: count - before.counts[name] for name, count in self.counts.items()}
+        counts = {name: self.counts[name] if more < 0 else more for name, more in counts.items()}
+        share = (self.cpu_s - before.cpu_s) / max(self.at_s - before.at_s, 1e-3)
+        return {**told, **counts, "cpu_share": round(share, 3)}
+
+
+def _moment(box: Box) -> dict[str, Any]:
+    """What is so now, rather than counted."""
+    return {
+        "queue_ms": round(box.playback.queue_ms, 1),
+        "drift_ppm": round(box.playback.drift_ppm, 1),
+        "latency_ms": round(latency_ms(box), 1),
+        **_of_cable(box.cable),
+        "temperature_c": boards.temperature_c(),
+        "memory_mb": round(_memory_mb(), 1),
+    }
+
+
+def _of_cable(cable: Cable) -> dict[str, Any]:
+    """How the cable fares, counted since the start; nothing where there is none."""
+    if cable.state is CableState.OFF:
+        return {}
+    return {
+        "cable_state": cable.state.value,
+        "cable_xruns": cable.xruns,
+        "cable_dropped": cable.dropped,
+        "cable_failures": cable.failures,
+        "cable_queue_ms": round(cable.queue_ms, 1),
+        "cable_drift_ppm": round(cable.drift_ppm, 1),
+    }
+
+
+def _memory_mb() -> float:
+    """Resident memory of this process, MB."""
+    with open("/proc/self/statm", encoding="ascii") as pages:
+        return int(pages.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    """The figures of a stretch with sound, as one line."""
+    return (
+        f"{figures['seconds']:g} s, in {figures['level_in_dbfs']:g} dBFS, "
+        f"out {figures['level_out_dbfs']:g} dBFS, noise removed {figures['noise_removed_db']:g} dB, "
+        f"speech {figures['speech_share']:.0%}, "
+        f"hop p50 {figures['hop_p50_us']:g} p99 {figures['hop_p99_us']:g} max {figures['hop_max_us']:g} us, "
+        f"late {figures['late_hops']}, xruns {figures['xruns_in']} in {figures['xruns_out']} out, "
+        f"dropped {figures['dropped_hops']}, "
+        f"queue {figures['queue_ms']:.1f} ms, drift {figures['drift_ppm']:+.0f} ppm"
+    )
 
 
 def latency_ms(box: Box) -> float:
@@ -193,29 +396,6 @@ def latency_ms(box: Box) -> float:
 
 def _devices(config: Config) -> list[str]:
     """What a box with these settings needs for itself."""
-    capture, playback = config.capture.device, config.playback.device
-    return [f"capture:{clock_of(capture, 'capture')}", f"playback:{clock_of(playback, 'playback')}"]
-
-
-class _Lines(threading.Thread):
-    """Lines for the journal or the terminal, written by a thread of their own: a reader that is slow or gone must not
-    stop the box. What does not fit any more is lost."""
-
-    def __init__(self) -> None:
-        super().__init__(name="lines", daemon=True)
-        self._waiting: queue.Queue[str | None] = queue.Queue(LINES_KEPT)
-        self.start()
-
-    def say(self, sentence: str | None) -> None:
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait(sentence)
-
-    def run(self) -> None:
-        while (sentence := self._waiting.get()) is not None:
-            with contextlib.suppress(OSError, ValueError):
-                print(sentence, file=sys.stderr, flush=True)
-
-    def finish(self) -> None:
-        """Write what is left, if anybody reads it."""
-        self.say(None)
-        self.join(0.2)
+    outputs = [name for name in (config.output, config.beside) if name]
+    microphone = f"capture:{clock_of(config.capture.device, 'capture')}"
+    return [microphone, *(f"playback:{clock_of(name, 'playback')}" for name in outputs)]

@@ -1,1 +1,1 @@
-"""What touches the board. So far `virtual/`: the sound card that stands in for one."""
+"""What touches the board: ``panel`` (LED, button), ``boards``, ``install``, ``gadget``; ``virtual`` stands in for it."""

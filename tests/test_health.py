@@ -110,3 +110,28 @@ def test_a_runtime_folder_that_is_not_ours_is_refused(
     with pytest.raises(runtime.NoRuntimeFolder, match=kind):
         runtime.Claim(["capture:a"])
     assert runtime.read_status() is None
+
+
+def test_the_slowest_hop_is_told_for_each_stretch_and_for_all() -> None:
+    health = Health()
+    for took_us in (100, 900, 300):
+        health.hop(took_us, 0, 0, False, False)
+    assert health.take_longest_us() == 900
+    health.hop(200, 0, 0, False, False)
+    assert health.take_longest_us() == 200 and health.longest_us == 900
+    assert health.take_longest_us() == 0
+
+
+def test_a_status_is_one_line_whoever_wrote_it() -> None:
+    known = {"state": "running", "engine": "network", "pid": 7, "xruns_in": 0, "xruns_out": 2, "drift_ppm": -3.5}
+    figures = {
+        "noise_removed_db": 21.0,
+        "speech_share": 0.25,
+        "latency_ms": 44.1,
+        "queue_ms": 20.5,
+        "hop_p99_us": 800.0,
+    }
+    line = runtime.in_words({**known, **figures})
+    assert line.startswith("running, engine network, noise removed 21 dB, speech 25%") and "0 in 2 out" in line
+    for odd in ({}, known, {**known, **figures, "speech_share": "much"}):
+        assert "another version" in runtime.in_words(odd)

@@ -1,0 +1,673 @@
+"""Would the box work here? One row a check: the verdict, what was found, the fix.
+
+Nothing is changed, and whatever a check meets becomes a row: this command is for the moment when things are broken.
+Sound devices are opened in a process of their own (``edge.trial``). While the box itself runs it has the cards, so its
+own figures are shown instead.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from edge import HOP_MS, cards, runtime, trial
+from edge.capture import LIVE_RATIO
+from edge.cards import Card, DeviceMissing, Direction
+from edge.config import SYSTEM_FILE, BadConfig, CaptureConfig, Config, PlaybackConfig, load
+from edge.trial import Heard, Lane, Played, Trouble
+from hw import boards, bootconfig
+
+RATE_TOLERANCE = 0.02
+"""Crystals are off by 0.1 % at worst; what is off by more runs at another rate than it says, or loses sound."""
+QUIET_DBFS = -50.0
+"""A syllable below this, with the gain of the settings, is too quiet to tell speech from noise well."""
+SPEECH_DBFS = -20.0
+"""Where the loudest syllables shall lie."""
+GAIN_MAX_DB = 60.0
+OFFSET = 0.1
+"""An offset of a tenth of full scale eats headroom; the high-pass takes smaller ones out."""
+DEAD_DBFS = -100.0
+"""Less than this over minutes is no living microphone."""
+PLAY_S = 2.5
+BENCH_S = 1.0
+ENGINES_LIMIT_S = 90.0
+"""The trial of ONNX Runtime alone may take 30 s on a slow board."""
+HOP_US = 1000 * HOP_MS
+TIGHT_US = 0.8 * HOP_US
+HOT_C = 75.0
+FREE_MB = 100
+SLOW_GOVERNORS = ("ondemand", "conservative", "powersave")
+SERVERS = {
+    "pipewire": "pipewire.socket pipewire pipewire-pulse.socket pipewire-pulse wireplumber",
+    "wireplumber": "pipewire.socket pipewire pipewire-pulse.socket pipewire-pulse wireplumber",
+    "pulseaudio": "pulseaudio.socket pulseaudio",
+    "jackd": "",
+    "jackdbus": "",
+}
+"""Sound servers by the name of their process, and the user's units that start them."""
+UNIT = "quietbox.service"
+UNIT_FACTS = ("LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "LimitRTPRIO", "LimitMEMLOCK")
+MOST_KB = 64
+
+
+class Verdict(StrEnum):
+    """``warn`` still works; ``fail`` does not."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+OK, WARN, FAIL = Verdict
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Doctor:
+    """Examines one machine."""
+
+    def __init__(
+        self,
+        config_file: Path | None = None,
+        *,
+        seconds: float = 5.0,
+        sound: bool = True,
+        root: Path = boards.ROOT,
+        listen: Callable[[CaptureConfig, float], Heard | Trouble] = trial.listen_in_child,
+        play: Callable[[PlaybackConfig, float], Played | Trouble] = trial.play_in_child,
+    ) -> None:
+        """``sound`` False leaves the sound cards alone. ``root`` is where the files of the machine lie; other than /
+        it has no service manager to ask. ``listen`` and ``play`` try the devices.
+        """
+        self.root = root
+        self.config = Config()
+        self._config_file = config_file
+        self._seconds = seconds
+        self._sound = sound
+        self._listen, self._play = listen, play
+        self._here = root == boards.ROOT
+        self._proc, self._dev = root / "proc", root / "dev"
+        self._board = boards.this_board(root)
+        self._running: dict[str, Any] = {}
+        self._unit: dict[str, str] = {}
+
+    def examine(self, tell: Callable[[Finding], None] = lambda finding: None) -> list[Finding]:
+        """Every check; ``tell`` hears of each finding as soon as it is made. Never raises."""
+        found = []
+        for check in self._checks():
+            try:
+                findings = list(check())
+            except Exception as fault:  # broken machines are what this is for
+                name = check.__name__.strip("_").replace("_", " ")
+                said = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+                findings = [Finding(name, WARN, f"this check failed itself ({said})", "please report it")]
+            for finding in findings:
+                tell(finding)
+            found += findings
+        return found
+
+    def _checks(self) -> list[Callable[[], Iterator[Finding]]]:
+        machine = [self._board_in_words, self._power_and_heat, self._governor, self._storage]
+        program = [self._settings, self._service, self._real_time, self._model, self._engine]
+        sound = [self._sound_servers, self._microphone, self._output, self._cable] if self._sound else [self._no_sound]
+        return [*machine, *program, *sound, self._panel]
+
+    # The machine.
+
+    def _board_in_words(self) -> Iterator[Finding]:
+        yield Finding("board", OK, " ".join(boards.in_words(self._board)), figures=boards.facts(self.root))
+
+    def _power_and_heat(self) -> Iterator[Finding]:
+        trouble = boards.throttling(self.root, _firmware_bits() if self._here else None)
+        warmth = boards.temperature_c(self.root)
+        figures = {"temperature_c": warmth, "throttling": trouble}
+        words = "temperature unknown" if warmth is None else f"{warmth:.0f} °C"
+        if trouble:
+            fix = "take the official power supply and a short thick cable" if "voltage" in trouble else "cool the board"
+            yield Finding("power and heat", WARN, f"{words}, {trouble}", fix, figures)
+        elif warmth is not None and warmth >= HOT_C:
+            fix = "cool the board: from 80 °C on it slows down"
+            yield Finding("power and heat", WARN, words, fix, figures)
+        else:
+            yield Finding("power and heat", OK, f"{words}, no complaint of the board", figures=figures)
+
+    def _governor(self) -> Iterator[Finding]:
+        names = boards.governors(self.root)
+        figures = {"governors": list(names)}
+        if slow := [name for name in names if name in SLOW_GOVERNORS]:
+            fix = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+            found = f"{', '.join(slow)}: the processor is slow when a hop comes late already"
+            yield Finding("governor", WARN, found, fix, figures)
+        else:
+            yield Finding("governor", OK, ", ".join(names) or "none: the processor's speed is fixed", figures=figures)
+
+    def _storage(self) -> Iterator[Finding]:
+        free_mb = shutil.disk_usage(self.root).free // 2**20
+        folder = runtime.runtime_folder()
+        there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+        figures = {"free_mb": free_mb, "runtime_folder": str(folder)}
+        if not os.access(there, os.W_OK | os.X_OK):
+            fix = "run it with sudo, or set RUNTIME_DIRECTORY"
+            yield Finding("storage", FAIL, f"{there} cannot be written, the box keeps its locks there", fix, figures)
+        elif free_mb < FREE_MB:
+            fix = "make room: the box itself writes nothing, but updates and the journal do"
+            yield Finding("storage", WARN, f"only {free_mb} MB free", fix, figures)
+        else:
+            yield Finding("storage", OK, f"{free_mb} MB free, {folder} can be written", figures=figures)
+
+    # The program.
+
+    def _settings(self) -> Iterator[Finding]:
+        file = self._config_file or self.root / SYSTEM_FILE.relative_to("/")
+        if self._config_file is None and not os.path.lexists(file):
+            yield Finding("settings", OK, f"no {file}: every setting has its default")
+        elif file.exists() and not file.is_file():
+            yield Finding("settings", FAIL, f"{file} is no file", "write the settings there or remove it")
+        else:
+            try:
+                self.config = load(file)
+            except BadConfig as error:
+                fix = "mend that line; the rows below take the defaults"
+                yield Finding("settings", FAIL, str(error), fix)
+            else:
+                yield Finding("settings", OK, f"{file} is valid")
+
+    def _service(self) -> Iterator[Finding]:
+        self._running = runtime.read_status() or {} if self._here else {}
+        self._unit = _unit_facts() if self._here else {}
+        if self._running:
+            yield _running_box(self._running)
+        yield _service_state(self._unit)
+
+    def _real_time(self) -> Iterator[Finding]:
+        wanted = self.config.box.priority
+        if self._unit.get("LoadState") == "loaded":
+            limits = {name: self._unit.get(name, "") for name in ("LimitRTPRIO", "LimitMEMLOCK")}
+            refused = [] if _number(limits["LimitRTPRIO"]) >= wanted else [f"LimitRTPRIO={max(wanted, 1)}"]
+            if _number(limits["LimitMEMLOCK"]) < 2**30:
+                refused.append("LimitMEMLOCK=infinity")
+            if refused:
+                fix = f"put {' and '.join(refused)} into [Service] (systemctl edit quietbox), or run install.sh again"
+                yield Finding("real time", WARN, "the service may not go first or lock its memory", fix, limits)
+            else:
+                yield Finding("real time", OK, f"the service may ask for priority {wanted} and lock memory", "", limits)
+            return
+        told = trial.in_child("realtime", {"priority": wanted})
+        if isinstance(told, Trouble):
+            yield Finding("real time", WARN, f"could not be tried: {told.text}", "please report it")
+        elif told:
+            fix = "run it as the service, or as root; without it the sound may drop out under load"
+            yield Finding("real time", WARN, "; ".join(told), fix)
+        else:
+            yield Finding("real time", OK, f"priority {wanted} and locked memory are granted to this user")
+
+    def _model(self) -> Iterator[Finding]:
+        from edge.suppress.shipped import BadModel, Model
+
+        engine, refused, checked = self.config.suppress.engine, [], []
+        files = [(self.config.suppress.model, ".npz"), (self.config.suppress.model, ".onnx"), ("rnn", ".npz")]
+        for name, suffix in files if engine in ("auto", "network") else files[2:] if engine == "rnn" else []:
+            model = Model(name)
+            try:
+                model.read(suffix)
+                checked.append(model.file(suffix).name)
+            except BadModel as error:
+                refused.append(str(error))
+        figures = {"checked": checked}
+        if refused:
+            yield Finding("model", WARN, "; ".join(refused), "the next engine takes over; reinstall Quietbox", figures)
+        else:
+            yield Finding("model", OK, f"as on the card: {', '.join(checked) or 'none is needed'}", figures=figures)
+
+    def _engine(self) -> Iterator[Finding]:
+        if self._running:
+            yield _running_engine(self._running)
+            return
+        settings = self.config.suppress
+        words = {"suppress": dataclasses.asdict(settings), "priority": self.config.box.priority, "seconds": BENCH_S}
+        told = trial.in_child("engines", words, limit_s=ENGINES_LIMIT_S)
+        if isinstance(told, Trouble):
+            yield Finding("engine", FAIL, f"no engine could be tried: {told.text}", "reinstall Quietbox")
+            return
+        times, ours, notes = told["times"], told["times"][told["engine"]], told["notes"]
+        figures = {name: round(row["p99_us"]) for name, row in times.items()}
+        found = f"{told['engine']}: {ours['p50_us']:.0f} us a hop, p99 {ours['p99_us']:.0f} us of {HOP_US:.0f}"
+        found += f" ({'; '.join(notes)})" if notes else ""
+        quick = [name for name, row in times.items() if row["p99_us"] < TIGHT_US and name != "off"]
+        if ours["p99_us"] < TIGHT_US:
+            mend = [note for note in notes if "is not installed" not in note]
+            fix = "reinstall Quietbox; the engine named works meanwhile" if mend else ""
+            yield Finding("engine", WARN if mend else OK, found, fix, figures)
+        elif times["off"]["real_time_factor"] >= 1:
+            yield Finding("engine", FAIL, f"{found}: no engine is quick enough here", "take a faster board", figures)
+        else:
+            fix = f'set [suppress] engine = "{quick[0]}"' if quick else "stop other programs, or take a faster board"
+            yield Finding("engine", WARN, f"{found}: too slow, the box would step down", fix, figures)
+
+    # The sound.
+
+    def _no_sound(self) -> Iterator[Finding]:
+        yield Finding("sound", OK, "left out, as asked")
+
+    def _sound_servers(self) -> Iterator[Finding]:
+        found = {name: number for number, name in _processes(self._proc) if name in SERVERS}
+        figures = {"processes": found}
+        if not found:
+            yield Finding("sound server", OK, "none runs, the cards are free for the box", figures=figures)
+            return
+        named = " and ".join(f"{name} (process {number})" for name, number in found.items())
+        yield Finding("sound server", WARN, f"{named} may take the card", _stop_server(next(iter(found))), figures)
+
+    def _microphone(self) -> Iterator[Finding]:
+        yield from self._side("capture", self.config.capture.device)
+
+    def _output(self) -> Iterator[Finding]:
+        yield from self._side("playback", self.config.output)
+
+    def _cable(self) -> Iterator[Finding]:
+        """The virtual cable beside the jack; without it the jack still plays."""
+        if self.config.beside:
+            card = self._card("playback", self.config.beside)
+            verdict = WARN if card.verdict is FAIL else card.verdict
+            fix = "load snd-aloop, or see the USB gadget in README.md" if verdict is WARN else ""
+            yield dataclasses.replace(card, check="cable card", verdict=verdict, fix=fix)
+
+    def _side(self, direction: Direction, device: str) -> Iterator[Finding]:
+        """The card, then what it does."""
+        word = "microphone" if direction == "capture" else "output"
+        card = self._card(direction, device)
+        if self._running and self._running.get("state") != "waiting":
+            yield card
+            yield _running_side(self._running, word)
+            return
+        if card.verdict is FAIL:
+            yield card
+            return
+        told = self._try(direction, device)
+        if not isinstance(told, Trouble) and _rate_off(told):
+            told = self._try(direction, device)  # a busy moment looks like a wrong clock, but it passes
+        if isinstance(told, Trouble) and told.kind == "missing":
+            yield dataclasses.replace(card, verdict=FAIL, found=told.text, fix=self._absent(direction, device))
+            return
+        yield card
+        if isinstance(told, Heard):
+            yield from judge_heard(told, self.config.capture)
+        else:
+            yield in_trouble(word, told) if isinstance(told, Trouble) else judge_played(told)
+
+    def _try(self, direction: Direction, device: str) -> Heard | Played | Trouble:
+        if direction == "capture":
+            return self._listen(self.config.capture, self._seconds)
+        return self._play(dataclasses.replace(self.config.playback, device=device), PLAY_S)
+
+    def _card(self, direction: Direction, device: str) -> Finding:
+        """Whether the settings mean a card that is there."""
+        word = "microphone" if direction == "capture" else "output"
+        known = cards.list_cards(proc=self._proc, dev=self._dev, ask=False)
+        figures = {"cards": [dataclasses.asdict(card) for card in known if _has(card, direction)]}
+        there = ", ".join(card.id for card in known if _has(card, direction)) or "none"
+        try:
+            name = cards.resolve(device, direction, self._proc)
+            if not self._exists(name, direction, known):
+                raise cards.missing(device, direction, self._proc)
+        except DeviceMissing as error:
+            return Finding(f"{word} card", FAIL, str(error), self._absent(direction, device), figures)
+        jack = ", the headphone jack" if direction == "playback" and cards.is_jack(name, self._proc) else ""
+        return Finding(f"{word} card", OK, f"{name}{jack} (cards: {there})", figures=figures | {"chosen": name})
+
+    def _exists(self, name: str, direction: Direction, known: list[Card]) -> bool:
+        """Whether an ALSA name can be there; what only ALSA knows counts as there until it is opened."""
+        head, _, rest = name.partition(":")
+        if head in ("hw", "plughw"):
+            wanted = rest.split(",")[0].removeprefix("CARD=")
+            return any(wanted in (card.id, str(card.number)) and _has(card, direction) for card in known)
+        return True
+
+    def _absent(self, direction: Direction, device: str) -> str:
+        """What to do about a card that is not there."""
+        board, config_txt = self._board, self._board.config_txt
+        text = _text(config_txt) if config_txt else ""
+        if direction == "capture":
+            plug = "plug in a USB microphone"
+            if not config_txt or (device != "auto" and "googlevoi" not in device):
+                return f"{plug}, or choose one of `quietbox devices` as [capture] device"
+            if bootconfig.sets(text, "dtoverlay", bootconfig.MICROPHONE.partition("=")[2], board.model):
+                why = (
+                    "the overlay is there but no card came: restart, then check the wiring and `dmesg | grep -i voice`"
+                )
+                return f"{why}; or {plug}"
+            return f"the overlay is missing: add {bootconfig.MICROPHONE} to {config_txt} and restart; or {plug}"
+        if board.kind.jack and config_txt:
+            if bootconfig.audio(text, board.model):
+                return "the jack is switched on but no card came: restart and look at `dmesg | grep -i bcm2835`"
+            return f"add {bootconfig.JACK} to {config_txt} and restart, or choose another [playback] device"
+        none = "this board has no jack: " if board.kind.jack is False else ""
+        return f"{none}plug in a USB headset or dongle, or an I2S DAC, and choose it as [playback] device"
+
+    # Light and button.
+
+    def _panel(self) -> Iterator[Finding]:
+        from hw import panel
+
+        settings = self.config.panel
+        package, why = boards.gpio_package(self._board)
+        chips = sorted(chip.name for chip in self._dev.glob("gpiochip*"))
+        figures: dict[str, Any] = {"package": package, "why": why, "chips": chips}
+        check, without = "light and button", "the box works without light and button"
+        if settings.backend == "off" or (settings.led, settings.button) == ("off", "off"):
+            yield Finding(check, OK, "switched off in the settings", figures=figures)
+        elif not chips and not self._board.is_pi:
+            yield Finding(check, OK, f"no GPIO here; {without}", figures=figures)
+        elif self._running or not self._here:
+            held = "the running box has them" if self._running else "not tried"
+            yield Finding(check, OK, f"{panel.describe(settings)}: {held}", figures=figures)
+        else:
+            try:
+                pins = panel.open_pins_for(settings)(settings)
+            except panel.PanelError as trouble:
+                fix = f"{package} suits this board ({why}): run install.sh again"
+                yield Finding(check, WARN, f"{trouble}; {without}", fix, figures)
+            else:
+                pins.close()
+                yield Finding(check, OK, f"{panel.describe(settings)}, through {pins.name}", figures=figures)
+
+
+# Verdicts.
+
+
+def judge_heard(heard: Heard, settings: CaptureConfig) -> Iterator[Finding]:
+    """What some seconds of a microphone say of it: is it alive, its level, its rate."""
+    alive = _alive(heard, settings)
+    yield alive
+    if heard.lanes and alive.verdict is not FAIL:
+        yield _level(heard, settings)
+    if not heard.lost:
+        yield _rate("microphone rate", heard.rate_hz, heard.measured_hz, heard.xruns)
+
+
+def judge_played(played: Played) -> Finding:
+    """What some seconds of silence say of an output."""
+    if played.lost:
+        fix = "check the plug; a card that fails again is broken or starved of power"
+        return Finding("output", FAIL, f"the output {played.lost} ({played.granted})", fix)
+    if "clockless" in played.granted:
+        return Finding("output", OK, f"opens and takes sound, but has no clock to measure ({played.granted})")
+    rate = _rate("output", played.rate_hz, played.measured_hz, played.xruns)
+    return dataclasses.replace(rate, found=f"{rate.found} ({played.granted})")
+
+
+def in_trouble(word: str, trouble: Trouble) -> Finding:
+    """Why a device could not be tried, and what to do."""
+    server = next((name for name in SERVERS if f"{name} (" in trouble.text), "")
+    fix = {
+        "busy": _stop_server(server) if server else "stop that program, or choose another card in the settings",
+        "refused": "run it with sudo; else choose a device that does, see `quietbox devices`",
+        "hangs": "unplug the card and plug it in again, or restart: its driver hangs",
+    }.get(trouble.kind, "please report it")
+    if trouble.kind == "refused" and "group audio" in trouble.text:
+        fix = "sudo usermod -aG audio YOU and log in again, or run it with sudo"
+    return Finding(word, FAIL, f"the {word} {trouble.text}" if trouble.kind == "hangs" else trouble.text, fix)
+
+
+def _alive(heard: Heard, settings: CaptureConfig) -> Finding:
+    figures = {"granted": heard.granted, "seconds": heard.seconds, "lost": heard.lost}
+    if heard.lost or not heard.lanes:
+        fix = "check plug, cable and wiring; a card that fails again is broken or starved of power"
+        found = f"the microphone {heard.lost or 'gave too little to judge'} ({heard.granted})"
+        return Finding("microphone", FAIL, found, fix, figures)
+    mine = _chosen(heard, settings)
+    best = max(range(len(heard.lanes)), key=lambda lane: _loudness(heard.lanes[lane]))
+    lane = heard.lanes[mine]
+    other = f'set [capture] channel = {best + 1}, or "auto"'
+    if lane.constant and not heard.lanes[best].constant:
+        found = f"wrong channel: {mine + 1} is dead, {best + 1} is live"
+        return Finding("microphone", FAIL, found, other, figures)
+    if lane.constant:
+        wiring = "I2S: check 3.3 V, data on GPIO 20 and the L/R strap; USB: its switch and `alsamixer`"
+        stuck = f"stuck at {lane.dc:+.3f}" if lane.dc else "silent: nothing but zeros"
+        return Finding("microphone", FAIL, f"the microphone is {stuck} ({heard.granted})", wiring, figures)
+    ahead_db = heard.lanes[best].level_dbfs - lane.level_dbfs
+    if settings.channel != "mean" and 10 ** (ahead_db / 10) > LIVE_RATIO:
+        found = f"probably the wrong channel: {best + 1} is {ahead_db:.0f} dB louder than {mine + 1}"
+        return Finding("microphone", WARN, found, other, figures)
+    return Finding("microphone", OK, f"alive ({heard.granted})", figures=figures)
+
+
+def _level(heard: Heard, settings: CaptureConfig) -> Finding:
+    lane, gain_db = heard.lanes[_chosen(heard, settings)], settings.gain_db
+    clips = max(each.clips for each in heard.lanes) if settings.channel == "mean" else lane.clips
+    peak_dbfs, loudest_dbfs = lane.peak_dbfs + gain_db, lane.loudest_dbfs + gain_db
+    figures: dict[str, Any] = {
+        "gain_db": gain_db,
+        "level_dbfs": round(lane.level_dbfs + gain_db, 1),
+        "loudest_dbfs": round(loudest_dbfs, 1),
+        "peak_dbfs": round(peak_dbfs, 1),
+        "dc": lane.dc,
+        "clips": clips,
+        "channels_dbfs": [each.level_dbfs for each in heard.lanes],
+    }
+    found = (
+        f"mean {figures['level_dbfs']:g} dBFS, loudest {LOUD} {loudest_dbfs:.1f}, peak {peak_dbfs:.1f}, "
+        f"offset {lane.dc:+.4f}, gain {gain_db:g} dB"
+    )
+    if clips:
+        fix = "turn the card's own capture level down (`alsamixer`), or stay farther from the microphone"
+        return Finding("level", WARN, f"clipping, {clips} samples at full scale: {found}", fix, figures)
+    if peak_dbfs > 0:
+        less = max(-20.0, gain_db - peak_dbfs - 6)
+        fix = f"set [capture] gain_db = {less:.0f}"
+        return Finding("level", WARN, f"the gain makes peaks clip: {found}", fix, figures)
+    if loudest_dbfs < QUIET_DBFS:
+        more = min(GAIN_MAX_DB, gain_db + SPEECH_DBFS - loudest_dbfs)
+        fix = f"if you spoke just now: set [capture] gain_db = {more:.0f}; if not, try again and speak"
+        return Finding("level", WARN, f"very quiet: {found}", fix, figures)
+    if abs(lane.dc) > OFFSET:
+        fix = "a large offset eats headroom: another microphone, or its supply is not clean"
+        return Finding("level", WARN, f"large offset: {found}", fix, figures)
+    return Finding("level", OK, found, figures=figures)
+
+
+LOUD = f"{trial.LOUD_MS} ms"
+
+
+def _rate(check: str, rate_hz: int, measured_hz: float, xruns: int) -> Finding:
+    figures = {"rate_hz": rate_hz, "measured_hz": measured_hz, "xruns": xruns}
+    lost = f", {xruns} xruns" if xruns else ""
+    if not measured_hz:
+        fix = "give it more time with --seconds"
+        return Finding(check, WARN, f"{rate_hz} Hz promised, too little moved to measure it{lost}", fix, figures)
+    off = measured_hz / rate_hz - 1
+    found = f"{rate_hz} Hz promised, {measured_hz:.0f} Hz measured ({off:+.2%}){lost}"
+    if abs(off) <= RATE_TOLERANCE:
+        return Finding(check, OK, found, figures=figures)
+    if xruns and off < 0:  # what is lost makes a rate look lower, never higher
+        return Finding(check, WARN, found, "sound is lost: stop other programs and try again", figures)
+    return Finding(check, FAIL, found, "the card's clock is not what it says: restart, or take another card", figures)
+
+
+def _rate_off(tried: Heard | Played) -> bool:
+    return bool(tried.measured_hz) and abs(tried.measured_hz / tried.rate_hz - 1) > RATE_TOLERANCE
+
+
+def _chosen(heard: Heard, settings: CaptureConfig) -> int:
+    """The channel the box would hear, from 0; of a mean the loudest."""
+    if isinstance(settings.channel, int):
+        return min(settings.channel, len(heard.lanes)) - 1
+    return max(range(len(heard.lanes)), key=lambda lane: _loudness(heard.lanes[lane]))
+
+
+def _loudness(lane: Lane) -> tuple[bool, float]:
+    return not lane.constant, lane.level_dbfs
+
+
+# The box that runs already.
+
+
+def _running_box(status: dict[str, Any]) -> Finding:
+    state = str(status.get("state"))
+    found = runtime.in_words(status)
+    if state == "fault":
+        return Finding(
+            "running box", FAIL, found, "systemctl restart quietbox; look at `journalctl -u quietbox`", status
+        )
+    if state in ("waiting", "degraded"):
+        fix = "see the rows below, and `journalctl -u quietbox` for what it waits for or why it stepped down"
+        return Finding("running box", WARN, found, fix, status)
+    return Finding("running box", OK, found, figures=status)
+
+
+def _running_side(status: dict[str, Any], word: str) -> Finding:
+    """The running box has the card; what it says of that side of it."""
+    held = f"busy, because the box runs: {status.get(word)}"
+    xruns = status.get("xruns_in" if word == "microphone" else "xruns_out")
+    if word == "output":
+        queue, drift = _figure(status, "queue_ms"), _figure(status, "drift_ppm")
+        figures = {"xruns": xruns, "queue_ms": queue, "drift_ppm": drift}
+        return Finding(word, OK, f"{held}; queue {queue:g} ms, drift {drift:+g} ppm, {xruns} xruns", "", figures)
+    level = _figure(status, "level_in_dbfs")
+    found = f"{held}; mean level {level:g} dBFS, {xruns} xruns, {status.get('clips')} samples at full scale"
+    figures = {"level_dbfs": level, "xruns": xruns, "clips": status.get("clips")}
+    if level <= DEAD_DBFS:
+        fix = "stop the box (systemctl stop quietbox) and run this again: it then hears the microphone itself"
+        return Finding(word, FAIL, f"silent: {found}", fix, figures)
+    return Finding(word, OK, found, "", figures)
+
+
+def _running_engine(status: dict[str, Any]) -> Finding:
+    """Timing a second chain would only disturb the one that runs."""
+    p99_us, late = _figure(status, "hop_p99_us"), _figure(status, "late_hops")
+    found = f"{status.get('engine')} in the running box: p99 {p99_us:.0f} us of {HOP_US:.0f}, {late:.0f} late hops"
+    figures = {"hop_p99_us": p99_us, "late_hops": late}
+    if p99_us < TIGHT_US:
+        return Finding("engine", OK, found, figures=figures)
+    return Finding("engine", WARN, found, "stop other programs, or set a quicker [suppress] engine", figures)
+
+
+def _service_state(unit: dict[str, str]) -> Finding:
+    if not unit:
+        return Finding("service", WARN, "no systemd to ask", "start the box by hand: quietbox run")
+    active, sub, enabled = unit.get("ActiveState"), unit.get("SubState"), unit.get("UnitFileState")
+    found = f"{active} ({sub}), {enabled or 'not enabled'}"
+    if unit.get("LoadState") != "loaded":
+        fix = "sudo ./install.sh, or start the box by hand: quietbox run"
+        state = "not installed" if unit.get("LoadState") == "not-found" else unit.get("LoadState")
+        return Finding("service", WARN, f"{UNIT} is {state}", fix, dict(unit))
+    if active == "failed" or sub == "auto-restart":
+        fix = "journalctl -u quietbox says why"
+        return Finding("service", FAIL, f"{found}: it ended with {unit.get('Result')}", fix, dict(unit))
+    if active not in ("active", "activating", "reloading"):
+        return Finding("service", WARN, found, "sudo systemctl enable --now quietbox", dict(unit))
+    if enabled != "enabled":
+        return Finding("service", WARN, found, "sudo systemctl enable quietbox, else it is off at the next start", unit)
+    return Finding("service", OK, found, figures=dict(unit))
+
+
+# Asking the machine.
+
+
+def _unit_facts() -> dict[str, str]:
+    """What systemd says of the service; empty where there is none to ask."""
+    if not Path("/run/systemd/system").is_dir():
+        return {}
+    order = ["systemctl", "show", UNIT, f"--property={','.join(UNIT_FACTS)}"]
+    try:
+        told = subprocess.run(order, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    lines = told.stdout.decode(errors="replace").splitlines()
+    return {name: value for name, _, value in (line.partition("=") for line in lines) if name in UNIT_FACTS}
+
+
+def _firmware_bits() -> int | None:
+    """What `vcgencmd get_throttled` says ("throttled=0x50005"); None where there is no such command."""
+    try:
+        order = ["vcgencmd", "get_throttled"]
+        told = subprocess.run(order, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
+        return int(told.stdout.decode(errors="replace").strip().removeprefix("throttled="), 16)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+
+
+def _processes(proc: Path) -> Iterator[tuple[int, str]]:
+    for comm in sorted(proc.glob("[0-9]*/comm")):
+        with contextlib.suppress(OSError, ValueError):
+            yield int(comm.parent.name), _text(comm).strip()
+
+
+def _stop_server(name: str) -> str:
+    units = SERVERS.get(name)
+    return f"systemctl --user mask --now {units}" if units else f"stop {name} while the box runs"
+
+
+def _has(card: Card, direction: Direction) -> bool:
+    return any(port.direction == direction for port in card.ports)
+
+
+def _text(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as opened:
+                return opened.read(MOST_KB * 1024).decode(errors="replace")
+    return ""
+
+
+def _number(limit: str) -> float:
+    """A limit of systemd's; "infinity" is what it says."""
+    try:
+        return float(limit)
+    except ValueError:
+        return 0.0
+
+
+def _figure(status: dict[str, Any], name: str) -> float:
+    value = status.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+# Showing it.
+
+
+def show(config_file: Path | None, *, seconds: float, as_json: bool, sound: bool) -> int:
+    """Examine this machine and print the table, or JSON; returns 0 if the box would work here, else 1."""
+    if sound and sys.stderr.isatty():
+        print(f"listening for {seconds:g} s; please speak as you would with the box", file=sys.stderr)
+    findings = Doctor(config_file, seconds=seconds, sound=sound).examine()
+    failed = [finding.check for finding in findings if finding.verdict is FAIL]
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, default=str))
+    else:
+        _print_table(findings)
+        print(f"The box would not work: {', '.join(failed)}." if failed else "The box works here.")
+    return 1 if failed else 0
+
+
+def _print_table(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("check", "verdict", "found", "fix"):
+        table.add_column(name, overflow="fold")
+    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+    for finding in findings:
+        verdict = Text(finding.verdict, style=colours[finding.verdict])
+        table.add_row(Text(finding.check), verdict, Text(finding.found), Text(finding.fix))
+    Console().print(table)

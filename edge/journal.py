@@ -1,0 +1,222 @@
+"""What the box tells the world: one table of fields and events, and the ways to journald and systemd.
+
+``python -m edge.journal`` prints both tables as they stand in the README.
+
+Records go to journald in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL), one datagram each. The C call
+behind systemd-python does the same but keeps the interpreter while it waits: a journald that paused for 3 s stopped
+the sound for 3 s. A socket of our own lets go, and needs no compiler on the board.
+"""
+
+import contextlib
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PREFIX = "QUIETBOX_"
+SOCKET = "/run/systemd/journal/socket"
+RECORDS_KEPT = 200
+SEND_S = 1.0
+"""How long journald may make a record wait before the plain line on stderr has to do."""
+FINISH_S = 0.2
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+"""syslog's priorities."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a record; ``name`` is what `quietbox status --json` calls it."""
+
+    name: str
+    unit: str
+    meaning: str
+
+    @property
+    def key(self) -> str:
+        """What the journal calls it."""
+        return PREFIX + self.name.upper()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of record, the value of QUIETBOX_EVENT."""
+
+    name: str
+    priority: int
+    meaning: str
+
+
+FIELDS = (
+    Field("event", "", "kind of record, see the next table; every record has it"),
+    Field("state", "", "waiting, running, bypass, muted, degraded or fault"),
+    Field("engine", "", "the suppressor at work"),
+    Field("source", "", "who gave an order: button or signal"),
+    Field("seconds", "s", "sound that the figures of this record cover"),
+    Field("level_in_dbfs", "dBFS", "mean level of the microphone"),
+    Field("level_out_dbfs", "dBFS", "mean level of the output"),
+    Field("speech_share", "0..1", "part of the time in which somebody spoke"),
+    Field("noise_removed_db", "dB", "how much quieter the pauses became"),
+    Field("xruns_in", "", "times that the microphone's buffer ran over"),
+    Field("xruns_out", "", "times that the output ran dry"),
+    Field("dropped_hops", "", "hops thrown away because the output's queue was full"),
+    Field("clips", "", "samples at full scale"),
+    Field("queue_ms", "ms", "sound waiting in the output's queue"),
+    Field("drift_ppm", "ppm", "how much faster the output's clock runs than the microphone's"),
+    Field("latency_ms", "ms", "microphone to jack, by the budget"),
+    Field("hop_p50_us", "us", "time to process a hop of 5 ms: half took less"),
+    Field("hop_p99_us", "us", "the same: 99 of 100 took less"),
+    Field("hop_max_us", "us", "the same: the slowest"),
+    Field("late_hops", "", "hops that took longer than they last"),
+    Field("mains_hz", "Hz", "mains hum that is cancelled, 0 for none"),
+    Field("temperature_c", "°C", "the processor's; absent where the board does not tell"),
+    Field("throttling", "", "under-voltage, throttling or heat in words; empty when all is well"),
+    Field("memory_mb", "MB", "resident memory of the service"),
+    Field("cpu_share", "1 = one core", "processor time of the service, without the process of LED and button"),
+    Field("microphone", "", "the device as opened"),
+    Field("output", "", "the device as opened"),
+    Field("cable_state", "", "of the output for other programs: waiting, unread or playing; absent without one"),
+    Field("cable_xruns", "", "times that it ran dry, since the start"),
+    Field("cable_dropped", "", "hops that found it full though somebody reads it, since the start"),
+    Field("cable_failures", "", "times that it could not be opened or was lost, since the start"),
+    Field("cable_queue_ms", "ms", "sound waiting in its queue"),
+    Field("cable_drift_ppm", "ppm", "how much faster its clock runs than the microphone's"),
+    Field("realtime", "", "SCHED_FIFO, or no"),
+    Field("speaking", "", "whether somebody speaks right now (status only)"),
+    Field("pid", "", "process (status only)"),
+)
+
+KINDS = (
+    Kind("start", NOTICE, "the box has started"),
+    Kind("stop", NOTICE, "the box ends"),
+    Kind("statistics", INFO, "once a minute: the figures of that minute"),
+    Kind("total", INFO, "at the end: the figures of the whole run"),
+    Kind("state", NOTICE, "the state has changed"),
+    Kind("order", NOTICE, "bypass or mute was switched, QUIETBOX_SOURCE says by whom"),
+    Kind("devices", INFO, "a device was opened, with its terms"),
+    Kind("waiting", WARNING, "a device is missing, busy or lost"),
+    Kind("engine", WARNING, "an engine failed, was too slow, or is tried again"),
+    Kind("xrun", WARNING, "the first xrun; further ones are counted in the statistics"),
+    Kind("realtime", WARNING, "a privilege was refused: priority or locked memory"),
+    Kind("settings", NOTICE, "the settings were read again, or are wrong"),
+    Kind("panel", INFO, "LED and button: what drives them, or why they do not work"),
+    Kind("cable", INFO, "the output for other programs"),
+    Kind("board", WARNING, "under-voltage or throttling has begun or ended"),
+    Kind("status", WARNING, "the status file cannot be written"),
+    Kind("hang", ERROR, "a sound device hangs at the end"),
+    Kind("journal", WARNING, "records were lost because nobody took them"),
+)
+
+_KEYS = {field.name: field.key for field in FIELDS}
+_PRIORITIES = {kind.name: kind.priority for kind in KINDS}
+
+
+def record(sentence: str, kind: str, priority: int | None = None, **fields: Any) -> dict[str, str]:
+    """The fields of one record; names and kinds are those of the tables, a value of None is left out."""
+    told = {
+        "MESSAGE": sentence,
+        "PRIORITY": str(_PRIORITIES.get(kind, INFO) if priority is None else priority),
+        "SYSLOG_IDENTIFIER": "quietbox",
+        _KEYS["event"]: kind,
+    }
+    return told | {_KEYS[name]: str(value) for name, value in fields.items() if value is not None}
+
+
+def datagram(fields: Mapping[str, str]) -> bytes:
+    """One record in journald's native protocol: ``KEY=value``, or key, length and value where the value has lines."""
+    parts = []
+    for key, value in fields.items():
+        data = value.encode(errors="replace")
+        if b"\n" in data:
+            parts.append(key.encode() + b"\n" + len(data).to_bytes(8, "little") + data)
+        else:
+            parts.append(key.encode() + b"=" + data)
+    return b"\n".join(parts) + b"\n"
+
+
+def journal_reads_stderr() -> bool:
+    """Whether systemd has tied stderr to the journal: JOURNAL_STREAM names its device and inode."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class Journal(threading.Thread):
+    """Records for the journal, or lines for the terminal, sent by a thread of their own: a reader that is slow or gone
+    must not stop the box. What does not fit any more is lost and counted."""
+
+    def __init__(self, path: str = "") -> None:
+        """``path`` is journald's socket; the default is the system's if stderr belongs to it, else plain lines."""
+        super().__init__(name="journal", daemon=True)
+        self._under_journal = journal_reads_stderr()
+        self._path = path or (SOCKET if self._under_journal else "")
+        self._waiting: queue.Queue[dict[str, str] | None] = queue.Queue(RECORDS_KEPT)
+        self._lost = 0
+        self.start()
+
+    def say(self, sentence: str, kind: str = "start", priority: int | None = None, **fields: Any) -> None:
+        """Tell one thing; never blocks. ``kind`` and ``fields`` are names of the tables, the default of ``priority``
+        is the kind's. Not to be called from a signal handler."""
+        self._put(record(sentence, kind, priority, **fields))
+
+    def _put(self, told: dict[str, str] | None) -> None:
+        try:
+            self._waiting.put_nowait(told)
+        except queue.Full:
+            self._lost += 1
+
+    def run(self) -> None:
+        while (told := self._waiting.get()) is not None:
+            self._write(told)
+            if self._lost and self._waiting.empty():
+                lost, self._lost = self._lost, 0
+                self._write(record(f"{lost} records were lost: nobody took them in time", "journal"))
+
+    def _write(self, told: dict[str, str]) -> None:
+        if self._path:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:
+                way.settimeout(SEND_S)
+                way.sendto(datagram(told), self._path)
+                return
+        mark = f"<{told['PRIORITY']}>" if self._under_journal else ""
+        with contextlib.suppress(OSError, ValueError):
+            print(mark + told["MESSAGE"], file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Send what is left, if anybody takes it."""
+        self._put(None)
+        self.join(FINISH_S)
+
+
+def notify(*lines: str) -> bool:
+    """Tell systemd (sd_notify(3)): ``notify("READY=1", "STATUS=...")``. False if it does not listen; never blocks."""
+    where = os.environ.get("NOTIFY_SOCKET", "")
+    if not where.startswith(("/", "@")):
+        return False
+    address = "\0" + where[1:] if where.startswith("@") else where
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
+            way.setblocking(False)
+            way.sendto("\n".join(lines).encode(), address)
+    except OSError:
+        return False
+    return True
+
+
+def markdown() -> str:
+    """Both tables for the README."""
+    lines = ["| field | unit | meaning |", "|---|---|---|"]
+    lines += [f"| `{field.key}` | {field.unit} | {field.meaning} |" for field in FIELDS]
+    lines += ["", "| `QUIETBOX_EVENT` | priority | meaning |", "|---|---|---|"]
+    names = {ERROR: "error", WARNING: "warning", NOTICE: "notice", INFO: "info"}
+    lines += [f"| `{kind.name}` | {names[kind.priority]} | {kind.meaning} |" for kind in KINDS]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
