@@ -1,1 +1,1 @@
-"""What touches the board: ``panel`` (LED, button), ``boards``, ``install``, ``gadget``; ``virtual`` stands in for it."""
+"""What touches the board: ``panel`` (LED, button), ``boards``, ``install``, ``gadget``; ``virtual`` stands in."""

@@ -85,17 +85,17 @@ class Loss(nn.Module):
         gap = clean_size - out_size
         return {
             "size": 0.3 * gap.square().mean(),
-            "bins": 0.2 * (clean_bins - out_bins).abs().square().mean(),
-            "lost": 0.3 * gap.clamp(min=0).square().mean(),
-            "wave": 0.2 * (out - clean).abs().mean(),
+            "bins": 0.4 * torch.view_as_real(clean_bins - out_bins).square().mean(),
+            "lost": 0.45 * gap.clamp(min=0).square().mean(),
+            "wave": 0.3 * (out - clean).abs().mean(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
 
     def compressed(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Magnitudes to the power 0.3, alone and with the phase."""
         bins = torch.stft(wave, 512, 256, window=self.window, return_complex=True)
-        square = bins.real.square() + bins.imag.square() + 1e-8
-        return square ** (COMPRESSION / 2), bins * square ** ((COMPRESSION - 1) / 2)
+        size = torch.log(torch.view_as_real(bins).square().sum(3) + 1e-8)
+        return torch.exp(COMPRESSION / 2 * size), bins * torch.exp((COMPRESSION - 1) / 2 * size)
 
 
 def speech_labels(spectrum: Spectrum, batch: Batch) -> Tensor:
@@ -135,7 +135,7 @@ class Student:
         self.lesson = Lesson(Network(shape)).to(device)
         self.network = self.lesson.network
         self.averaged = {name: value.detach().clone() for name, value in self.network.named_parameters()}
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.peak_rate, weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.peak_rate, weight_decay=0.01, fused=True)
         self.step, self.seconds, self.audio_hours, self.skipped = 0, 0.0, 0.0, 0
         self.learner: nn.Module = self.lesson
         self.processes = 1
@@ -178,8 +178,7 @@ class Student:
         self.step += 1
         share = min(0.999, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for name, value in self.network.named_parameters():
-                self.averaged[name].lerp_(value, 1 - share)
+            torch._foreach_lerp_(list(self.averaged.values()), list(self.network.parameters()), 1 - share)
         self.audio_hours += batch.noisy.numel() * self.processes / RATE_HZ / 3600
         return {"loss": total.item(), **{name: value.item() for name, value in terms.items()}}
 
