@@ -7,6 +7,7 @@ is there. Needs nothing but Python.
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -46,13 +47,9 @@ class Extra:
 def extras(gpio_package: str, bits: int) -> list[Extra]:
     """What to install beside the program on a board with ``bits``-bit programs, by pyproject.toml."""
     wanted = _project()["optional-dependencies"]
-    lgpio, journal = (_starting(wanted["board"], name) for name in ("rpi-lgpio", "systemd-python"))
-    found = [
-        Extra(RPI_GPIO if gpio_package == "RPi.GPIO" else lgpio, "LED and button"),
-        Extra(journal, "structured records in the journal (plain lines instead)"),
-    ]
+    found = [Extra(RPI_GPIO if gpio_package == "RPi.GPIO" else wanted["board"][0], "LED and button")]
     if bits == 64:  # onnxruntime has no wheel for 32-bit systems and is not built on a board
-        found.append(Extra(_starting(wanted["onnx"], "onnxruntime"), "ONNX Runtime (NumPy runs the network)"))
+        found.append(Extra(_for_this_processor(wanted["onnx"]), "ONNX Runtime (NumPy runs the network)"))
     return found
 
 
@@ -146,8 +143,10 @@ def _project() -> dict[str, Any]:
     return dict(tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"])
 
 
-def _starting(requirements: list[str], name: str) -> str:
-    return next(requirement for requirement in requirements if requirement.startswith(name))
+def _for_this_processor(requirements: list[str]) -> str:
+    """The one of two requirements, ``...; platform_machine == 'aarch64'`` and ``... != ...``, that holds here."""
+    sign = "==" if platform.machine() == "aarch64" else "!="
+    return next(wanted.split(";")[0] for wanted in requirements if f"platform_machine {sign} 'aarch64'" in wanted)
 
 
 def _program() -> Iterator[Path]:

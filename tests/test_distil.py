@@ -77,7 +77,7 @@ def test_a_student_comes_nearer_to_its_teacher(lessons: Lessons, tmp_path: Path)
     before, after = taught_30_steps(lessons, lessons, tmp_path)
     assert after > before + 0.4
     learnt = load_network(tmp_path / "weights.pt")
-    assert nearness_db(lessons, learnt) == pytest.approx(after)
+    assert nearness_db(lessons, learnt) == pytest.approx(after, abs=1e-3)
 
 
 def swapped(taught: list[torch.Tensor]) -> list[torch.Tensor]:

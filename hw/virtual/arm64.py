@@ -37,9 +37,9 @@ SUITE, PYTHON = "bookworm", "3.11"
 MIRROR = "http://deb.debian.org/debian"
 PACKAGES = [
     *("python3", "python3-venv", "python3-dev", "gcc", "libc6-dev", "pkg-config"),
-    *("libasound2-dev", "libsystemd-dev"),
+    "libasound2-dev",
 ]
-BUILT_THERE = ("pyalsaaudio", "systemd-python")
+BUILT_THERE = ("pyalsaaudio",)
 """No wheels anywhere: compiled in the arm64 root itself."""
 PLATFORMS = [*(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)), "manylinux2014_aarch64"]
 """Wheels that glibc 2.36 of Debian 12 takes."""
