@@ -1,0 +1,113 @@
+"""One boot of the machine: a disk, a folder shared with the host, a job in it, and the power switch."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+MEMORY = "1024M"
+CARDS = ("Microphone", "Headphones", "Cable")
+"""Loop-back cards the kernel starts with: device 0 is the product's side, device 1 the world's."""
+POWER_OFF_S = 20.0
+"""One boot in six prints everything and then never ends: the switch is pulled so long after the job's status."""
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What became of one boot."""
+
+    status: int | None
+    """Exit status of the job; None if it never ended."""
+    seconds: float
+    hung: bool
+    """Whether the machine had to be killed: its known flake at power-off, or a job that ran out of time."""
+
+
+def boot(
+    kernel: Path,
+    disk: Path,
+    layer: Path,
+    share: Path,
+    *,
+    limit_s: float,
+    words: tuple[str, ...] = (),
+    seen: Callable[[], None] = lambda: None,
+) -> Boot:
+    """Boot, run ``share/job`` inside, power off. What is written to the disk goes to ``layer`` (made if missing).
+
+    ``words`` are added to the kernel's command line; ``seen`` is called a few times a second while it runs.
+    """
+    for name in ("status", "stdout", "stderr", "journal"):
+        (share / name).unlink(missing_ok=True)
+    count = len(CARDS)
+    command = [
+        str(kernel),
+        f"mem={MEMORY}",
+        f"ubd0={layer},{disk}",
+        "root=/dev/ubda",
+        *(words if "ro" in words else ("rw", *words)),
+        "con=null",
+        "con0=fd:0,fd:1",
+        "console=tty0",
+        "quiet",
+        "loglevel=3",
+        f"snd_aloop.enable={','.join('1' * count)}",
+        f"snd_aloop.id={','.join(CARDS)}",
+        f"snd_aloop.pcm_substreams={','.join('1' * count)}",
+        f"pi.share={share}",
+    ]
+    began = time.monotonic()
+    hung = False
+    with (share / "console").open("wb") as console:
+        machine = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+            env=os.environ | {"TMPDIR": str(share)},
+        )
+        try:
+            done_at = None
+            while machine.poll() is None:
+                time.sleep(LOOK_S)
+                seen()
+                now = time.monotonic()
+                if done_at is None and (share / "status").exists():
+                    done_at = now
+                if now - began > limit_s or (done_at is not None and now - done_at > POWER_OFF_S):
+                    hung = True
+                    break
+        finally:
+            _pull_the_plug(machine)
+    seen()
+    try:
+        status: int | None = int((share / "status").read_text())
+    except (OSError, ValueError):
+        status = None
+    return Boot(status, time.monotonic() - began, hung)
+
+
+def copy_layer(layer: Path, target: Path) -> None:
+    """A copy that stays sparse."""
+    subprocess.run(["cp", "--sparse=always", str(layer), str(target)], check=True)
+
+
+def job(share: Path, text: str) -> None:
+    """Put a shell script where the machine looks for its job."""
+    path = share / "job"
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def _pull_the_plug(machine: subprocess.Popen[bytes]) -> None:
+    """Kill the kernel and every process it keeps for its own: they share its session."""
+    if machine.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(machine.pid, signal.SIGKILL)
+    machine.wait()

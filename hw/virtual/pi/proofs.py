@@ -1,0 +1,568 @@
+"""Inside the machine: one function a proof. Run by the product's own Python as root, one line of JSON a result.
+
+    /opt/quietbox/current/bin/python /share/proofs.py NAME...
+
+A proof returns what it measured in words, or raises ``Failed`` with them.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import stage  # type: ignore[import-not-found]  # lies beside this file in the machine
+from scipy.signal import correlate
+from stage import JACK, LAG_S, MICROPHONE, SERVICE, SETTINGS, call, show, state, status, wait_for
+
+from edge import RATE_HZ
+from edge.journal import FIELDS
+from edge.spectrum import Floats
+from hw.virtual.demo import judge, pauses
+from models.measures import si_sdr_db
+
+SHARE = Path("/share")
+RESULTS = SHARE / "results.jsonl"
+PAIR = "rain_en_5dB"
+BACK_S = 3.0
+"""The box has to be back this long after a card is plugged in again or its process was killed."""
+
+
+speaker: stage.Speaker
+led: stage.Led
+
+
+class Failed(Exception):
+    """The proof did not hold; the text says what was measured."""
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    passed: bool
+    words: str
+    seconds: float
+
+
+def check(holds: bool, words: str) -> str:
+    """``words`` if it holds; raises Failed with them if not."""
+    if not holds:
+        raise Failed(words)
+    return words
+
+
+def pair() -> tuple[Floats, Floats]:
+    """(clean, noisy) speech, 16 kHz."""
+    clean, noisy = (
+        soundfile.read(SHARE / "sounds" / kind / f"{PAIR}.flac", dtype="float32")[0] for kind in ("clean", "noisy")
+    )
+    return clean, noisy
+
+
+# The plain machine.
+
+
+def boots() -> str:
+    """service starts at boot; power-on to first hop played"""
+    at = first(stage.Reader.__new__(stage.Reader), "running")
+    found = show("ExecMainStartTimestampMonotonic", "NRestarts", "UnitFileState")
+    began = int(found["ExecMainStartTimestampMonotonic"]) / 1e6
+    systemd = int(call("systemctl", "show", "-P", "UserspaceTimestampMonotonic")) / 1e6
+    return check(
+        found["UnitFileState"] == "enabled" and found["NRestarts"] == "0",
+        f"sound {at:.1f} s after the kernel's start, {at - systemd:.1f} s after systemd's, {at - began:.1f} s after "
+        f"the service's; {found['UnitFileState']}, {found['NRestarts']} restarts",
+    )
+
+
+def first(reader: stage.Reader, wanted: str) -> float:
+    """Monotonic time of the first record of this boot that tells this state."""
+    reader._cursor = ""
+    wait_for(lambda: state() == wanted, 120)
+    return reader.at(20, QUIETBOX_EVENT="state", QUIETBOX_STATE=wanted)
+
+
+def enhanced() -> str:
+    """noisy speech into the microphone comes out enhanced, as from `quietbox enhance`"""
+    clean, noisy = pair()
+    call("quietbox", "enhance", str(SHARE / "sounds" / "noisy" / f"{PAIR}.flac"), "-o", "/run/file.wav")
+    from_file = soundfile.read("/run/file.wav", dtype="float32")[0]
+    with stage.Ear() as ear:
+        begin = ear.now()
+        time.sleep(speaker.say(noisy) + 1 + LAG_S)
+        heard = ear.since(begin)
+    live = lined_up(heard, from_file)
+    soundfile.write(SHARE / "live.wav", live, RATE_HZ)
+    soundfile.write(SHARE / "file.wav", from_file, RATE_HZ)
+    file_found, live_found = judge(clean, noisy, from_file), judge(clean, noisy, live)
+    alike = si_sdr_db(from_file, live)
+    return check(
+        abs(live_found.si_sdr_after_db - file_found.si_sdr_after_db) < 1.0
+        and live_found.noise_removed_db > file_found.noise_removed_db - 3
+        and live_found.noise_removed_db > 15,
+        f"SI-SDR {live_found.si_sdr_before_db:.1f} -> {live_found.si_sdr_after_db:.1f} dB "
+        f"(file {file_found.si_sdr_after_db:.1f}), noise removed {live_found.noise_removed_db:.1f} dB "
+        f"(file {file_found.noise_removed_db:.1f}), live against file {alike:.1f} dB; {status()['engine']}",
+    )
+
+
+def lined_up(heard: Floats, wanted: Floats) -> Floats:
+    """The part of ``heard`` that lies on ``wanted``, to a sixth of a sample: SI-SDR is that particular."""
+    from scipy.signal import resample_poly
+
+    fine = 6
+    start = int(correlate(heard, wanted, "full", "fft").argmax()) - (len(wanted) - 1)
+    check(0 <= start <= len(heard) - len(wanted), "what was played is not in the recording")
+    around = resample_poly(np.pad(heard, (8, 8))[start : start + len(wanted) + 16], fine, 1)
+    middle = slice(len(wanted) // 4, len(wanted) // 2)
+    target = wanted[middle]
+
+    def shifted(offset: int) -> Floats:
+        return around[offset : offset + fine * len(wanted) : fine].astype(np.float32)
+
+    best = max(range(2 * 8 * fine), key=lambda offset: float(np.dot(shifted(offset)[middle], target)))
+    return shifted(best)
+
+
+def led_follows() -> str:
+    """the LED follows speech"""
+    clean, _ = pair()
+    silence = np.zeros(3 * RATE_HZ, np.float32)
+    wait_for(lambda: not status()["speaking"], 20)
+    began = time.monotonic() + 0.25  # through both cards' buffers
+    speaker.say(np.concatenate([silence, clean, silence]))
+    time.sleep(6 + len(clean) / RATE_HZ + 0.5)
+    before = led.lit(began, began + 2.5)
+    spoken = ~pauses(clean)
+    talk = [began + 3 + at / RATE_HZ for at in (int(spoken.argmax()), len(spoken) - int(spoken[::-1].argmax()))]
+    during, after = led.lit(talk[0] + 0.3, talk[1]), led.lit(talk[1] + 1.2)
+    rise = next((at - talk[0] for at in led.rises(talk[0] - 0.2) if at > talk[0] - 0.2), float("nan"))
+    return check(
+        before < 0.1 and during > 0.7 and after < 0.1,
+        f"lit {before:.0%} of the time before, {during:.0%} during, {after:.0%} after speech; {1000 * rise:.0f} ms "
+        "after its first sample",
+    )
+
+
+def button() -> str:
+    """button: short press toggles bypass, long press mutes; seen in sound, LED and journal"""
+    noise = 0.03 * np.random.default_rng(3).standard_normal(60 * RATE_HZ).astype(np.float32)
+    reader = stage.Reader()
+    with stage.Ear() as ear:
+        speaker.say(noise)
+        time.sleep(4)
+        found = {"running": ear.level_dbfs(2)}
+        for seconds, wanted in ((0.2, "bypass"), (0.2, "running"), (1.2, "muted"), (1.2, "running")):
+            stage.press(seconds)
+            wait_for(lambda wanted=wanted: state() == wanted, 10)
+            if wanted != "running":
+                began = time.monotonic()
+                found[wanted] = ear.level_dbfs(2)
+                found[f"{wanted} lit"] = led.lit(began)
+        speaker.hush()
+    orders = [f"{entry.get('MESSAGE')}" for entry in reader.records(QUIETBOX_EVENT="order", QUIETBOX_SOURCE="button")]
+    return check(
+        found["bypass"] > found["running"] + 10
+        and found["muted"] < -90
+        and 0.05 < found["bypass lit"] < 0.4
+        and found["muted lit"] == 0
+        and len(orders) == 4,
+        f"jack with noise: on {found['running']} dBFS, bypass {found['bypass']}, muted {found['muted']}; LED lit "
+        f"{found['bypass lit']:.0%} in bypass, {found['muted lit']:.0%} muted; journal: {'; '.join(orders)}",
+    )
+
+
+def journal_fields() -> str:
+    """structured fields in journalctl -o json"""
+    reader = stage.Reader()
+    clean, _ = pair()
+    speaker.say(np.tile(clean, 5))
+    record = None
+    try:
+        reader.at(100, QUIETBOX_EVENT="statistics")
+        record = reader.records(QUIETBOX_EVENT="statistics")[0]
+    finally:
+        speaker.hush()
+    optional = {"event", "source", "temperature_c", "throttling", "microphone", "output", "realtime", "speaking", "pid"}
+    missing = [field.key for field in FIELDS if field.name not in optional and field.key not in record]
+    there = [name for name in record if name.startswith("QUIETBOX_")]
+    foreign = [name for name in there if name not in {field.key for field in FIELDS}]
+    words = f"{len(there)} QUIETBOX_ fields a minute: noise removed {record.get('QUIETBOX_NOISE_REMOVED_DB')} dB, "
+    words += f"speech {record.get('QUIETBOX_SPEECH_SHARE')}"
+    return check(
+        not missing and not foreign, words + "".join(f", missing {name}" for name in missing) + "".join(foreign)
+    )
+
+
+def unplugged(card: str) -> str:
+    """Pull a card, look at the box, put the card back."""
+    reader = stage.Reader()
+    threading.Thread(target=stage.unplug, args=(card,), daemon=True).start()
+    waiting_s = wait_for(lambda: state() == "waiting", 15)
+    wait_for(lambda: not (stage.DRIVER / stage.DEVICES[card]).exists(), 15)
+    began = time.monotonic()
+    time.sleep(8.2)
+    rises = led.rises(began)
+    share = led.lit(began)
+    stage.plug(card)
+    back_s = wait_for(lambda: state() == "running", 30)
+    period = statistics.median(np.diff(rises)) if len(rises) > 1 else float("nan")
+    said = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="waiting")]
+    return check(
+        back_s <= BACK_S and 0.35 < share < 0.65 and 1.8 < period < 2.2 and bool(said),
+        f"waiting after {waiting_s:.1f} s, LED blinks every {period:.1f} s; running {back_s:.1f} s after it came back "
+        f"({said[0] if said else 'nothing said'!r})",
+    )
+
+
+def microphone_unplugged() -> str:
+    """microphone pulled out and put back"""
+    return unplugged(MICROPHONE)
+
+
+def jack_unplugged() -> str:
+    """output pulled out and put back"""
+    return unplugged(JACK)
+
+
+def watchdog() -> str:
+    """kill -STOP: the watchdog restarts the service"""
+    reader, before = stage.Reader(), show("NRestarts")["NRestarts"]
+    began = time.monotonic()
+    os.kill(stage.pid(), signal.SIGSTOP)
+    wait_for(lambda: show("NRestarts")["NRestarts"] != before, 40)
+    killed_s = time.monotonic() - began
+    wait_for(lambda: state() == "running", 60)
+    over_s = time.monotonic() - began
+    return check(
+        "watchdog" in reader.text().lower() and over_s < 30,
+        f"started anew after {killed_s:.1f} s, running again after {over_s:.1f} s",
+    )
+
+
+def killed() -> str:
+    """kill -9, twenty times"""
+    times = []
+    for _ in range(20):
+        victim = stage.pid()
+        began = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: stage.pid() not in (0, victim) and state() == "running", 60)
+        times.append(time.monotonic() - began)
+        time.sleep(0.3)
+    return check(
+        max(times) <= BACK_S,
+        f"running again after {statistics.median(times):.1f} s in the middle, {max(times):.1f} s at the most",
+    )
+
+
+@contextlib.contextmanager
+def spoilt(path: Path, content: bytes) -> Iterator[None]:
+    """A file with other content for a while."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def bad_model() -> str:
+    """corrupt model"""
+    folder = Path(call("/opt/quietbox/current/bin/python", "-c", "import models; print(models.__path__[0])"))
+    victims = sorted(path for path in (folder / "quietbox").iterdir() if path.suffix in (".onnx", ".npz"))
+    reader = stage.Reader()
+    with contextlib.ExitStack() as stack:
+        for path in victims:
+            stack.enter_context(spoilt(path, path.read_bytes()[:1000] + b"\0" * 5000))
+        stage.restart()
+        reader.at(60, QUIETBOX_EVENT="start")
+        wait_for(lambda: state() in ("running", "degraded"), 60)
+        engine = status()["engine"]
+    said = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="engine")]
+    stage.restart()
+    return check(bool(said) and "network" not in engine, f"{engine} goes on; {said[0] if said else 'nothing said'!r}")
+
+
+def bad_settings() -> str:
+    """corrupt settings: refused at reload, named at the start, running once mended"""
+    good = SETTINGS.read_bytes()
+    reader = stage.Reader()
+    with spoilt(SETTINGS, good + b"\n[capture\nnoise = maybe\n"):
+        call("systemctl", "reload", SERVICE)
+        wait_for(lambda: str(SETTINGS) in reader.text(), 20)
+        kept = state()
+        stage.restart()
+        time.sleep(15)
+        lines = [entry["MESSAGE"] for entry in reader.records() if str(SETTINGS) in str(entry.get("MESSAGE"))]
+        meanwhile = state() or show("SubState")["SubState"]
+    back_s = wait_for(lambda: state() == "running", 60) if meanwhile != "running" else 0.0
+    return check(
+        kept == "running" and len(lines) >= 2 and back_s <= 2 * BACK_S,
+        f"reload keeps {kept}; at the start: {lines[-1]!r}, box {meanwhile}, running {back_s:.1f} s after "
+        "it was mended",
+    )
+
+
+def busy_card() -> str:
+    """somebody else holds the microphone"""
+    reader = stage.Reader()
+    call("systemctl", "stop", SERVICE)
+    terms = ("-f", "S32_LE", "-r", str(RATE_HZ), "-c", "1")
+    thief = subprocess.Popen(["arecord", "-q", "-D", f"hw:{MICROPHONE},0", "-t", "raw", *terms, "/dev/null"])
+    try:
+        time.sleep(1)
+        call("systemctl", "start", SERVICE)
+        reader.at(60, QUIETBOX_EVENT="waiting")
+        said = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
+    finally:
+        thief.kill()
+        thief.wait()
+    back_s = wait_for(lambda: state() == "running", 30)
+    return check(back_s <= BACK_S and "arecord" in said, f"{said!r}; running {back_s:.1f} s after it let go")
+
+
+def full_disk() -> str:
+    """full disk"""
+    reader, filler = stage.Reader(), Path("/var/filler")
+    try:
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"\0" * (1 << 20)):
+                pass
+        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"\0" * 512):
+                pass
+        free = shutil.disk_usage("/").free
+        stage.restart()
+        reader.at(60, QUIETBOX_EVENT="start")
+        took_s = wait_for(lambda: state() == "running", 60)
+    finally:
+        filler.unlink(missing_ok=True)
+    return check(free < 1 << 20, f"{free} bytes free: starts all the same, running {took_s:.1f} s later")
+
+
+def security() -> str:
+    """systemd-analyze security"""
+    text = call("systemd-analyze", "security", SERVICE, "--no-pager")
+    line = next((line for line in text.splitlines() if "Overall exposure" in line), text[-200:])
+    found = re.search(r"([\d.]+) (\w+)", line.split(":")[-1])
+    return check(bool(found) and float(found[1]) <= 1.5, line.strip("→ ") if found else line)  # type: ignore[index]
+
+
+def doctor() -> str:
+    """quietbox doctor, with the box running"""
+    done = subprocess.run(["quietbox", "doctor"], capture_output=True, text=True)
+    (SHARE / "doctor.txt").write_text(done.stdout + done.stderr)
+    tail = (done.stdout + done.stderr).strip().splitlines()[-1:]
+    return check("Traceback" not in done.stderr, f"exit status {done.returncode}: {tail[0] if tail else 'no words'}")
+
+
+# Other boots.
+
+
+def no_microphone() -> str:
+    """boot without the microphone, which is plugged in later"""
+    reader = stage.Reader()
+    reader._cursor = ""
+    at = first(reader, "waiting")
+    said = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
+    stage.plug(MICROPHONE)
+    back_s = wait_for(lambda: state() == "running", 60)
+    return check(
+        back_s <= BACK_S, f"waiting {at:.1f} s after power-on ({said!r}), running {back_s:.1f} s after it came"
+    )
+
+
+def read_only() -> str:
+    """read-only root"""
+    options = next(line.split()[3] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == "/")
+    at = first(stage.Reader.__new__(stage.Reader), "running")
+    _, noisy = pair()
+    with stage.Ear() as ear:
+        begin = ear.now()
+        time.sleep(speaker.say(noisy) + LAG_S)
+        level = stage.level_dbfs(ear.since(begin))
+    complaints = [line for line in stage.Reader().records(PRIORITY="3")]
+    return check(
+        "ro" in options.split(",") and level > -60 and state() == "running" and not complaints,
+        f"/ is {options.split(',')[0]}; running {at:.1f} s after power-on, speech at {level} dBFS on the jack",
+    )
+
+
+# Long ones.
+
+
+class Lateness(threading.Thread):
+    """How late the machine itself wakes somebody who asks first of all: what no program in it could do better."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.late_ms: list[float] = []
+        self.start()
+
+    def run(self) -> None:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(90))
+        due = time.monotonic()
+        while True:
+            due += 0.02
+            time.sleep(max(0.0, due - time.monotonic()))
+            late = time.monotonic() - due
+            self.late_ms.append(1000 * late)
+            if late > 0.02:
+                due = time.monotonic()
+
+    def words(self) -> str:
+        late = np.array(self.late_ms[10:])
+        return (
+            f"machine's own timer late by {np.percentile(late, 99):.1f} ms p99, {late.max():.0f} ms max, "
+            f"{int((late > 20).sum())} times > 20 ms"
+        )
+
+
+def xruns() -> tuple[int, int, int]:
+    said = status()
+    return said["xruns_in"], said["xruns_out"], said["dropped_hops"]
+
+
+def drift() -> str:
+    """two clocks 300 ppm apart, ten minutes"""
+    ppm = 300
+    call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", str(100_000 + ppm // 10))
+    try:
+        stage.restart()
+        time.sleep(2)
+        wait_for(lambda: state() == "running", 60)
+        time.sleep(5)
+        before, late = xruns(), Lateness()
+        _, noisy = pair()
+        over = time.monotonic() + float(os.environ["PI_SECONDS"])
+        while time.monotonic() < over:
+            time.sleep(speaker.say(noisy))
+        gained = tuple(now - then for now, then in zip(xruns(), before, strict=True))
+        said = status()
+    finally:
+        call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", "100000")
+    return check(
+        not any(gained),
+        f"{said['seconds']:.0f} s: xruns {gained[0]} in, {gained[1]} out, {gained[2]} hops dropped; drift measured "
+        f"{said['drift_ppm']:+.0f} ppm, queue {said['queue_ms']:.1f} ms; {late.words()}",
+    )
+
+
+def load() -> str:
+    """128-frame periods under full processor load"""
+    text = SETTINGS.read_text()
+    for section in ("capture", "playback"):
+        text = re.sub(rf"(?ms)(^\[{section}\].*?)^period_ms *=.*?$", r"\1", text, count=1)
+        text = re.sub(rf"(?m)^\[{section}\].*$", f"[{section}]\nperiod_ms = 8", text, count=1)
+    seconds = float(os.environ["PI_SECONDS"])
+    renamed = Path(f"/proc/asound/{JACK}").resolve().name.removeprefix("card")
+    identity = Path(f"/sys/class/sound/card{renamed}/id")
+    identity.write_text("Headset")  # a name that stands for no Pi jack: those move in 10 ms only
+    burners = []
+    try:
+        with stage.settings(text.replace(JACK, "Headset")):
+            time.sleep(2)
+            wait_for(lambda: state() == "running", 60)
+            time.sleep(5)
+            burners = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(3)]
+            before, late = xruns(), Lateness()
+            _, noisy = pair()
+            over = time.monotonic() + seconds
+            while time.monotonic() < over:
+                time.sleep(speaker.say(noisy))
+            gained = tuple(now - then for now, then in zip(xruns(), before, strict=True))
+            said = status()
+    finally:
+        for burner in burners:
+            burner.kill()
+        identity.write_text(JACK)
+    return check(
+        not any(gained),
+        f"{seconds:.0f} s, 3 busy loops: xruns {gained[0]} in, {gained[1]} out, {gained[2]} hops dropped; "
+        f"{said['microphone']}; hop p99 {said['hop_p99_us']:.0f} us; {late.words()}",
+    )
+
+
+def upkeep() -> str:
+    """memory and processor time of the service"""
+    seconds = float(os.environ["PI_SECONDS"])
+    time.sleep(10)
+    _, noisy = pair()
+
+    def resident_mb() -> float:
+        text = Path(f"/proc/{stage.pid()}/status").read_text()
+        return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
+
+    began, used, before_mb = time.monotonic(), int(show("CPUUsageNSec")["CPUUsageNSec"]), resident_mb()
+    tops = [before_mb]
+    while time.monotonic() - began < seconds:
+        time.sleep(speaker.say(noisy))
+        tops.append(resident_mb())
+    share = (int(show("CPUUsageNSec")["CPUUsageNSec"]) - used) / 1e9 / (time.monotonic() - began)
+    return check(
+        tops[-1] < before_mb + 10,
+        f"{seconds / 60:.0f} min: RSS {before_mb:.0f} -> {tops[-1]:.0f} MB (max {max(tops):.0f}), processor "
+        f"{100 * share:.0f} % of one core (User-Mode Linux pays much for each system call), "
+        f"xruns {status()['xruns_in']} in {status()['xruns_out']} out",
+    )
+
+
+PROOFS: dict[str, Callable[[], str]] = {
+    proof.__name__: proof
+    for proof in (
+        boots,
+        security,
+        enhanced,
+        led_follows,
+        button,
+        journal_fields,
+        microphone_unplugged,
+        jack_unplugged,
+        watchdog,
+        killed,
+        bad_model,
+        bad_settings,
+        busy_card,
+        full_disk,
+        doctor,
+        no_microphone,
+        read_only,
+        drift,
+        load,
+        upkeep,
+    )
+}
+
+
+def main() -> None:
+    global speaker, led
+    speaker, led = stage.Speaker(), stage.Led()
+    for name in sys.argv[1:]:
+        began = time.monotonic()
+        try:
+            if name not in ("boots", "no_microphone", "read_only"):
+                stage.settled()
+                time.sleep(1)
+            words, passed = PROOFS[name](), True
+        except Failed as failed:
+            words, passed = str(failed), False
+        except Exception as error:
+            words, passed = f"{type(error).__name__}: {error}", False
+        with RESULTS.open("a") as out:
+            print(json.dumps(asdict(Result(name, passed, words, round(time.monotonic() - began, 1)))), file=out)
+
+
+if __name__ == "__main__":
+    main()
