@@ -40,7 +40,7 @@ def sources() -> Iterator[Path]:
         top = CHECKOUT / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             idle = "__pycache__" in path.parts or path.suffix == ".pt" or here.name in path.parent.parts
-            if path.is_file() and (not idle or path.parent.name == here.name and path.name == "__init__.py"):
+            if path.is_file() and (not idle or path == here / "__init__.py"):
                 yield path
 
 
