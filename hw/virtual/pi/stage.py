@@ -252,7 +252,7 @@ class Reader:
     """The service's journal from now on."""
 
     def __init__(self) -> None:
-        found = re.search(r"-- cursor: (.*)", call("journalctl", "-n0", "--show-cursor"))
+        found = re.search(r"-- cursor: (.*)", call("journalctl", "-n1", "--show-cursor"))
         self._cursor = found[1] if found else ""
 
     def records(self, **fields: str) -> list[dict[str, Any]]:
