@@ -1,5 +1,6 @@
 """What a running box leaves in memory-backed storage: its claim on the cards and its status. Nothing on disk."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -93,14 +94,26 @@ class Claim:
 
 
 class StatusFile:
-    """status.json of the box that came first; a second one on other cards keeps its own to itself."""
+    """status.json of the box that came first; a second one on other cards keeps its own to itself until that ends."""
 
     def __init__(self) -> None:
         self._folder = _own_folder()
+        self._lock: int | None = None
+        self._take()
+
+    def _take(self) -> None:
+        """The file is ours from now on, if it is nobody else's; what a killed box left in it is gone."""
         self._lock = _locked(self._folder / STATUS_LOCK)
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / STATUS).unlink(missing_ok=True)
 
     def write(self, status: dict[str, Any]) -> None:
         """Replace the file in one step, so that a reader never sees half of it; may raise OSError."""
+        if self._lock is None:
+            # Who asks for the status holds the lock for a moment, and the box that came first may be gone.
+            with contextlib.suppress(NoRuntimeFolder):
+                self._take()
         if self._lock is not None:
             part = self._folder / f".{STATUS}"
             part.write_text(json.dumps(status) + "\n", encoding="utf-8")

@@ -539,6 +539,35 @@ def test_a_trial_is_made_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not any("NumPy" in note for note in open_engine("network", 30, str(whole)).notes)
 
 
+def test_a_service_that_comes_back_trusts_the_trial_of_its_last_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "run"
+    kept.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(kept))
+    assert probe.trouble(shipped.Model(str(folder))) == ""
+    assert len(list(kept.iterdir())) == 1
+    probe._tried.cache_clear()  # as in a new process
+    run, tries = probe.subprocess.run, []
+    monkeypatch.setattr(probe.subprocess, "run", lambda *args, **named: tries.append(args) or run(*args, **named))
+    assert probe.trouble(shipped.Model(str(folder))) == "" and not tries
+
+    other = settled(SMALL, seed=9)
+    quantised(other)
+    (folder / "mine.onnx").write_bytes(build(other).SerializeToString())
+    write_card(folder)
+    probe._tried.cache_clear()
+    assert "other gains" in probe.trouble(shipped.Model(str(folder))) and len(tries) == 1
+    assert len(list(kept.iterdir())) == 1, "what failed is not trusted"
+    probe._tried.cache_clear()
+    assert "other gains" in probe.trouble(shipped.Model(str(folder))) and len(tries) == 2
+
+
+def test_a_folder_that_keeps_nothing_only_costs_another_trial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/nowhere/at/all")
+    assert probe.trouble(shipped.Model(str(folder))) == ""
+
+
 def test_a_deadly_onnxruntime_does_not_kill_the_command(whole: Path, tmp_path: Path) -> None:
     import soundfile
 

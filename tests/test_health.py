@@ -1,5 +1,6 @@
 """Counters, claims and status: what is told of a running box is what happened."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -98,6 +99,25 @@ def test_status_is_there_only_while_its_box_lives(tmp_path: Path, monkeypatch: p
     mine.remove()
     (tmp_path / "status.json").write_bytes(kept)  # as a killed box leaves it
     assert runtime.read_status() is None
+    late = runtime.StatusFile()
+    assert runtime.read_status() is None, "what a dead box said is not what the new one says"
+    late.write({"state": "late"})
+    assert runtime.read_status() == {"state": "late"}
+    late.remove()
+
+
+def test_a_box_that_finds_its_status_locked_for_a_moment_tells_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with (tmp_path / "status.lock").open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # as `quietbox status` does for a moment
+        box = runtime.StatusFile()
+        box.write({"state": "start"})
+        assert not (tmp_path / "status.json").exists()
+    box.write({"state": "running"})
+    assert runtime.read_status() == {"state": "running"}
+    box.remove()
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])

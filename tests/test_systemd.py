@@ -66,6 +66,7 @@ def test_nothing_that_the_box_needs_is_forbidden() -> None:
     assert {"char-alsa rw", "char-gpiochip rw"} <= {*unit["DeviceAllow"]}
     assert {"audio", "gpio"} <= {*unit["SupplementaryGroups"][0].split()}
     assert "AF_UNIX" in unit["RestrictAddressFamilies"]
+    assert unit["RuntimeDirectoryPreserve"] == ["restart"], "a trial that passed is remembered over a crash"
     assert unit["RuntimeDirectory"] == ["quietbox"] and unit["WorkingDirectory"] == ["/run/quietbox"]
     allowed: set[str] = set()
     for line in unit["SystemCallFilter"]:

@@ -2,14 +2,19 @@
 not take the box with it.
 """
 
+import contextlib
 import functools
+import hashlib
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
+from edge.runtime import runtime_folder
 from edge.spectrum import BANDS
 from edge.suppress.shipped import BadModel, Model
 
@@ -23,18 +28,25 @@ REFUSED = 3
 
 
 def trouble(model: Model, limit_s: float = LIMIT_S) -> str:
-    """Why ONNX Runtime cannot run this model, or nothing if it can. A trial takes half a second on a PC, so each file
-    is tried once in a process."""
+    """Why ONNX Runtime cannot run this model, or nothing if it can.
+
+    A trial takes half a second on a PC and several on a Pi, so each file is tried once in a process, and what passed
+    is remembered for the service's next start, which may be one after a crash.
+    """
     try:
-        return _tried(str(model.folder), model.read(".onnx"), limit_s)
+        return _tried(str(model.folder), model.read(".onnx") + model.read(".npz"), limit_s)
     except BadModel as refusal:
         return str(refusal)
 
 
 @functools.lru_cache(maxsize=4)
 def _tried(folder: str, content: bytes, limit_s: float) -> str:
-    if importlib.util.find_spec("onnxruntime") is None:
+    runtime = importlib.util.find_spec("onnxruntime")
+    if runtime is None:
         return "ONNX Runtime is not installed (pip install onnxruntime)"
+    passed = _passed(content, runtime.origin)
+    if passed and passed.exists():
+        return ""
     order = f"import sys; sys.path[:] = {sys.path!r}; from edge.suppress import probe; probe.try_out({folder!r})"
     try:
         trial = subprocess.run(
@@ -55,7 +67,21 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
     said = " ".join(trial.stdout.decode(errors="replace").split())[:300]
     if trial.returncode == REFUSED:
         return said
-    return "ONNX Runtime failed its trial" if trial.returncode else ""
+    if trial.returncode:
+        return "ONNX Runtime failed its trial"
+    if passed:
+        with contextlib.suppress(OSError):  # then it is tried again next time
+            passed.touch()
+    return ""
+
+
+def _passed(content: bytes, runtime: str | None) -> Path | None:
+    """The mark that these very files passed with this very ONNX Runtime, in the folder that systemd gives a service
+    until it is stopped or the machine is; None outside a service."""
+    if "RUNTIME_DIRECTORY" not in os.environ or not runtime:
+        return None
+    edition = f"{runtime} {os.stat(runtime).st_mtime_ns} {sys.version}"
+    return runtime_folder() / f"passed-{hashlib.sha256(content + edition.encode()).hexdigest()[:16]}"
 
 
 def try_out(folder: str) -> None:
