@@ -64,6 +64,7 @@ def sessions(quick: bool, hour: bool) -> list[Session]:
     return [
         Session(("boots", "security", "enhanced", "led_follows", "button", "journal_fields", "doctor")),
         Session(("microphone_unplugged", "jack_unplugged", "watchdog", "killed", "busy_card")),
+        Session(("cable", "cable_only")),
         Session(("bad_model", "bad_settings", "full_disk")),
         Session(("no_microphone",), ("pi.unplug=snd_aloop.0",)),
         Session(("read_only",), ("ro",)),

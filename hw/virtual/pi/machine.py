@@ -46,6 +46,7 @@ def boot(
         (share / name).unlink(missing_ok=True)
     count = len(CARDS)
     command = [
+        *punctual(),
         str(kernel),
         f"mem={MEMORY}",
         f"ubd0={layer},{disk}",
@@ -91,6 +92,16 @@ def boot(
     except (OSError, ValueError):
         status = None
     return Boot(status, time.monotonic() - began, hung)
+
+
+def punctual() -> list[str]:
+    """What runs the machine before everything else on the host, where that is allowed: a guest whose clock stumbles
+    loses sound that no box could save. It takes one processor at the most."""
+    chrt = ["chrt", "--fifo", "20"]
+    with contextlib.suppress(OSError):
+        if subprocess.run([*chrt, "true"], stderr=subprocess.DEVNULL).returncode == 0:
+            return chrt
+    return []
 
 
 def copy_layer(layer: Path, target: Path) -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import stage  # type: ignore[import-not-found]  # lies beside this file in the machine
-from scipy.signal import correlate, resample_poly
-from stage import JACK, LAG_S, MICROPHONE, SERVICE, SETTINGS, call, show, state, status, wait_for
+from scipy.signal import correlate, medfilt, resample_poly
+from stage import CABLE, JACK, LAG_S, MICROPHONE, SERVICE, SETTINGS, call, show, state, status, wait_for
 
 from edge import RATE_HZ
 from edge.journal import FIELDS
@@ -102,49 +102,96 @@ def first(reader: stage.Reader, wanted: str) -> float:
 
 def enhanced() -> str:
     """noisy speech into the microphone comes out enhanced, as from `quietbox enhance`"""
-    clean, noisy = pair()
-    call("quietbox", "enhance", str(SHARE / "sounds" / "noisy" / f"{PAIR}.flac"), "-o", "/run/file.wav")
-    from_file = soundfile.read("/run/file.wav", dtype="float32")[0]
-    with stage.Ear() as ear:
-        time.sleep(5)  # the machine has to calm down: its clock stumbles when programs start
-        begin, before = ear.now(), xruns()
-        time.sleep(speaker.say(noisy) + 1 + LAG_S)
-        heard, gained = ear.since(begin), [now - then for now, then in zip(xruns(), before, strict=True)]
-    live = lined_up(heard, from_file)
-    soundfile.write(SHARE / "live.wav", live, RATE_HZ)
-    soundfile.write(SHARE / "file.wav", from_file, RATE_HZ)
-    file_found, live_found = judge(clean, noisy, from_file), judge(clean, noisy, live)
-    alike = si_sdr_db(from_file, live)
+    (live,), alike = heard_at(JACK)
+    return check(live.good, f"{live.words}; {status()['engine']}, {alike}")
+
+
+def cable() -> str:
+    """clean microphone for other programs: one records the virtual cable while the jack plays, then goes away"""
+    with stage.settings(SETTINGS.read_text() + '\n[cable]\ndevice = "Cable"\n'):
+        time.sleep(2)
+        wait_for(lambda: state() == "running", 60)
+        time.sleep(5)
+        (jack, clean), alike = heard_at(JACK, CABLE)
+        gone = xruns()
+        (after,), later = heard_at(JACK)
     return check(
-        abs(live_found.si_sdr_after_db - file_found.si_sdr_after_db) < 1.0
-        and live_found.noise_removed_db > file_found.noise_removed_db - 3
-        and live_found.noise_removed_db > 15,
-        f"SI-SDR {live_found.si_sdr_before_db:.1f} -> {live_found.si_sdr_after_db:.1f} dB "
-        f"(file {file_found.si_sdr_after_db:.1f}), noise removed {live_found.noise_removed_db:.1f} dB "
-        f"(file {file_found.noise_removed_db:.1f}), live against file {alike:.1f} dB; {status()['engine']}, "
-        f"xruns {gained[0]} in {gained[1]} out, {gained[2]} hops dropped",
+        jack.good and clean.good and after.good and xruns() == gone,
+        f"jack: {jack.words}; cable: {clean.words}; {alike}; with nobody at the cable the jack: {after.words}; {later}",
     )
 
 
-def lined_up(heard: Floats, wanted: Floats) -> Floats:
-    """The part of ``heard`` that lies on ``wanted``, half a second at a time and to a sixth of a sample.
+def cable_only() -> str:
+    """the cable instead of the jack"""
+    text = re.sub(r"(?ms)^\[playback\].*?(?=^\[|\Z)", "", SETTINGS.read_text())
+    with stage.settings(text + '\n[playback]\ndevice = "off"\n[cable]\ndevice = "Cable"\n'):
+        time.sleep(2)
+        wait_for(lambda: state() == "running", 60)
+        time.sleep(5)
+        (live,), alike = heard_at(CABLE)
+        silent = not (Path("/proc/asound") / JACK / "pcm0p/sub0/hw_params").read_text().startswith("access")
+    return check(live.good and silent, f"{live.words}; {alike}; the jack is {'left alone' if silent else 'open'}")
 
-    The box follows the jack's clock, which stretches the sound by some ppm, and whoever plays and records in a busy
-    machine stumbles by milliseconds; SI-SDR forgives neither.
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out at one place, against what `quietbox enhance` makes of the same sound."""
+
+    good: bool
+    words: str
+
+
+def heard_at(*cards: str) -> tuple[list[Verdict], str]:
+    """Play noisy speech into the microphone and listen at these cards; and what was lost on the way, in words."""
+    clean, noisy = pair()
+    call("quietbox", "enhance", str(SHARE / "sounds" / "noisy" / f"{PAIR}.flac"), "-o", "/run/file.wav")
+    from_file = soundfile.read("/run/file.wav", dtype="float32")[0]
+    with contextlib.ExitStack() as stack:
+        ears = [stack.enter_context(stage.Ear(card)) for card in cards]
+        time.sleep(5)  # the machine has to calm down: its clock stumbles when programs start
+        begins, before = [ear.now() for ear in ears], xruns()
+        time.sleep(speaker.say(noisy) + 1 + LAG_S)
+        sounds = [ear.since(begin) for ear, begin in zip(ears, begins, strict=True)]
+        lost = [now - then for now, then in zip(xruns(), before, strict=True)]
+    found = []
+    for card, heard in zip(cards, sounds, strict=True):
+        soundfile.write(SHARE / f"heard-{card}.wav", heard, RATE_HZ)
+        live = lined_up(heard, from_file)
+        file, box = judge(clean, noisy, from_file), judge(clean, noisy, live)
+        good = abs(box.si_sdr_after_db - file.si_sdr_after_db) < 1 and box.noise_removed_db > file.noise_removed_db - 3
+        words = (
+            f"SI-SDR {box.si_sdr_before_db:.1f} -> {box.si_sdr_after_db:.1f} dB (file {file.si_sdr_after_db:.1f}), "
+            f"noise removed {box.noise_removed_db:.1f} dB (file {file.noise_removed_db:.1f}), "
+            f"against the file {si_sdr_db(from_file, live):.1f} dB"
+        )
+        found.append(Verdict(good, words))
+    return found, f"xruns {lost[0]} in {lost[1]} out, {lost[2]} hops dropped"
+
+
+def lined_up(heard: Floats, wanted: Floats) -> Floats:
+    """The part of ``heard`` that lies on ``wanted``, stretched as it takes.
+
+    The box follows the jack's clock: after a start it steers by some hundred ppm until its queue stands right, and
+    SI-SDR does not forgive the half sample that this is in every 100 ms.
     """
     start = int(correlate(heard, wanted, "full", "fft").argmax()) - (len(wanted) - 1)
     check(0 <= start <= len(heard) - len(wanted), "what was played is not in the recording")
-    fine, slack, block = 6, RATE_HZ // 20, RATE_HZ // 2
-    around = np.pad(heard, slack)[start : start + len(wanted) + 2 * slack]
-    finely = resample_poly(around, fine, 1)
-    found = []
-    for begin in range(0, len(wanted), block):
+    fine, slack, block = 8, RATE_HZ // 50, RATE_HZ // 10
+    finely = resample_poly(np.pad(heard, slack)[start : start + len(wanted) + 2 * slack], fine, 1)
+    centres, lags = [], []
+    for begin in range(0, len(wanted) - block, block // 2):
         target = wanted[begin : begin + block]
-        nearby = around[begin : begin + len(target) + 2 * slack]
-        coarse = fine * (begin + int(correlate(nearby, target, "valid", "fft").argmax()))
-        tries = [finely[at : at + fine * len(target) : fine] for at in range(max(0, coarse - fine), coarse + fine + 1)]
-        found.append(max((one for one in tries if len(one) == len(target)), key=lambda one: float(np.dot(one, target))))
-    return np.concatenate(found).astype(np.float32)
+        sparse = np.zeros(fine * block, np.float32)
+        sparse[::fine] = target
+        nearby = finely[fine * begin : fine * (begin + block + 2 * slack)]
+        lag = int(correlate(nearby, sparse, "valid", "fft").argmax())
+        found = nearby[lag : lag + fine * block : fine]
+        if np.dot(found, target) > 0.98 * np.linalg.norm(found) * np.linalg.norm(target) > 0:
+            centres.append(begin + block / 2)
+            lags.append(lag)
+    check(len(lags) > 10, "what was played is hardly like what the file became")
+    places = fine * np.arange(len(wanted)) + np.interp(np.arange(len(wanted)), centres, medfilt(lags, 5))
+    return np.interp(places, np.arange(len(finely)), finely).astype(np.float32)
 
 
 def led_follows() -> str:
@@ -334,11 +381,16 @@ def busy_card() -> str:
         call("systemctl", "start", SERVICE)
         reader.at(60, QUIETBOX_EVENT="waiting")
         said = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
+        doctor = subprocess.run(["quietbox", "doctor"], capture_output=True, text=True)
     finally:
         thief.kill()
         thief.wait()
     back_s = wait_for(lambda: state() == "running", 30)
-    return check(back_s <= BACK_S and "arecord" in said, f"{said!r}; running {back_s:.1f} s after it let go")
+    return check(
+        back_s <= BACK_S and "arecord" in said and doctor.returncode != 0 and "arecord" in doctor.stdout,
+        f"{said!r}; doctor exits {doctor.returncode}, {'names' if 'arecord' in doctor.stdout else 'does not name'} "
+        f"arecord; running {back_s:.1f} s after it let go",
+    )
 
 
 def full_disk() -> str:
@@ -533,6 +585,8 @@ PROOFS: dict[str, Callable[[], str]] = {
         boots,
         security,
         enhanced,
+        cable,
+        cable_only,
         led_follows,
         button,
         journal_fields,

@@ -26,8 +26,8 @@ SERVICE = "quietbox.service"
 STATUS = Path("/run/quietbox/status.json")
 SETTINGS = Path("/etc/quietbox/quietbox.toml")
 DRIVER = Path("/sys/bus/platform/drivers/snd_aloop")
-MICROPHONE, JACK = "Microphone", "Headphones"
-DEVICES = {MICROPHONE: "snd_aloop.0", JACK: "snd_aloop.1", "Cable": "snd_aloop.2"}
+MICROPHONE, JACK, CABLE = "Microphone", "Headphones", "Cable"
+DEVICES = {MICROPHONE: "snd_aloop.0", JACK: "snd_aloop.1", CABLE: "snd_aloop.2"}
 LED, BUTTON = 17, 27
 BLOCK = RATE_HZ // 50
 AIR_DBFS = -75.0
@@ -289,7 +289,10 @@ def settings(text: str) -> Iterator[None]:
 
 
 def restart() -> None:
+    """Start the service anew; returns once the old process is gone, which may be long before the new one runs."""
+    before = show("MainPID")["MainPID"]
     call("systemctl", "restart", "--no-block", SERVICE)
+    wait_for(lambda: before == "0" or not os.path.exists(f"/proc/{before}"), 15)
 
 
 def settled(limit_s: float = 60) -> None:
