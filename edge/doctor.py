@@ -21,7 +21,7 @@ from typing import Any
 from edge import HOP_MS, cards, runtime, trial
 from edge.capture import LIVE_RATIO
 from edge.cards import Card, DeviceMissing, Direction
-from edge.config import SYSTEM_FILE, BadConfig, CaptureConfig, Config, PlaybackConfig, load
+from edge.config import SYSTEM_FILE, USB_CARD, BadConfig, CaptureConfig, Config, PlaybackConfig, load
 from edge.trial import Heard, Lane, Played, Trouble
 from hw import boards, bootconfig
 
@@ -152,7 +152,7 @@ class Doctor:
         names = boards.governors(self.root)
         figures = {"governors": list(names)}
         if slow := [name for name in names if name in SLOW_GOVERNORS]:
-            fix = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+            fix = "sudo systemctl restart quietbox-governor (install.sh brings it; it sets performance at every boot)"
             found = f"{', '.join(slow)}: the processor is slow when a hop comes late already"
             yield Finding("governor", WARN, found, fix, figures)
         else:
@@ -283,7 +283,13 @@ class Doctor:
 
     def _cable(self) -> Iterator[Finding]:
         """The virtual cable beside the jack; without it the jack still plays."""
-        if self.config.beside:
+        if self.config.beside == USB_CARD and not any((self.root / "sys/class/udc").glob("*")):
+            found = "the USB port of this board is no device: the kernel knows no controller for it"
+            fix = (
+                f"on a Zero 2, 4 or 5 put {bootconfig.GADGET} into config.txt and restart; else set [cable] usb = false"
+            )
+            yield Finding("cable card", WARN, found, fix)
+        elif self.config.beside:
             card = self._card("playback", self.config.beside)
             verdict = WARN if card.verdict is FAIL else card.verdict
             fix = "load snd-aloop, or see the USB gadget in README.md" if verdict is WARN else ""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from edge import RATE_HZ, cli, doctor, runtime, trial
 from edge.cards import DeviceError
-from edge.config import CaptureConfig, Config, PlaybackConfig
+from edge.config import CableConfig, CaptureConfig, Config, PlaybackConfig
 from edge.doctor import FAIL, OK, WARN, Doctor, Finding, judge_heard, judge_played
 from edge.fake import (
     I2S_OFFER,
@@ -305,6 +305,16 @@ def test_sound_server_is_named_with_the_way_to_stop_it(pi: Path) -> None:
     write(pi, "proc/813/comm", "bash\n")
     (found,) = Doctor(root=pi)._sound_servers()
     assert found.verdict is WARN and "pipewire (process 812)" in found.found and "mask --now pipewire" in found.fix
+
+
+def test_a_port_that_is_no_device_is_told_before_a_card_is_missed(pi: Path) -> None:
+    patient = Doctor(root=pi)
+    patient.config = Config(cable=CableConfig(usb=True))
+    (missing,) = patient._cable()
+    assert missing.verdict is WARN and "/sys/class" not in missing.found and "dwc2" in missing.fix
+    write(pi, "sys/class/udc/fe980000.usb/uevent", "")
+    (found,) = patient._cable()
+    assert "dwc2" not in found.fix
 
 
 def test_governor_and_power(pi: Path) -> None:

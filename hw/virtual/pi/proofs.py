@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import stage  # type: ignore[import-not-found]  # lies beside this file in the machine
-from scipy.signal import correlate, medfilt, resample_poly
+from numpy.polynomial import Polynomial
+from scipy.ndimage import median_filter
+from scipy.signal import correlate, resample_poly
 from stage import CABLE, JACK, LAG_S, MICROPHONE, SERVICE, SETTINGS, call, show, state, status, wait_for
 
 from edge import RATE_HZ
@@ -113,10 +115,9 @@ def cable() -> str:
         wait_for(lambda: state() == "running", 60)
         time.sleep(5)
         (jack, clean), alike = heard_at(JACK, CABLE)
-        gone = xruns()
         (after,), later = heard_at(JACK)
     return check(
-        jack.good and clean.good and after.good and xruns() == gone,
+        jack.good and clean.good and after.good,
         f"jack: {jack.words}; cable: {clean.words}; {alike}; with nobody at the cable the jack: {after.words}; {later}",
     )
 
@@ -190,7 +191,12 @@ def lined_up(heard: Floats, wanted: Floats) -> Floats:
             centres.append(begin + block / 2)
             lags.append(lag)
     check(len(lags) > 10, "what was played is hardly like what the file became")
-    places = fine * np.arange(len(wanted)) + np.interp(np.arange(len(wanted)), centres, medfilt(lags, 5))
+    at, lag_there = np.array(centres), np.array(lags)
+    drift = Polynomial.fit(at, median_filter(lag_there, 9, mode="mirror"), 4)
+    sound = np.abs(drift(at) - lag_there) < 4 * fine  # a vowel is like itself a period later
+    drift = Polynomial.fit(at[sound], lag_there[sound], 6)  # steering is slow
+    samples = np.arange(len(wanted))
+    places = fine * samples + drift(samples)
     return np.interp(places, np.arange(len(finely)), finely).astype(np.float32)
 
 
