@@ -286,7 +286,7 @@ class Doctor:
         if self.config.beside == USB_CARD and not any((self.root / "sys/class/udc").glob("*")):
             found = "the USB port of this board is no device: the kernel knows no controller for it"
             fix = (
-                f"on a Zero 2, 4 or 5 put {bootconfig.GADGET} into config.txt and restart; else set [cable] usb = false"
+                f"Zero 2, 4, 5: put {bootconfig.GADGET} into config.txt and restart; others: set [cable] usb = false"
             )
             yield Finding("cable card", WARN, found, fix)
         elif self.config.beside:

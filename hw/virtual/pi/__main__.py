@@ -44,6 +44,8 @@ class Session:
     """For the kernel's command line."""
     seconds: float = 0.0
     """How long its proof takes by nature."""
+    busy: bool = False
+    """Whether it keeps the machine busy all the time."""
 
 
 @dataclass
@@ -64,11 +66,11 @@ def sessions(quick: bool, hour: bool) -> list[Session]:
     return [
         Session(("boots", "security", "enhanced", "led_follows", "button", "journal_fields", "doctor")),
         Session(("microphone_unplugged", "jack_unplugged", "watchdog", "killed", "busy_card")),
-        Session(("cable", "cable_only")),
+        Session(("cable", "cable_only", "gadget")),
         Session(("bad_model", "bad_settings", "full_disk")),
         Session(("no_microphone",), ("pi.unplug=snd_aloop.0",)),
         Session(("read_only",), ("ro",)),
-        Session(("load",), seconds=30 if quick else 120),
+        Session(("load",), seconds=30 if quick else 120, busy=True),
         Session(("drift",), seconds=60 if quick else 600),
         Session(("upkeep",), seconds=3600 if hour else 60 if quick else 300),
     ]
@@ -129,7 +131,9 @@ def boot(program: Path, disk: Path, share: Path, names: list[str], session: Sess
         f"/opt/quietbox/current/bin/python proofs.py {' '.join(names)}",
     )
     told = _Teller(share / "results.jsonl")
-    return machine.boot(program, disk, share / "layer", share, limit_s=limit_s, words=session.words, seen=told.look)
+    return machine.boot(
+        program, disk, share / "layer", share, limit_s=limit_s, words=session.words, busy=session.busy, seen=told.look
+    )
 
 
 def note(rows: dict[str, Row], names: list[str], results: Path, ended: machine.Boot) -> None:

@@ -14,6 +14,8 @@ CHECKOUT = Path(hw.__path__[0]).parent
 SHIPPED = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "README.md", "LICENSE", "install.sh")
 INSTALL_LIMIT_S = 600.0
 TRIES = 3
+KEPT = 3
+"""Installations of this many states of the checkout stay in the cache."""
 SETTINGS = """[capture]
 device = "Microphone"
 [playback]
@@ -78,6 +80,9 @@ def installed(cache: Path, kernel: Path, disk: Path) -> tuple[Path, str]:
     (share / "layer").rename(layer)
     shutil.copy(share / "stdout", cache / f"installed-{name}.log")
     shutil.rmtree(share)
+    for old in sorted(cache.glob("installed-*.cow"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        for path in cache.glob(f"{old.stem}.*"):
+            path.unlink()
     return layer, told.read_text()
 
 

@@ -134,6 +134,34 @@ def cable_only() -> str:
     return check(live.good and silent, f"{live.words}; {alike}; the jack is {'left alone' if silent else 'open'}")
 
 
+def gadget() -> str:
+    """the USB microphone: taken by the kernel, seen by the PC's driver at its other end, told while nobody reads it
+
+    The controller (dummy_hcd) is both ends of one cable and carries no audio transfers, so nothing can be recorded.
+    """
+    with stage.settings(SETTINGS.read_text() + "\n[cable]\nusb = true\n"):
+        call("systemctl", "restart", "quietbox-gadget.service")
+        try:
+            wait_for(lambda: state() == "running", 60)
+            wait_for(lambda: "quietbox" in Path("/proc/asound/cards").read_text().lower(), 20)
+            port = call("/opt/quietbox/current/bin/python", "-m", "hw.gadget", "status")
+            cards = re.findall(r"^ *(\d+) \[(\w+) *\]: (.*)$", Path("/proc/asound/cards").read_text(), re.M)
+            number, _, name = next(card for card in cards if "USB-Audio" in card[2])
+            offer = Path(f"/proc/asound/card{number}/stream0").read_text()
+            wait_for(lambda: status().get("cable_state") in ("playing", "unread"), 20)
+            said = status()
+        finally:
+            call("systemctl", "stop", "quietbox-gadget.service")
+    left = [*Path("/sys/kernel/config/usb_gadget").iterdir()]
+    capture = offer[offer.find("Capture:") :]
+    wanted = ("Format: S16_LE", "Channels: 1", "Rates: 48000")
+    return check(
+        "configured" in port and "Capture:" in offer and all(word in capture for word in wanted) and not left,
+        f"{port}; the PC's driver made of it {name!r}: {', '.join(wanted)}; the box says of its cable "
+        f"{said['cable_state']!r} and is {said['state']}; removed without a trace",
+    )
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came out at one place, against what `quietbox enhance` makes of the same sound."""
@@ -593,6 +621,7 @@ PROOFS: dict[str, Callable[[], str]] = {
         enhanced,
         cable,
         cable_only,
+        gadget,
         led_follows,
         button,
         journal_fields,
