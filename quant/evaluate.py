@@ -2,6 +2,7 @@
 
     python -m quant.evaluate --pairs DIR --engines dsp,rnnoise,noisy    # DIR/clean and DIR/noisy, same names
     python -m quant.evaluate --noisy DIR --engines dsp,rnnoise,noisy    # no clean reference
+    python -m quant.evaluate --pairs DIR --engines all                  # all that the settings can name
 
 All sounds are 16 kHz mono. Every engine is fed hop by hop as if live; the median lag of its outputs over the whole set
 is removed, then every file is measured. With a reference: PESQ-WB (ITU-T P.862.2), STOI (Taal 2011), ESTOI (Jensen &
@@ -10,7 +11,7 @@ file), the noise removed while nobody speaks and from the noise alone, and the a
 probability. Without: the noise removed where speech is least likely. Always: DNSMOS (Reddy 2022) on the first 9.01 s.
 
 DIR/dev.tsv may name each file's SNR and kind of noise (columns name, snr_db, noise_kind): then come tables by both.
-The cost is taken in a process of its own, on one thread, before anything else runs.
+The cost is taken in a process of its own for each engine, on one thread, before anything else runs.
 """
 
 import argparse
@@ -38,10 +39,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError, config
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, bench, chain, config
 from edge.chain import Chain
 from edge.spectrum import Floats
-from edge.suppress import open_engine
+from edge.suppress import FOREIGN, files_of, open_engine
 from edge.suppress.mask import MaskEngine
 from edge.suppress.shipped import BadModel, Model
 from models.measures import (
@@ -71,13 +72,13 @@ class BadRequest(UserError):
 
 
 def product(engine: str, *, whole: bool = False) -> Engine:
-    """One of our engines through the live chain, as `quietbox enhance` runs it.
+    """One of the box's engines through the live chain, as `quietbox enhance` runs it.
 
     High-pass and hum canceller only take part if ``whole``: the other packages have none, and SI-SDR counts the
     phase that a high-pass turns in the lowest voice, which nobody hears, as distortion.
     """
 
-    def opened(limit_db: float) -> MaskEngine:
+    def opened(limit_db: float) -> chain.Engine:
         found = open_engine(engine, limit_db)
         if found.name != engine:
             raise BadRequest("; ".join(found.notes))
@@ -85,8 +86,7 @@ def product(engine: str, *, whole: bool = False) -> Engine:
 
     def weights() -> list[Path]:
         opened(0)
-        model = Model(config.Config().suppress.model if engine == "network" else engine)
-        return [path for path in (model.file(".onnx"), model.file(".npz")) if path.is_file()][:1]
+        return files_of(engine)
 
     return _live(opened, weights, whole, lambda: opened(0).notes)
 
@@ -119,7 +119,7 @@ def network_file(path: Path) -> Engine:
 
 
 def _live(
-    opened: Callable[[float], MaskEngine],
+    opened: Callable[[float], chain.Engine],
     weights: Callable[[], list[Path]],
     whole: bool = False,
     notes: Callable[[], list[str]] = list,
@@ -128,20 +128,25 @@ def _live(
 
     def hear(samples: Floats, limit_db: float) -> Heard:
         engine = opened(limit_db)
-        chain = Chain(_config(limit_db, whole), engine)
+        walk = Chain(_config(limit_db, whole), engine)
         speech: list[float] = []
 
         def process(hop: Floats) -> None:
-            chain.process(hop)
-            speech.append(chain.speech)
+            walk.process(hop)
+            speech.append(walk.speech)
 
-        walked = in_hops(samples, HOP_SAMPLES, chain.delay_samples, process)
+        walked = in_hops(samples, HOP_SAMPLES, walk.delay_samples, process)
         if engine.failure or engine.unsound:
             why = " ".join(str(engine.failure or "gains that are no numbers").split())
             raise BadRequest(f"{engine.name} failed on the way: {why}")
-        return Heard(walked[chain.delay_samples :], np.array(speech, np.float32))
+        return Heard(walked[walk.delay_samples :], np.array(speech, np.float32))
 
-    return Engine(hear, lambda: 1000 * (HOP_SAMPLES + opened(0).delay_samples) / RATE_HZ, weights, notes)
+    return Engine(hear, lambda: _latency_ms(opened(0).delay_samples), weights, notes, opened)
+
+
+def _latency_ms(delay_samples: int) -> float:
+    """Of an engine in the box: the hop that it waits for, and its delay."""
+    return HOP_MS * (HOP_SAMPLES + delay_samples) / HOP_SAMPLES
 
 
 def _config(limit_db: float, whole: bool) -> config.Config:
@@ -153,15 +158,20 @@ def _config(limit_db: float, whole: bool) -> config.Config:
 
 NOISY = Engine(lambda samples, limit_db: Heard(samples), lambda: 0.0, list)
 OURS = [name for name in config.ENGINES if name not in ("auto", "off")]
+BOXED = {f"{name}-box" if name in PEERS else name: name for name in FOREIGN}
+"""Other people's engines as the box runs them; where there is the peer by itself, too, with a suffix."""
 ENGINES: dict[str, Engine] = {
     "noisy": NOISY,
     **{name: product(name) for name in OURS},
     **{f"{name}-whole": product(name, whole=True) for name in OURS},
     **PEERS,
+    **{called: product(name) for called, name in BOXED.items()},
 }
-"""What went in, our engines, the same with everything before them, other people's."""
+"""What went in, our engines, the same with everything before them, other people's by themselves and in the box."""
 FILE = "file:"
 KNOWN = f"{', '.join(ENGINES)}, {FILE}NETWORK.onnx"
+ALL = "all"
+"""Every engine that a user can write into the settings, as the box runs it, as far as it can be had here."""
 
 
 def engine_named(name: str) -> Engine:
@@ -169,7 +179,7 @@ def engine_named(name: str) -> Engine:
     if name.startswith(FILE):
         return network_file(Path(name.removeprefix(FILE)))
     if name not in ENGINES:
-        raise BadRequest(f"no engine is called {name}; known: {KNOWN}")
+        raise BadRequest(f"no engine is called {name}; known: {ALL}, {KNOWN}")
     return ENGINES[name]
 
 
@@ -259,13 +269,24 @@ class Cost:
     """Processor seconds for one second of sound, on one thread."""
     against_first: float
     """The same as a multiple of the first engine's."""
+    measured_ms: float = float("nan")
+    """The latency of an engine in the box, found by correlating a voice with what becomes of it."""
+    hop_p50_us: float = float("nan")
+    hop_p99_us: float = float("nan")
+    """Of an engine in the box, a hop of 5 ms; other people's blocks of more make some hops dear and most cheap."""
+    memory_mb: float = float("nan")
+    """How much more a fresh process holds after a second of sound."""
 
 
 COSTS: dict[str, tuple[str, int]] = {
     "latency_ms": ("algorithmic latency ms", 1),
+    "measured_ms": ("measured ms", 1),
     "weights_kb": ("weights KB", 1),
     "real_time_factor": ("real-time factor", 4),
     "against_first": ("cost against the first", 2),
+    "hop_p50_us": ("hop p50 us", 0),
+    "hop_p99_us": ("hop p99 us", 0),
+    "memory_mb": ("memory MB", 0),
 }
 """Every figure of ``Cost``: heading and digits."""
 
@@ -273,29 +294,41 @@ COSTS: dict[str, tuple[str, int]] = {
 def costs(
     engines: list[str], sound: Floats, limit_db: float, ticks: Callable[[], object] = lambda: None
 ) -> dict[str, Cost]:
-    """Every engine's cost on ``sound``, one after the other in one fresh process; ``ticks`` is called for each."""
-    factors: dict[str, float] = {}
+    """Every engine's cost on ``sound``, one after the other, each in a fresh process; ``ticks`` is called for each."""
+    found: dict[str, dict[str, float]] = {}
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in threads}
     os.environ.update(dict.fromkeys(threads, "1"))  # read when the process loads its libraries
     try:
-        with _pool(1, multiprocessing.get_context("spawn")) as pool:
-            for engine in engines:
-                factors[engine] = pool.submit(_real_time_factor, engine, sound, limit_db).result()
-                ticks()
+        for engine in engines:
+            with _pool(1, multiprocessing.get_context("spawn")) as pool:
+                found[engine] = pool.submit(_spent, engine, sound, limit_db).result()
+            ticks()
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    first = factors[engines[0]]
+    first = found[engines[0]]["real_time_factor"]
     return {
         engine: Cost(
             latency_ms=engine_named(engine).latency_ms(),
             weights_kb=sum(path.stat().st_size for path in engine_named(engine).weights()) / 1000 or float("nan"),
-            real_time_factor=factor,
-            against_first=factor / first if first > 0 else float("nan"),
+            against_first=spent["real_time_factor"] / first if first > 0 else float("nan"),
+            **spent,
         )
-        for engine, factor in factors.items()
+        for engine, spent in found.items()
     }
+
+
+def _spent(engine: str, sound: Floats, limit_db: float) -> dict[str, float]:
+    """What only a run can tell of an engine, in a process that has run nothing yet."""
+    before_mb = bench.resident_mb()
+    engine_named(engine)(np.resize(sound, RATE_HZ), limit_db)
+    spent = {"memory_mb": bench.resident_mb() - before_mb}
+    if opened := engine_named(engine).opened:
+        times = bench.timed(engine, opened(limit_db).process, np.resize(sound, 10 * RATE_HZ))
+        spent |= {"hop_p50_us": times.p50_us, "hop_p99_us": times.p99_us}
+        spent["measured_ms"] = _latency_ms(bench.measured_delay(opened(bench.NO_LIMIT_DB)))
+    return spent | {"real_time_factor": _real_time_factor(engine, sound, limit_db)}
 
 
 def _real_time_factor(engine: str, sound: Floats, limit_db: float) -> float:
@@ -595,7 +628,7 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pairs", type=Path, metavar="DIR", help="holds clean/ and noisy/, same names")
     source.add_argument("--noisy", type=Path, metavar="DIR", help="holds recordings without a clean reference")
-    parser.add_argument("--engines", default="dsp,speexdsp,noisy", help=f"comma-separated, of: {KNOWN}")
+    parser.add_argument("--engines", default="dsp,speexdsp,noisy", help=f"{ALL}, or comma-separated of: {KNOWN}")
     parser.add_argument("--limit-db", type=float, default=60.0, help="attenuation limit of our engines (default 60)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default 2)")
 
@@ -613,8 +646,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
     """The engines asked for; raises UserError for whatever would fail later, before the work begins."""
     engines = [*dict.fromkeys(name.strip() for name in asked.engines.split(",") if name.strip())]
+    if engines == [ALL]:
+        engines = _all_here()
     if not engines:
-        raise BadRequest(f"--engines names none; known: {KNOWN}")
+        raise BadRequest(f"--engines names none; known: {ALL}, {KNOWN}")
     for engine in engines:
         engine_named(engine)
     if asked.jobs < 1:
@@ -630,6 +665,18 @@ def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise BadRequest(f"{path} cannot be written: it is a folder, or its folder does not exist")
     return engines
+
+
+def _all_here() -> list[str]:
+    """``ALL`` in names; what cannot be had is a line on stderr."""
+    here = ["noisy"]
+    for name in [*OURS, *BOXED]:
+        try:
+            engine_named(name).weights()
+            here.append(name)
+        except UserError as missing:
+            print(f"left out: {missing}", file=sys.stderr)
+    return here
 
 
 def read(asked: argparse.Namespace) -> list[Sound]:

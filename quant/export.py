@@ -11,6 +11,9 @@ clamp of a gate is a Max after its sigmoid.
 The file: inputs ``features`` float32 [1, 64] and ``state`` float32 [1, S], outputs ``gains`` [1, 64], ``speech``
 [1, 1] and ``state_out`` [1, S], the state laid out as in models/network.py; metadata as in ``metadata``. Tensors are
 named as in the checkpoint; ``NAME.gates`` lies in three, ``.z``, ``.c`` and ``.o``.
+
+Weights of models/unet.py become the graph of one window: ``magnitudes`` [1, 1, bins, frames] in, ``mask`` of the same
+shape out, the geometry in the metadata.
 """
 
 import argparse
@@ -20,8 +23,10 @@ import importlib.metadata
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,15 +38,19 @@ from torch import Tensor, nn
 
 import edge.spectrum
 import edge.suppress.network
+import edge.suppress.window
 import models.memory
 import models.mix
 import models.network
 import models.train
+import models.unet
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import BANDS, POWER_FLOOR, SILENCE, WINDOW_SAMPLES, Floats
 from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP, SLOWEST
+from edge.suppress.window import OURS, Geometry
 from models.network import FullBandMemory, GroupMemory, Network
 from models.train import Refused, load_network
+from models.unet import UNet, holds_unet, load_unet
 from quant.evaluate import BadRequest
 from quant.graph import GATES, NAME, Hops, can_write, open_session, write_whole
 
@@ -51,6 +60,8 @@ MOST_DIFFERENCE = 1e-5
 PROOF_HOPS = 400
 RECIPE = (models.network, models.memory, models.mix, models.train, edge.spectrum, edge.suppress.network)
 """The files that decide what the weights mean and how they came about."""
+UNET_RECIPE = (models.unet, models.mix, models.train, edge.suppress.window)
+PROOF_WINDOWS = 20
 
 
 class Graph:
@@ -194,15 +205,23 @@ def neighbours(graph: Graph, x: str, groups: int, channels: int) -> str:
 
 
 def model_of(graph: Graph, network: Network, size: int) -> onnx.ModelProto:
-    def value(name: str, width: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, width])
+    inputs = {"features": [1, BANDS], "state": [1, size]}
+    outputs = {"gains": [1, BANDS], "speech": [1, 1], "state_out": [1, size]}
+    return finished(graph, NAME, inputs, outputs, metadata(network))
+
+
+def finished(
+    graph: Graph, name: str, inputs: dict[str, list[int]], outputs: dict[str, list[int]], about: dict[str, str]
+) -> onnx.ModelProto:
+    """A checked model with float inputs and outputs of these shapes."""
+
+    def values(shapes: dict[str, list[int]]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, shape) for key, shape in shapes.items()]
 
     stored = [onnx.numpy_helper.from_array(np.asarray(data, order="C"), name) for name, data in graph.stored.items()]
-    inputs = [value("features", BANDS), value("state", size)]
-    outputs = [value("gains", BANDS), value("speech", 1), value("state_out", size)]
-    body = helper.make_graph(graph.nodes, NAME, inputs, outputs, stored)
+    body = helper.make_graph(graph.nodes, name, values(inputs), values(outputs), stored)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    helper.set_model_props(model, metadata(network))
+    helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -225,6 +244,62 @@ def metadata(network: Network) -> dict[str, str]:
     }
 
 
+# --- the U-Net -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def build_window(network: UNet) -> onnx.ModelProto:
+    """One window of ``network`` as a model; the walk is that of ``UNet.forward``."""
+    graph, geometry = Graph(), Geometry()
+
+    def conv(name: str, x: str) -> str:
+        part = network.get_submodule(name)
+        assert isinstance(part, nn.Conv2d | nn.ConvTranspose2d) and part.bias is not None
+        weight = graph.store(f"{name}.weight", part.weight.numpy())
+        bias = graph.store(f"{name}.bias", part.bias.numpy())
+        sizes: dict[str, Any] = {"strides": [*part.stride], "pads": [1, 1, 1, 1]}
+        if isinstance(part, nn.ConvTranspose2d):
+            return graph.apply("ConvTranspose", x, weight, bias, output_padding=[*part.output_padding], **sizes)
+        return graph.apply("Conv", x, weight, bias, **sizes)
+
+    mean = graph.apply("ReduceMean", "magnitudes", axes=[2, 3], keepdims=1)
+    x = graph.apply("Sub", "magnitudes", mean)
+    kept = [x]
+    for place in range(len(network.down)):
+        x = graph.apply("Relu", conv(f"down.{place}", x))
+        kept.append(x)
+    for place in range(len(network.middle)):
+        x = graph.apply("Relu", conv(f"middle.{place}", x))
+    for place in range(len(network.up)):
+        x = graph.apply("Relu", conv(f"up.{place}", graph.apply("Concat", x, kept.pop(), axis=1)))
+    graph.apply("Sigmoid", conv("last", graph.apply("Concat", x, kept.pop(), axis=1)), name="mask")
+    shape = [1, 1, geometry.bins, geometry.frames]
+    about = {key: str(value) for key, value in asdict(geometry).items()} | {
+        "name": OURS,
+        "version": version(),
+        "sample_rate_hz": str(RATE_HZ),
+        "recipe_sha256": recipe_sha256(UNET_RECIPE),
+        "licence": "MIT",
+    }
+    return finished(graph, OURS, {"magnitudes": shape}, {"mask": shape}, about)
+
+
+@torch.no_grad()
+def window_difference(network: UNet, model: onnx.ModelProto) -> float:
+    """The largest difference of a gain over windows of wandering level."""
+    session, draw, geometry = open_session(model), np.random.default_rng(1), Geometry()
+    worst = 0.0
+    for _ in range(PROOF_WINDOWS):
+        shape = (1, 1, geometry.bins, geometry.frames)
+        seen = (draw.normal(0, 1, shape) + draw.normal(0, 1, (1, 1, geometry.bins, 1)) - 1).astype(np.float32)
+        mask = session.run(None, {"magnitudes": seen})[0]
+        worst = float(np.max([worst, np.abs(mask - network(torch.from_numpy(seen)).numpy()).max()]))
+    return worst
+
+
+# --- what both say -------------------------------------------------------------------------------------------------
+
+
 def version() -> str:
     """Of this program; raises BadRequest."""
     try:
@@ -233,10 +308,10 @@ def version() -> str:
         raise BadRequest("quietbox is not installed, so that it has no version; pip install -e .") from None
 
 
-def recipe_sha256() -> str:
-    """Of the files in RECIPE, one after the other."""
+def recipe_sha256(recipe: Sequence[ModuleType] = RECIPE) -> str:
+    """Of these files, one after the other."""
     digest = hashlib.sha256()
-    for module in RECIPE:
+    for module in recipe:
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
@@ -278,17 +353,22 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     try:
         can_write(asked.out)
-        network = read_network(asked.weights)
-        model = build(network)
-        apart = difference(network, model)
+        if holds_unet(asked.weights):
+            unet = load_unet(asked.weights)
+            model = build_window(unet)
+            apart, proof = window_difference(unet, model), f"{PROOF_WINDOWS} windows"
+        else:
+            network = read_network(asked.weights)
+            model = build(network)
+            apart, proof = difference(network, model), f"{PROOF_HOPS} hops"
         if not apart < MOST_DIFFERENCE:
-            raise BadRequest(f"the graph differs from the network by {apart:.1e}; quant/export.py is behind network.py")
+            raise BadRequest(f"the graph differs from the network by {apart:.1e}; quant/export.py is behind its module")
         size = write_whole(asked.out, lambda content: content.write(model.SerializeToString()))
     except (BadRequest, Refused) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
     nodes = len(model.graph.node)
-    print(f"{asked.out}: {size} bytes, {nodes} nodes, largest difference {apart:.1e} over {PROOF_HOPS} hops")
+    print(f"{asked.out}: {size} bytes, {nodes} nodes, largest difference {apart:.1e} over {proof}")
     return 0
 
 

