@@ -1,0 +1,161 @@
+"""Who may speak to whom over ZeroMQ: CURVE key pairs, the list of the keys let in, and addresses off this machine.
+
+A secret key is a file of one line that only its owner can read; a public key is 40 characters to paste into a setting
+or into the list. https://rfc.zeromq.org/spec/26 (CurveZMQ) and /27 (ZAP, which asks us about each key that knocks).
+"""
+
+import errno
+import ipaddress
+import os
+import pwd
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edge import UserError
+
+KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+"""32 bytes as Z85 writes them (https://rfc.zeromq.org/spec/32)."""
+COMMENT = "# "
+"""Begins a line that is no key; Z85 has the sign, but not the space."""
+ACCOUNT = "quietbox"
+"""The service's: a key that root makes must be readable to it."""
+
+
+def zeromq() -> ModuleType:
+    """The package ``zmq``; raises UserError with the way to get it."""
+    try:
+        import zmq
+        import zmq.auth
+    except ImportError:
+        raise UserError("pyzmq is not installed; pip install 'quietbox[bridge]'") from None
+    if not zmq.has("curve"):
+        raise UserError("this pyzmq was built without CURVE keys; pip install --force-reinstall 'pyzmq>=26'")
+    return zmq
+
+
+def make(path: Path) -> str:
+    """Write a new secret key, or read the one that is there; returns its public key. Raises UserError."""
+    if path.exists():
+        return public(read_secret(path))
+    zmq = zeromq()
+    known, secret = (half.decode() for half in zmq.curve_keypair())
+    try:
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    with os.fdopen(opened, "w") as file:
+        file.write(f"{COMMENT}Quietbox, secret key; its public key is {known}\n{secret}\n")
+        if os.geteuid() == 0 and (account := _account()):
+            os.fchown(file.fileno(), *account)
+    return str(known)
+
+
+def _account() -> tuple[int, int] | None:
+    """User and group of the service, where it is installed."""
+    try:
+        found = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return None
+    return found.pw_uid, found.pw_gid
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret key in ``path``; raises UserError, also where others could read it."""
+    lines = _lines(path)
+    if path.stat().st_mode & 0o077:
+        raise UserError(f"{path} is a secret key that others can read; chmod 600 {path}")
+    if len(lines) != 1 or not KEY.fullmatch(lines[0]):
+        raise UserError(f"{path} holds no secret key; `quietbox keys NEWFILE` makes one")
+    return lines[0].encode()
+
+
+def public(secret: bytes) -> str:
+    """The public key of a secret one."""
+    return str(zeromq().curve_public(secret).decode())
+
+
+def checked(known: str, where: str) -> bytes:
+    """A public key as ``where`` gives it; raises UserError."""
+    if not KEY.fullmatch(known):
+        raise UserError(f"{where} is no public key: it has 40 characters, as `quietbox keys` prints it")
+    return known.encode()
+
+
+def read_clients(path: Path) -> frozenset[bytes]:
+    """The public keys of a list, one a line, each followed by anything; raises UserError."""
+    keys = [line.split()[0] for line in _lines(path)]
+    if not keys:
+        raise UserError(f"{path} names no client; add a line with the public key that `quietbox keys` printed there")
+    return frozenset(checked(known, f"{path}: {known[:50]!r}") for known in keys)
+
+
+def _lines(path: Path) -> list[str]:
+    """What is written in a small file, without comments and empty lines."""
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; `quietbox keys {path}` makes a secret key") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not f"{line} ".startswith(COMMENT)]
+
+
+def host_and_port(address: str, where: str) -> tuple[str, int]:
+    """``10.0.0.5:5557``, ``[fe80::1]:5557`` or ``name:5557`` -> host and port; raises UserError."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not re.fullmatch(r"[0-9A-Za-z.:%_-]+", host) or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{where} = {address!r} is no address; write it like 192.168.1.20:5557")
+    return host, int(port)
+
+
+def stays_here(host: str) -> bool:
+    """Whether what is sent to ``host`` cannot leave this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def endpoint(host: str, port: int) -> str:
+    """The address as ZeroMQ writes it."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def bind(way: Any, host: str, port: int, setting: str) -> None:
+    """Open a ZeroMQ socket at an address of this machine; raises UserError."""
+    try:
+        way.bind(endpoint(host, port))
+    except zeromq().ZMQError as error:
+        fix = f"is it taken? set [bridge] {setting}" if error.errno == errno.EADDRINUSE else "set [bridge] host"
+        raise UserError(f"{endpoint(host, port)} cannot be opened: {error.strerror} ({fix})") from None
+
+
+class Doorkeeper:
+    """Says which CURVE keys come in; counts the others. ZeroMQ itself turns away whoever has no CURVE at all."""
+
+    def __init__(self, context: Any, allowed: frozenset[bytes]) -> None:
+        """Works for all sockets of ``context`` that are CURVE servers, until ``close``."""
+        from zmq.auth.thread import ThreadAuthenticator
+
+        self.refused = 0
+        """How often an unknown key knocked."""
+        self._allowed = allowed
+        self._zap = ThreadAuthenticator(context)
+        self._zap.start()
+        self._zap.configure_curve_callback("*", credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """What pyzmq asks, with the key in its 40 characters."""
+        known = key in self._allowed
+        self.refused += not known
+        return known
+
+    def close(self) -> None:
+        self._zap.stop()
