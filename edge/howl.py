@@ -1,0 +1,412 @@
+"""The howl guard: an open headphone or a loudspeaker is heard by the microphone again, and the circle must not ring.
+
+The box knows what it plays. ``FeedbackPath`` learns all the time how that comes back, unheard. ``HowlGuard`` compares:
+where the microphone is explained by our own output and grows, the circle may be closing. Then the output is turned down
+at once and watched: a circle answers one round later by fading, a whistle or an organ does not. Only a circle makes an
+event: from then on the learnt path is subtracted at the very front of the chain, a narrow peak gets a notch, and the
+level comes back slowly. Without an event not one bit of the sound changes.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge.reference import BINS, FFT_SAMPLES, AdaptivePath
+from edge.spectrum import Floats, Spectra
+
+
+class FeedbackPath(AdaptivePath):
+    """From what was played, some hops ago and earlier, to the microphone; beside the quick estimate a steady one.
+
+    What we play is what we heard some 50 ms before, and a held vowel resembles itself that long: the quick estimate
+    always explains a bit of the voice by itself, a different bit each time. Its average over two seconds does not, so
+    that is what may be subtracted (the bias of closed-loop identification; van Waterschoot & Moonen 2011, "Fifty years
+    of acoustic feedback control", Proc. IEEE 99).
+    """
+
+    _AVERAGE_HOPS = 400
+    _EVEN_DOUBT = 0.1
+    """The buffers decide when it comes back: no partition is likelier than another."""
+
+    def __init__(self, partitions: int) -> None:
+        self._steady: Spectra = np.zeros((partitions, BINS), np.complex64)
+        self._difference: Spectra = np.zeros((partitions, BINS), np.complex64)
+        self._steady_hops = 1
+        self._echo = np.zeros(FFT_SAMPLES, np.float32)
+        super().__init__(partitions)
+
+    def settle(self) -> None:
+        """The quick estimate is right just now: begin the average with it."""
+        self._steady[:] = self.weights
+        self._steady_hops = 1
+
+    def follow(self) -> None:
+        """One hop more for the average."""
+        self._steady_hops = min(self._steady_hops + 1, self._AVERAGE_HOPS)
+        np.subtract(self.weights, self._steady, out=self._difference)
+        self._difference *= 1 / self._steady_hops
+        self._steady += self._difference
+
+    def steady_echo(self) -> Floats:
+        """What the steady estimate expects of the same past as the last ``predict``: float32, 80; good until called
+        again.
+        """
+        np.multiply(self._spectra, self._steady, out=self._difference)
+        return self._heard()
+
+    def louder_echo(self, hops: int, gain: float) -> Floats:
+        """What ``predict`` would have said, had the last ``hops`` been played ``gain`` times as loud."""
+        np.multiply(self._spectra, self.weights, out=self._difference)
+        self._difference[:hops] *= np.float32(gain)
+        return self._heard()
+
+    def _heard(self) -> Floats:
+        np.add.reduce(self._difference, axis=0, out=self._sum)
+        np.fft.irfft(self._sum, n=FFT_SAMPLES, out=self._echo)  # type: ignore[arg-type]
+        return self._echo[HOP_SAMPLES:]
+
+    @property
+    def delay_hops(self) -> int:
+        """How many hops later than the first that ``predict`` was given most of it comes back."""
+        parts = self.weights.view(np.float32)
+        return int(np.einsum("ij,ij->i", parts, parts).argmax())
+
+    def forget(self) -> None:
+        super().forget()
+        self._doubt.fill(self._EVEN_DOUBT)
+
+    def reset(self) -> None:
+        super().reset()
+        self._steady.fill(0)
+        self._steady_hops = 1
+
+
+class Notches:
+    """A few narrow band-stops, all allocated beforehand: hop minus what complex one-pole resonators find in it.
+
+    With p = r e^(jw) a resonator is z[n] = p z[n-1] + (1 - r) x[n], over a hop p^n (p z_before + (1 - r) cumsum(x
+    p^-n)); 2 Re z is the line at w with its surroundings of ``-ln(r) rate / pi`` Hz. A notch opens and closes over
+    ``_FADE_HOPS``.
+    """
+
+    COUNT = 4
+    _WIDTH = 1 / 12
+    """Of its frequency: a third of an octave would be heard in the voice."""
+    _LEAST_WIDTH_HZ = 50.0
+    _FADE_HOPS = 10
+    _KEPT_HOPS = round(20_000 / HOP_MS)
+
+    def __init__(self) -> None:
+        shape = (self.COUNT, HOP_SAMPLES)
+        self.frequencies_hz = np.zeros(self.COUNT)
+        self._grow: NDArray[np.complex128] = np.ones(shape, np.complex128)
+        self._shrink: NDArray[np.complex128] = np.ones(shape, np.complex128)
+        self._step: NDArray[np.complex128] = np.zeros(self.COUNT, np.complex128)
+        self._take = np.zeros(self.COUNT)
+        self._state: NDArray[np.complex128] = np.zeros(self.COUNT, np.complex128)
+        self._found: NDArray[np.complex128] = np.zeros(shape, np.complex128)
+        self._depth = np.zeros(self.COUNT)
+        self._left_hops = np.zeros(self.COUNT, np.int64)
+        self._line = np.zeros(HOP_SAMPLES)
+        self._samples = np.arange(HOP_SAMPLES)
+
+    def place(self, frequency_hz: float) -> None:
+        """Notch it for 20 s; the notch already there, else the one nearest its end, is taken for it."""
+        width_hz = max(self._LEAST_WIDTH_HZ, self._WIDTH * frequency_hz)
+        near = np.abs(self.frequencies_hz - frequency_hz) < width_hz / 2
+        near &= self._left_hops > 0
+        which = int(near.argmax()) if near.any() else int(self._left_hops.argmin())
+        self._left_hops[which] = self._KEPT_HOPS
+        if near.any():
+            return
+        radius = math.exp(-math.pi * width_hz / RATE_HZ)
+        step = radius * np.exp(2j * np.pi * frequency_hz / RATE_HZ)
+        self.frequencies_hz[which] = frequency_hz
+        self._step[which], self._take[which] = step, 1 - radius
+        np.power(step, self._samples, out=self._grow[which])
+        np.divide(1 - radius, self._grow[which], out=self._shrink[which])
+        self._state[which] = self._depth[which] = 0
+
+    def process(self, hop: Floats) -> None:
+        """float32, 80 samples in place; untouched where no notch is open."""
+        if not self._left_hops.any() and not self._depth.any():
+            return
+        np.maximum(self._left_hops - 1, 0, out=self._left_hops)
+        self._depth += np.where(self._left_hops > 0, 1, -1) / self._FADE_HOPS
+        np.clip(self._depth, 0, 1, out=self._depth)
+        found = self._found
+        np.multiply(self._shrink, hop, out=found)
+        np.cumsum(found, axis=1, out=found)
+        found += (self._step * self._state)[:, None]
+        found *= self._grow
+        self._state[:] = found[:, -1]
+        np.dot(2 * self._depth, found.real, out=self._line)
+        np.subtract(hop, self._line, out=hop, casting="same_kind")
+
+    def reset(self) -> None:
+        self._state.fill(0)
+        self._depth.fill(0)
+        self._left_hops.fill(0)
+
+
+class HowlGuard:
+    """``hear`` the microphone's hop at the front, ``process`` the hop before the limiter, say what was ``played``.
+
+    Suspicion: over the last 100 ms our own output explains ``_EXPLAINED_DB`` more of the microphone (treble raised by
+    6 dB an octave, or a voice's bass decides alone) than is already subtracted, and the sound grows or stands at the
+    limiter. Without a circle speech is explained by 1 dB at most (the step from hop to hop is small against its
+    changes), a held tone wholly. Probe: ``_DROP_DB`` down within a hop, learning stopped; from one round later for
+    50 ms two predictions stand against each other, ours and the one that knows nothing of the drop. A circle follows
+    the first.
+    """
+
+    delay_samples = 0
+
+    _MEMORY_HOPS = 20
+    _EXPLAINED_DB = 3.0
+    _GROWTH_DB = 1.0
+    _LOUD = 0.45
+    """The limiter's threshold lies at 0.5."""
+    _QUIETEST = 1e-6
+    """Mean square of the microphone's treble: -60 dBFS; nothing quieter is worth a probe."""
+    _DROP_DB = 12.0
+    _MOST_DROP_DB = 30.0
+    _WATCH_HOPS = 10
+    _REACHED = 0.3
+    """A hop counts if so much of its prediction's power is owed to the drop."""
+    _FALLEN = 0.3
+    """Of its power before: a circle that stood at the limiter has left that much or less, whatever was learnt of it."""
+    _HOLD_HOPS = 20
+    _DENIED_HOPS = round(200 / HOP_MS)
+    _DENIED_MOST_HOPS = round(60_000 / HOP_MS)
+    _FORGIVEN = 0.05
+    """After a probe in vain the next one waits, each time twice as long; so much of a hop is forgiven with each hop."""
+    _UNCLEAR_HOPS, _MOST_UNCLEAR = 6, 2
+    """If the microphone follows neither prediction, the path is not known well enough: again soon, but not for ever."""
+    _RELEASE_DB = 8.0 * HOP_MS / 1000
+    _KEPT_STEP_DB, _MOST_KEPT_DB = 3.0, 18.0
+    """Each further event soon after one keeps the box so much lower ..."""
+    _FORGET_DB = 0.1 * HOP_MS / 1000
+    """... for a while: so much of that is given back each hop."""
+    _CALM_HOPS = round(10_000 / HOP_MS)
+    _IDLE_HOPS = round(60_000 / HOP_MS)
+    """So long without anything to subtract, and nothing is subtracted any more."""
+    _PEAK_DB = 15.0
+    """A peak so far above its surroundings is given a notch."""
+    _SPECTRUM_SAMPLES = 1024
+
+    def __init__(self, span_ms: float = 100.0, least_ms: float = 10.0) -> None:
+        """``span_ms``: the latest that what is played may come back; ``least_ms``: sooner it cannot, for the buffers.
+        What is looked for below that would only be the voice itself.
+        """
+        skipped = max(0, math.floor(least_ms / HOP_MS) - 1)
+        partitions = max(2, round(span_ms / HOP_MS) - skipped)
+        self._queue = np.zeros((skipped + 1, HOP_SAMPLES), np.float32)
+        self.path = FeedbackPath(partitions)
+        self._longest_hops = partitions + self._WATCH_HOPS
+        self.notches = Notches()
+        self.events = 0
+        """Circles found so far."""
+        self.suspicions = 0
+        """Probes so far; each that found no circle was a dip of about 0.1 s."""
+        self.gain_drop_db = 0.0
+        """How much lower than normal the box plays just now."""
+        self._left = np.zeros(HOP_SAMPLES, np.float32)
+        self._scaled = np.zeros(HOP_SAMPLES, np.float32)
+        self._treble = np.zeros(HOP_SAMPLES - 1, np.float32)
+        self._heard = np.zeros(2 * self._MEMORY_HOPS)
+        self._unexplained = np.zeros(2 * self._MEMORY_HOPS)
+        self._gains = np.zeros(HOP_SAMPLES, np.float32)
+        self._ramp = (np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES).astype(np.float32)
+        self._recent = np.zeros(self._SPECTRUM_SAMPLES, np.float32)
+        self._window = np.hanning(self._SPECTRUM_SAMPLES).astype(np.float32)
+        self._tilt = np.arange(self._SPECTRUM_SAMPLES // 2 + 1.0) ** 2
+        self.reset()
+
+    @property
+    def subtracting(self) -> bool:
+        """Whether the learnt path is taken out of the microphone: since an event."""
+        return self._subtracting
+
+    @property
+    def delay_ms(self) -> float:
+        """When most of what was played is back at the microphone, 0 before the first event."""
+        return self._delay_hops * HOP_MS
+
+    def reset(self) -> None:
+        """Forget sound and path: devices opened anew have another delay. The counts stay."""
+        self.path.reset()
+        self.notches.reset()
+        self.gain_drop_db = self._shown_db = self._drop_before_db = 0.0
+        self._subtracting = False
+        self._idle_hops = 0
+        self._delay_hops = 0
+        self._probe_hops, self._watched, self._unclear = -1, 0, 0
+        self._wait_hops = 0
+        self._patience_hops = float(self._DENIED_HOPS)
+        self._hold_hops = 0
+        self._kept_db = 0.0
+        self._calm_hops = 0
+        self._queue.fill(0)
+        self._recent.fill(0)
+        self._heard.fill(0)
+        self._unexplained.fill(0)
+        self._place = 0
+        self._ours = self._theirs = self._all = 0.0
+        self._was_loud, self._level = False, 0.0
+
+    # --- at the front
+
+    def hear(self, hop: Floats) -> None:
+        """float32, 80 samples straight from the microphone; what our output adds to them is subtracted if known."""
+        expected = self.path.predict(self._queue[0])
+        left = self._left
+        np.subtract(hop, expected, out=left)
+        if self._probe_hops >= 0:
+            self._watch(hop)
+        else:
+            self.path.learn(left, 1.0)
+        if self._subtracting:
+            self.path.follow()
+            before = self._treble_power(hop)
+            hop -= self.path.steady_echo()
+            self._judge(before, self._treble_power(hop))
+        self._remember(hop)
+        if self._probe_hops < 0 and self._wait_hops == 0 and self._suspicious():
+            self.suspicions += 1
+            self._probe_hops = self._watched = 0
+            self._ours = self._theirs = self._all = 0.0
+            self._was_loud = self._loud
+            self._level = float(self._heard.mean())
+            self._delay_hops = len(self._queue) + self.path.delay_hops
+            self._drop_before_db = self.gain_drop_db
+            self.gain_drop_db = min(self.gain_drop_db + self._DROP_DB, self._MOST_DROP_DB)
+        elif self._wait_hops:
+            self._wait_hops -= 1
+        else:
+            self._patience_hops = max(self._patience_hops - self._FORGIVEN, self._DENIED_HOPS)
+
+    def _remember(self, hop: Floats) -> None:
+        place = self._place
+        self._heard[place] = self._treble_power(hop)
+        self._unexplained[place] = self._treble_power(self._left)
+        self._place = (place + 1) % len(self._heard)
+        recent = self._recent
+        recent[:-HOP_SAMPLES] = recent[HOP_SAMPLES:]
+        recent[-HOP_SAMPLES:] = hop
+
+    def _suspicious(self) -> bool:
+        memory, place = self._MEMORY_HOPS, self._place
+        newest = np.arange(place - memory, place)
+        heard, unexplained = float(self._heard[newest].sum()), float(self._unexplained[newest].sum())
+        if heard < memory * self._QUIETEST or heard < unexplained * 10 ** (self._EXPLAINED_DB / 10):
+            return False
+        earlier = float(self._heard.sum()) - heard
+        return self._loud or heard > earlier * 10 ** (self._GROWTH_DB / 10)
+
+    @property
+    def _loud(self) -> bool:
+        """Whether the last hop played stood at the limiter."""
+        return float(np.abs(self._queue[-1]).max()) > self._LOUD
+
+    def _watch(self, hop: Floats) -> None:
+        """One hop of a probe: which prediction does the microphone follow? Only hops that the drop reaches count."""
+        self._probe_hops += 1
+        undropped = 10 ** ((self.gain_drop_db - self._drop_before_db) / 20)
+        louder = self.path.louder_echo(max(0, self._probe_hops - len(self._queue) + 1), undropped)
+        np.subtract(hop, louder, out=self._scaled)
+        theirs, loudness = self._treble_power(self._scaled), self._treble_power(louder)
+        self._scaled -= self._left
+        if self._treble_power(self._scaled) > self._REACHED * loudness:
+            self._watched += 1
+            self._all += self._treble_power(hop)
+            self._ours += self._treble_power(self._left)
+            self._theirs += theirs
+        if self._watched < self._WATCH_HOPS and self._probe_hops < self._longest_hops:
+            return
+        self._probe_hops = -1
+        follows = self._ours < 0.8 * self._all and self._ours < 0.7 * self._theirs
+        fallen = self._was_loud and self._all < self._FALLEN * self._watched * self._level
+        if follows or fallen:
+            self._confirm()
+        elif self._theirs < min(0.5 * self._all, self._ours) or self._unclear == self._MOST_UNCLEAR:
+            self._deny()
+        else:
+            self._unclear += 1
+            self.gain_drop_db = self._drop_before_db
+            self._wait_hops = self._UNCLEAR_HOPS
+
+    def _confirm(self) -> None:
+        self.events += 1
+        self._subtracting = True
+        self._idle_hops = 0
+        self.path.settle()
+        self._hold_hops = self._HOLD_HOPS
+        self._wait_hops = 2 * self._MEMORY_HOPS  # until what is remembered is younger than the drop
+        if self._calm_hops:  # again, and soon: subtracting alone does not do
+            self._place_notch()
+            self._kept_db = min(self._kept_db + self._KEPT_STEP_DB, self._MOST_KEPT_DB)
+        self._calm_hops = self._CALM_HOPS
+        self._patience_hops = self._DENIED_HOPS
+        self._unclear = 0
+
+    def _deny(self) -> None:
+        """A sound from outside: back at once, and do not ask again too soon."""
+        self.gain_drop_db = self._drop_before_db
+        self._unclear = 0
+        self._wait_hops = round(self._patience_hops)
+        self._patience_hops = min(2 * self._patience_hops, self._DENIED_MOST_HOPS)
+
+    def _judge(self, before: float, after: float) -> None:
+        """Whether subtracting still takes something away; a path that is gone must not add a ghost."""
+        self._idle_hops = 0 if after < 0.9 * before else self._idle_hops + 1
+        if self._idle_hops > self._IDLE_HOPS:
+            self._subtracting = False
+
+    def _place_notch(self) -> None:
+        """At the highest peak of the treble of the last 64 ms, if it stands alone."""
+        power = np.abs(np.fft.rfft(self._recent * self._window)) ** 2 * self._tilt
+        peak = int(power[4:-4].argmax()) + 4
+        around = np.median(power[max(1, peak - 24) : peak + 25])
+        if power[peak] > around * 10 ** (self._PEAK_DB / 10):
+            low, top, high = np.log(power[peak - 1 : peak + 2] + 1e-30)
+            offset = 0.5 * (low - high) / (low - 2 * top + high)
+            self.notches.place((peak + offset) * RATE_HZ / self._SPECTRUM_SAMPLES)
+
+    def _treble_power(self, hop: Floats) -> float:
+        """Mean square of the first difference."""
+        treble = self._treble
+        np.subtract(hop[1:], hop[:-1], out=treble)
+        return float(np.dot(treble, treble)) / HOP_SAMPLES
+
+    # --- at the end
+
+    def process(self, hop: Floats) -> None:
+        """float32, 80 samples in place: notches and gain drop; bit for bit the same while there are none."""
+        self.notches.process(hop)
+        before_db, after_db = self._shown_db, self.gain_drop_db
+        self._shown_db = after_db
+        if before_db != 0.0 or after_db != 0.0:
+            before, after = 10 ** (-before_db / 20), 10 ** (-after_db / 20)
+            np.multiply(self._ramp, after - before, out=self._gains)
+            self._gains += before
+            hop *= self._gains
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._calm_hops:
+            self._calm_hops -= 1
+        if self._probe_hops >= 0:
+            return
+        self._kept_db = max(0.0, self._kept_db - self._FORGET_DB)
+        if self._hold_hops:
+            self._hold_hops -= 1
+        elif self.gain_drop_db > 0.0:
+            self.gain_drop_db = max(self._kept_db, self.gain_drop_db - self._RELEASE_DB)
+
+    def played(self, hop: Floats) -> None:
+        """float32, 80 samples: what really left the box, after the limiter."""
+        self._queue[:-1] = self._queue[1:]
+        self._queue[-1] = hop

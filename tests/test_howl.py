@@ -1,0 +1,286 @@
+"""The howl guard: closed circles through the whole chain fall silent, and what only sounds like one is left alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge.chain import Chain
+from edge.config import Config, GateConfig, HowlConfig, SuppressConfig
+from edge.howl import HowlGuard, Notches
+from edge.spectrum import Floats
+
+SOUNDS = Path(__file__).parent / "sounds"
+NAMES = ("rain_en_5dB", "tavern_fr_10dB", "brook_it_0dB")
+GUARDED = Config(suppress=SuppressConfig(engine="off"), gate=GateConfig(on=False), howl=HowlConfig(on=True))
+UNGUARDED = Config(suppress=SuppressConfig(engine="off"), gate=GateConfig(on=False))
+
+
+def speech(name: str, from_s: float, seconds: float, part: str = "clean") -> Floats:
+    """From the first word after ``from_s`` on."""
+    sound, _ = soundfile.read(SOUNDS / part / f"{name}.flac", dtype="float32", start=round(from_s * RATE_HZ))
+    if part == "clean":
+        sound = sound[int(np.argmax(np.abs(sound) > 0.05)) :]
+    return np.asarray(sound[: round(seconds * 200) * HOP_SAMPLES])
+
+
+def way(seed: int, gain_db: float, room: bool = False) -> Floats:
+    """From the output to the microphone, buffers included: the direct sound, early reflections, an exponential tail.
+
+    An ear cup has faded by 60 dB after 30 ms, a small room after 250 ms; the speaker plays 250 Hz to 6 kHz. ``gain_db``
+    is the open loop's where it is highest: above 0 it is unstable.
+    """
+    rng = np.random.default_rng(seed)
+    delay, samples = 400 + 30 * (seed % 6), 1600
+    response = np.zeros(delay + samples)
+    fade = 10 ** (-3 * np.arange(samples) / RATE_HZ / (0.25 if room else 0.03))
+    response[delay:] = (0.15 if room else 0.3) * rng.standard_normal(samples) * fade
+    response[delay] = 1
+    for _ in range(4):
+        response[delay + rng.integers(3, 250 if room else 60)] += rng.uniform(-0.6, 0.6)
+    hz = np.maximum(np.fft.rfftfreq(4096, 1 / RATE_HZ), 1)
+    band = 1 / np.sqrt(1 + (250 / hz) ** 4) / np.sqrt(1 + (hz / 6000) ** 6)
+    response = np.fft.irfft(np.fft.rfft(response, 4096) * band)[: delay + samples]
+    return (response / np.abs(np.fft.rfft(response, 16_384)).max() * 10 ** (gain_db / 20)).astype(np.float32)
+
+
+@dataclass
+class Circle:
+    """What came out, and when the guard acted."""
+
+    played: Floats
+    chain: Chain
+    dropped_s: float
+    """The first time the output was turned down; infinity if never."""
+
+
+def circle(config: Config, sound: Floats, response: Floats) -> Circle:
+    """Sound and what comes back, clipped as a converter does, through the whole chain, hop by hop."""
+    chain = Chain(config)
+    air = np.zeros(len(sound) + len(response) + HOP_SAMPLES, np.float32)
+    air[: len(sound)] = sound
+    played = np.zeros_like(sound)
+    dropped_s = float("inf")
+    for start in range(0, len(sound), HOP_SAMPLES):
+        hop = np.clip(air[start : start + HOP_SAMPLES], -1, 1)
+        chain.process(hop)
+        played[start : start + HOP_SAMPLES] = hop
+        # played from the next hop on
+        at = start + HOP_SAMPLES
+        echo = np.convolve(response, hop)[: len(air) - at]
+        air[at : at + len(echo)] += echo
+        if chain.howl and chain.howl.gain_drop_db > 0:
+            dropped_s = min(dropped_s, start / RATE_HZ)
+    return Circle(played, chain, dropped_s)
+
+
+def levels_db(sound: Floats, block_ms: int = 50) -> Floats:
+    block = block_ms * RATE_HZ // 1000
+    power = np.mean(np.square(sound[: len(sound) // block * block].reshape(-1, block)), axis=1)
+    return np.asarray(10 * np.log10(power + 1e-12), np.float32)
+
+
+@pytest.mark.parametrize("room", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_six_db_above_stability_is_stable_within_half_a_second(seed: int, room: bool) -> None:
+    """Somebody begins to speak into a circle that is closed from the start; after 1.5 s there is silence."""
+    rng = np.random.default_rng(seed)
+    spoken = speech(NAMES[seed % 3], 1 + seed / 2, 1.5)
+    sound = np.concatenate([spoken, np.zeros(RATE_HZ, np.float32)])
+    sound += 1e-4 * rng.standard_normal(len(sound)).astype(np.float32)
+    response = way(seed, 6.0, room)
+    usual = levels_db(circle(UNGUARDED, sound, 0 * response).played).max()
+    if seed == 0:
+        howling = circle(UNGUARDED, sound, response).played
+        assert levels_db(howling)[-1] > usual, "the circle of this test does howl"
+    found = circle(GUARDED, sound, response)
+    assert found.chain.howl is not None
+    assert found.chain.howl.events >= 1
+    assert found.dropped_s < 0.5
+    assert levels_db(found.played)[10:].max() < usual + 3
+    assert levels_db(found.played)[-2:].max() < -45, "nothing rings on in the silence"
+
+
+def test_once_found_the_circle_stays_open_at_full_level() -> None:
+    """What was learnt replaces the gain drop: after a few seconds the voice is as loud as without a circle."""
+    sound = np.tile(speech(NAMES[2], 1, 3.0), 2)
+    sound += 1e-4 * np.random.default_rng(1).standard_normal(len(sound)).astype(np.float32)
+    response = way(5, 6.0)
+    usual = circle(UNGUARDED, sound, 0 * response).played
+    found = circle(GUARDED, sound, response)
+    guard = found.chain.howl
+    assert guard is not None and guard.subtracting
+    assert guard.gain_drop_db < 7
+    true_ms = 1000 * (int(np.abs(response).argmax()) + HOP_SAMPLES) / RATE_HZ
+    assert abs(guard.delay_ms - true_ms) <= 2 * HOP_MS
+    late = slice(4 * RATE_HZ, None)
+    change_db = 10 * np.log10(np.mean(found.played[late] ** 2) / np.mean(usual[late] ** 2))
+    assert -8 < change_db < 2
+
+
+def test_a_hiss_that_begins_to_ring_without_a_voice() -> None:
+    sound = 1e-3 * np.random.default_rng(2).standard_normal(2 * RATE_HZ).astype(np.float32)
+    found = circle(GUARDED, sound, way(2, 6.0))
+    assert found.chain.howl is not None and found.chain.howl.events >= 1
+    assert levels_db(found.played)[10:].max() < -30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_speech_without_a_circle_passes_bit_for_bit(name: str) -> None:
+    """So its PESQ cannot change either. The output is the input, as late as the chain makes it."""
+    for part, gain in (("clean", 1.0), ("noisy", 1.0), ("clean", 3.0)):
+        sound = np.clip(gain * speech(name, 0, 6.0, part), -1, 1).reshape(-1, HOP_SAMPLES)
+        guard = HowlGuard()
+        late = np.roll(np.clip(sound, -0.7, 0.7), 2, axis=0)
+        late[:2] = 0
+        for heard, played in zip(sound.copy(), late, strict=True):
+            hop, out = heard.copy(), played.copy()
+            guard.hear(hop)
+            guard.process(out)
+            guard.played(out)
+            np.testing.assert_array_equal(hop, heard)
+            np.testing.assert_array_equal(out, played)
+        assert guard.suspicions == 0
+
+
+def test_the_whole_chain_is_bit_for_bit_the_same_without_an_event() -> None:
+    plain, guarded = Chain(UNGUARDED), Chain(GUARDED)
+    for hop in speech(NAMES[0], 1, 1.0).reshape(-1, HOP_SAMPLES):
+        one, other = hop.copy(), hop.copy()
+        plain.process(one)
+        guarded.process(other)
+        np.testing.assert_array_equal(one, other)
+
+
+SPAN = np.arange(4 * RATE_HZ) / RATE_HZ
+
+
+def whistle() -> Floats:
+    swell = np.interp(SPAN, [0, 0.8, 1.1, 2.5, 2.7, 4], [0, 0, 1, 1, 0, 0])
+    return (0.2 * swell * np.sin(2 * np.pi * 1234 * SPAN)).astype(np.float32)
+
+
+def vowel() -> Floats:
+    turns = 2 * np.pi * np.cumsum(140 + 3 * np.sin(2 * np.pi * 5 * SPAN)) / RATE_HZ
+    swell = np.interp(SPAN, [0, 1, 1.3, 2.6, 3, 4], [0, 0, 1, 1, 0, 0])
+    orders = np.arange(1, 25)
+    voice = [np.sin(order * turns) / order * np.exp(-(((order * 140 - 700) / 900) ** 2)) for order in orders]
+    return (0.15 * swell * np.sum(voice, axis=0)).astype(np.float32)
+
+
+def hum() -> Floats:
+    return (0.05 * np.sum([np.sin(2 * np.pi * 100 * k * SPAN) / k for k in range(1, 6)], axis=0)).astype(np.float32)
+
+
+def melody() -> Floats:
+    out = np.zeros(len(SPAN))
+    note = np.arange(8000) / RATE_HZ
+    for number, hz in enumerate((262, 330, 392, 523, 392, 330, 262, 330)):
+        struck = np.sum([np.sin(2 * np.pi * hz * k * note) / k for k in range(1, 8)], axis=0)
+        out[8000 * number :][:8000] = 0.15 * struck * np.exp(-3 * note)
+    return out.astype(np.float32)
+
+
+def crescendo() -> Floats:
+    """An organ pipe that grows by 12 dB a second: the nearest to a howl that is none."""
+    return (10 ** ((-60 + 12 * SPAN) / 20) * np.sin(2 * np.pi * 880 * SPAN)).astype(np.float32)
+
+
+@pytest.mark.parametrize("sound", [whistle, vowel, hum, melody, crescendo])
+def test_what_only_sounds_like_a_circle_makes_no_event(sound: object) -> None:
+    assert callable(sound)
+    samples = sound() + 3e-4 * np.random.default_rng(1).standard_normal(len(SPAN)).astype(np.float32)
+    found = circle(GUARDED, samples, np.zeros(800, np.float32))
+    guard = found.chain.howl
+    assert guard is not None
+    assert guard.events == 0 and not guard.subtracting
+    assert guard.suspicions <= 6, "a probe is a dip that can be heard"
+
+
+def test_below_stability_nothing_is_made_worse() -> None:
+    sound = speech(NAMES[0], 1, 3.0)
+    response = way(3, -12.0)
+    plain, guarded = (circle(config, sound, response).played for config in (UNGUARDED, GUARDED))
+    assert np.mean((plain - guarded) ** 2) <= 0.05 * np.mean(plain**2)
+
+
+def test_a_path_that_has_gone_leaves_no_ghost() -> None:
+    """The headphone is closed again: what is still subtracted fades, because the estimate follows."""
+    guard = HowlGuard()
+    sound = speech(NAMES[1], 1, 4.0)
+    response = way(1, 3.0)[: 20 * HOP_SAMPLES]
+    air = np.zeros(len(sound) + 4000, np.float32)
+    guard._subtracting = True
+    left = 0.0
+    for start in range(0, len(sound), HOP_SAMPLES):
+        hop = sound[start : start + HOP_SAMPLES] + air[start : start + HOP_SAMPLES]
+        guard.hear(hop)
+        out = 0.3 * hop
+        guard.played(out)
+        if start < 2 * RATE_HZ:
+            air[start + HOP_SAMPLES :][: len(response) + 79] += np.convolve(response, out)
+        elif start > 3.5 * RATE_HZ:
+            left += float(np.sum((hop - sound[start : start + HOP_SAMPLES]) ** 2))
+    assert left < 0.1 * float(np.sum(sound[round(3.5 * RATE_HZ) :] ** 2))
+
+
+def test_notches_are_deep_narrow_and_let_go() -> None:
+    notches = Notches()
+    notches.place(1000.0)
+    span = np.arange(RATE_HZ) / RATE_HZ
+
+    def through_db(hz: float) -> float:
+        sound = np.sin(2 * np.pi * hz * span).astype(np.float32)
+        for hop in sound.reshape(-1, HOP_SAMPLES):
+            notches.process(hop)
+        return float(10 * np.log10(np.mean(sound[RATE_HZ // 2 :] ** 2) * 2))
+
+    assert through_db(1000) < -25
+    assert through_db(1003) < -20
+    assert through_db(800) > -1 and through_db(1250) > -1 and through_db(200) > -0.3
+    for hz in (1001.0, 2000.0, 3000.0, 4000.0, 5000.0):
+        notches.place(hz)
+    assert through_db(5000) < -8, "its neighbours reach in"
+    assert np.count_nonzero(notches._left_hops) == Notches.COUNT
+    silence = np.zeros(HOP_SAMPLES, np.float32)
+    for _ in range(25 * 200):
+        notches.process(silence)
+    voice = speech(NAMES[0], 1, 0.1)
+    for hop in voice.reshape(-1, HOP_SAMPLES):
+        before = hop.copy()
+        notches.process(hop)
+        np.testing.assert_array_equal(hop, before)
+
+
+def test_whatever_is_heard_it_stays_finite() -> None:
+    rng = np.random.default_rng(5)
+    chain = Chain(GUARDED)
+    for level in (0.0, 1e-30, 1.0, 1e3, 1e20, np.inf, np.nan, 0.01):
+        for _ in range(40):
+            hop = (level * rng.standard_normal(HOP_SAMPLES)).astype(np.float32)
+            chain.process(hop)
+            assert np.isfinite(hop).all() and np.abs(hop).max() <= 0.71
+    assert chain.howl is not None
+    assert np.isfinite(chain.howl.path.weights).all()
+
+
+def test_reset_forgets_the_path_and_keeps_the_count() -> None:
+    sound = speech(NAMES[1], 1, 1.5)
+    found = circle(GUARDED, sound, way(1, 8.0))
+    guard = found.chain.howl
+    assert guard is not None and guard.events
+    events = guard.events
+    found.chain.reset()
+    assert guard.events == events and guard.gain_drop_db == 0 and not guard.subtracting and guard.delay_ms == 0
+    hop = speech(NAMES[0], 1, 0.005)
+    before = hop.copy()
+    guard.hear(hop)
+    guard.process(hop)
+    np.testing.assert_array_equal(hop, before)
+
+
+def test_off_costs_nothing_and_changes_nothing() -> None:
+    assert Chain(UNGUARDED).howl is None and Chain(Config()).antinoise is None
