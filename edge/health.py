@@ -12,6 +12,16 @@ BUCKETS = 1000
 EVENTS_KEPT = 64
 
 
+FLOOR_HOPS = 150
+"""The noise floor is looked for in stretches of 0.75 s: somewhere in two of them even a quick talker pauses."""
+FLOOR_KEPT = 0.9
+"""Of the power's running mean with each hop: 50 ms."""
+LEAST_SPOKEN = round(2000 / HOP_MS)
+"""Hops of speech below which nothing is said of the voice."""
+LEAST_SNR = 10 ** (-3 / 10)
+"""And below which it drowns: what is left after taking the noise away would be chance."""
+
+
 @dataclass
 class Counters:
     """Totals since the start; the difference of two copies describes the time between them."""
@@ -19,11 +29,17 @@ class Counters:
     hops: int = 0
     spoken: int = 0
     late: int = 0
+    spared: int = 0
     energy_in: float = 0.0
     energy_out: float = 0.0
     pauses_in: float = 0.0
+    pauses_forward: float = 0.0
+    pauses_feedback: float = 0.0
     pauses_out: float = 0.0
     pauses: int = 0
+    floors_in: float = 0.0
+    floors_out: float = 0.0
+    floors: int = 0
     took: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     """How many hops took how many steps of BUCKET_US."""
 
@@ -36,6 +52,32 @@ class Counters:
         return Counters(**rest, took=late)
 
 
+class Floor:
+    """The power below which a sound does not fall, speech or not: the least smoothed power of the last 0.75 to 1.5 s.
+
+    Minimum statistics (Martin 2001) of the whole band. On steady noise the minimum lies about half a dB below the mean;
+    what comes and goes faster than a second is not in it.
+    """
+
+    def __init__(self) -> None:
+        self.power = 0.0
+        """Mean square of what never pauses."""
+        self._smooth = -1.0  # nothing heard yet
+        self._least = self._least_before = math.inf
+
+    def follow(self, power: float) -> None:
+        """One hop's mean square."""
+        smooth = self._smooth
+        self._smooth = smooth = power if smooth < 0 else smooth + (1 - FLOOR_KEPT) * (power - smooth)
+        if smooth < self._least:
+            self._least = smooth
+
+    def turn(self) -> None:
+        """A stretch ends; ``power`` is what it and the one before found."""
+        self.power = min(self._least, self._least_before)
+        self._least_before, self._least = self._least, self._smooth
+
+
 class Health:
     """Counters and the last events of a running box."""
 
@@ -44,11 +86,35 @@ class Health:
         self.longest_us = 0.0
         self._longest_lately_us = 0.0
         self._events: deque[tuple[str, str]] = deque(maxlen=EVENTS_KEPT)
+        self._floor_in, self._floor_out = Floor(), Floor()
 
-    def hop(self, took_us: float, power_in: float, power_out: float, speaking: bool, late: bool) -> None:
-        """Count one hop; called by the audio thread, adds numbers and nothing else."""
+    def hop(
+        self,
+        took_us: float,
+        power_in: float,
+        power_forward: float,
+        power_feedback: float,
+        power_out: float,
+        *,
+        speaking: bool,
+        spared: bool,
+        late: bool,
+    ) -> None:
+        """Count one hop; called by the audio thread, adds numbers and nothing else.
+
+        The powers are mean squares: of the microphone, after the feedforward path, after the feedback path, at the end.
+        """
         totals = self.totals
         totals.hops += 1
+        totals.spared += spared
+        self._floor_in.follow(power_in)
+        self._floor_out.follow(power_out)
+        if totals.hops % FLOOR_HOPS == 0:
+            self._floor_in.turn()
+            self._floor_out.turn()
+            totals.floors_in += self._floor_in.power
+            totals.floors_out += self._floor_out.power
+            totals.floors += 1
         totals.energy_in += power_in
         totals.energy_out += power_out
         if speaking:
@@ -56,6 +122,8 @@ class Health:
         else:
             totals.pauses += 1
             totals.pauses_in += power_in
+            totals.pauses_forward += power_forward
+            totals.pauses_feedback += power_feedback
             totals.pauses_out += power_out
         if late:
             totals.late += 1
@@ -97,16 +165,49 @@ def summary(counters: Counters) -> dict[str, float]:
     """One stretch of time in the figures a user reads."""
     hops = max(counters.hops, 1)
     pauses = max(counters.pauses, 1)
-    removed_db = dbfs(counters.pauses_in / pauses) - dbfs(counters.pauses_out / pauses)
+    before, forward, feedback, after = (
+        dbfs(energy / pauses)
+        for energy in (counters.pauses_in, counters.pauses_forward, counters.pauses_feedback, counters.pauses_out)
+    )
     return {
         "seconds": round(counters.hops * HOP_MS / 1000, 2),
         "level_in_dbfs": dbfs(counters.energy_in / hops),
         "level_out_dbfs": dbfs(counters.energy_out / hops),
-        "noise_removed_db": round(removed_db, 1),
+        "noise_removed_db": round(before - after, 1),
+        "feedforward_db": round(before - forward, 1),
+        "feedback_db": round(forward - feedback, 1),
+        "sleep_share": round(counters.spared / hops, 3),
+        **quality(counters),
         "speech_share": round(counters.spoken / hops, 3),
         "hop_p50_us": percentile_us(counters.took, 0.5),
         "hop_p99_us": percentile_us(counters.took, 0.99),
         "late_hops": counters.late,
+    }
+
+
+def quality(counters: Counters) -> dict[str, float]:
+    """What became of noise and voice, without knowing either alone; empty until there is enough to say.
+
+    Noise is the floor, before and after. The voice's power is that of the stretches with speech, pauses between words
+    included, less the floor's; where the noise swells while somebody speaks, it counts as voice.
+    """
+    if not counters.floors:
+        return {}
+    noise_in, noise_out = counters.floors_in / counters.floors, counters.floors_out / counters.floors
+    told = {"noise_floor_in_dbfs": dbfs(noise_in), "noise_floor_out_dbfs": dbfs(noise_out)}
+    if counters.spoken < LEAST_SPOKEN:
+        return told
+    pauses_in, pauses_out = counters.pauses_in, counters.pauses_out
+    voice_in = (counters.energy_in - pauses_in) / counters.spoken - noise_in
+    voice_out = (counters.energy_out - pauses_out) / counters.spoken - noise_out
+    if not voice_in > LEAST_SNR * noise_in or not voice_out > 0:
+        return told
+    voice_in_db, voice_out_db = dbfs(voice_in), dbfs(voice_out)
+    return {
+        **told,
+        "snr_in_db": round(voice_in_db - told["noise_floor_in_dbfs"], 1),
+        "snr_out_db": round(voice_out_db - told["noise_floor_out_dbfs"], 1),
+        "voice_kept_db": round(voice_out_db - voice_in_db, 1),
     }
 
 

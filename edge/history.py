@@ -60,8 +60,20 @@ class Drawing:
 
 DRAWINGS = (
     Drawing("Level", "dBFS", (("level_in_dbfs", "microphone"), ("level_out_dbfs", "output"))),
-    Drawing("Speech", "share of the minute", (("speech_share", "speech"),), 0, 1),
-    Drawing("Noise removed", "dB", (("noise_removed_db", "in the pauses"),), 0),
+    Drawing("Speech", "share of the minute", (("speech_share", "speech"), ("sleep_share", "network asleep")), 0, 1),
+    Drawing(
+        "Noise removed in the pauses",
+        "dB",
+        (("noise_removed_db", "in all"), ("feedforward_db", "feedforward"), ("feedback_db", "feedback")),
+        0,
+    ),
+    Drawing("Noise floor", "dBFS", (("noise_floor_in_dbfs", "microphone"), ("noise_floor_out_dbfs", "output"))),
+    Drawing("Voice above the floor", "dB", (("snr_in_db", "microphone"), ("snr_out_db", "output"))),
+    Drawing("Voice kept", "dB", (("voice_kept_db", "0 is all of it"),)),
+    Drawing("Reference microphone", "dB", (("reference_db", "removed"),), 0),
+    Drawing(
+        "Feedback", "a minute and dB", (("howl_events", "circles found"), ("howl_drop_db", "dB that it plays lower")), 0
+    ),
     Drawing("Latency and queue", "ms", (("latency_ms", "microphone to jack, by the budget"), ("queue_ms", "queue")), 0),
     Drawing("Time per hop", "us", (("hop_p50_us", "p50"), ("hop_p99_us", "p99"), ("hop_max_us", "max")), 0),
     Drawing(

@@ -18,6 +18,7 @@ from edge import UserError, runtime
 from edge.box import Box, State
 from edge.cable import Cable, CableState
 from edge.cards import OpenPcm, clock_of, open_pcm
+from edge.chain import Chain, Engine
 from edge.config import Config
 from edge.health import Counters, summary
 from edge.journal import Journal, notify
@@ -147,10 +148,7 @@ class Service:
             "speaking": bool(box.chain.voice.speaking),
             **summary(box.health.totals),
             "hop_max_us": round(box.health.longest_us),
-            "xruns_in": box.capture.xruns,
-            "xruns_out": box.playback.xruns,
-            "dropped_hops": box.playback.dropped,
-            "clips": box.capture.clips,
+            **_counts(box),
             **_moment(box),
             "mains_hz": box.chain.feedforward.mains_hz,
             "throttling": self._throttling,
@@ -268,6 +266,9 @@ class Service:
             self._journal.say(f"{order}, by {source}", "order", source=source)
         for kind, text in box.health.news():
             self._journal.say(text, kind)
+        news = getattr(box.chain.engine, "news", None)  # only an engine on another machine has any
+        while news:
+            self._journal.say(news.popleft(), "engine")
         if not self._xrun_seen and (box.capture.xruns or box.playback.xruns):
             self._xrun_seen = True
             self._journal.say(
@@ -324,13 +325,7 @@ class _Mark:
 
     @classmethod
     def of(cls, box: Box) -> "_Mark":
-        counts = {
-            "xruns_in": box.capture.xruns,
-            "xruns_out": box.playback.xruns,
-            "dropped_hops": box.playback.dropped,
-            "clips": box.capture.clips,
-        }
-        return cls(box.health.totals.copy(), counts, time.process_time(), time.monotonic())
+        return cls(box.health.totals.copy(), _counts(box), time.process_time(), time.monotonic())
 
     def since(self, before: "_Mark") -> dict[str, Any]:
         """The figures of the time between; without sound there is no level and no speech to tell of."""
@@ -338,10 +333,25 @@ class _Mark:
         if not told["seconds"]:
             told = {"seconds": 0.0}
         # New settings may have brought new devices, which count from nought.
-        counts = {name: count - before.counts[name] for name, count in self.counts.items()}
+        counts = {name: count - before.counts.get(name, 0) for name, count in self.counts.items()}
         counts = {name: self.counts[name] if more < 0 else more for name, more in counts.items()}
         share = (self.cpu_s - before.cpu_s) / max(self.at_s - before.at_s, 1e-3)
         return {**told, **counts, "cpu_share": round(share, 3)}
+
+
+def _counts(box: Box) -> dict[str, int]:
+    """What is counted elsewhere than in ``health``; a stage that is not there counts nothing."""
+    counts = {
+        "xruns_in": box.capture.xruns,
+        "xruns_out": box.playback.xruns,
+        "dropped_hops": box.playback.dropped,
+        "clips": box.capture.clips,
+    }
+    if box.chain.reference:
+        counts["reference_resets"] = box.chain.reference.resets
+    if box.chain.howl:
+        counts["howl_events"] = box.chain.howl.events
+    return counts
 
 
 def _moment(box: Box) -> dict[str, Any]:
@@ -350,10 +360,34 @@ def _moment(box: Box) -> dict[str, Any]:
         "queue_ms": round(box.playback.queue_ms, 1),
         "drift_ppm": round(box.playback.drift_ppm, 1),
         "latency_ms": round(latency_ms(box), 1),
+        **_of_paths(box.chain),
+        **_of_remote(box.chain.engine),
         **_of_cable(box.cable),
         "temperature_c": boards.temperature_c(),
         "memory_mb": round(_memory_mb(), 1),
     }
+
+
+def _of_paths(chain: Chain) -> dict[str, Any]:
+    """How the adaptive stages fare just now; nothing of those that are not there."""
+    told: dict[str, Any] = {}
+    if chain.reference:
+        told["reference_db"] = round(chain.reference.attenuation_db, 1)
+        told["reference_state"] = chain.reference.state
+    if chain.antinoise:
+        told["antinoise_tones_hz"] = " ".join(f"{tone_hz:.1f}" for tone_hz in chain.antinoise.tones_hz)
+        told["antinoise_db"] = round(chain.antinoise.attenuation_db, 1)
+    if chain.howl:
+        told["howl_drop_db"] = round(chain.howl.gain_drop_db, 1)
+    return told
+
+
+def _of_remote(engine: Engine) -> dict[str, Any]:
+    """How the way to an engine on another machine fares, counted since it was opened; nothing where there is none."""
+    tally = getattr(engine, "tally", None)
+    if tally is None:
+        return {}
+    return {f"remote_{name}": getattr(tally, name) for name in ("answered", "filled", "switches", "late", "lost")}
 
 
 def _of_cable(cable: Cable) -> dict[str, Any]:

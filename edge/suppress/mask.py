@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from edge.spectrum import BANDS, BINS, DELAY_SAMPLES, Floats, Spectra, Transform, band_weights
+from edge.suppress.sleep import Sleeper
 
 
 class Estimator(Protocol):
@@ -42,6 +43,8 @@ class MaskEngine:
     """Noise suppression by band gains: a hop in, the hop before it out, 10 ms of latency with the hop itself."""
 
     delay_samples = DELAY_SAMPLES
+    burst_hops = 1
+    """Its work is the same in every hop."""
 
     def __init__(self, ladder: Sequence[Estimator], limit_db: float, notes: Sequence[str] = ()) -> None:
         """``ladder``: best first, at least one. ``limit_db``: the least gain is -limit_db."""
@@ -71,6 +74,12 @@ class MaskEngine:
     def lowest(self) -> bool:
         """Whether there is no further estimator to fall back to."""
         return self.rung == len(self._ladder) - 1
+
+    @property
+    def spared(self) -> bool:
+        """Whether a network slept through the last hop."""
+        estimator = self._ladder[self.rung]
+        return isinstance(estimator, Sleeper) and estimator.spared
 
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability."""
