@@ -22,11 +22,19 @@ from edge.realtime import hurry_thread
 from edge.spectrum import Floats
 
 LATE_US = 1000 * HOP_MS
-"""A hop that takes longer than it lasts is late."""
+"""A hop that takes longer than it lasts is late, unless it did the work of several (``Engine.burst_hops``)."""
 STRAIN_LIMIT = 10.0
 """So many late hops within about half a second, and the engine steps down."""
 STRAIN_KEPT = 0.99
 RETRY_DEVICE_S = 1.0
+REFERENCE_TROUBLES = {
+    "dead": "the reference microphone is dead (one constant value); it is not used until it lives",
+    "copy": "the reference channel is a copy of the voice's; it is not used: choose another [reference] channel",
+    "swapped": "the reference hears the voice better than the voice's microphone does; it is not used: are "
+    "[capture] channel and [reference] channel swapped?",
+    "": "the reference microphone is used again",
+}
+"""``ReferenceCanceller.trouble`` and what is said of it."""
 LOST = {Event.STALLED: "delivers nothing", Event.GONE: "is gone", Event.END: "has ended"}
 RETRY_ENGINE_MAX_S = 600.0
 SOON_HOPS = round(60_000 / HOP_MS)
@@ -63,7 +71,9 @@ class Box:
         self._stop = threading.Event()
         self._next: tuple[Config, Chain] | None = None
         self._hop = np.zeros(HOP_SAMPLES, np.float32)
-        self._strain = 0.0
+        self._reference_hop = np.zeros(HOP_SAMPLES, np.float32)
+        self._reference_trouble = ""
+        self._strain = self._behind_us = 0.0
         self._retry_s = config.box.retry_s
         self._retry_at_hop = -SOON_HOPS
         self._hops = 0
@@ -124,22 +134,34 @@ class Box:
     def _stream(self) -> str:
         """Hop after hop, until a device is lost (returns how) or must be opened anew (returns nothing)."""
         hop, health = self._hop, self.health
+        reference = self._reference_hop if self.config.reference.channel else None
         while not self._stop.is_set():
-            heard = self.capture.read(hop)
+            heard = self.capture.read(hop, reference)
             if heard >= Event.STALLED:
                 return f"the microphone {LOST[heard]}; waiting for it"
             if not self.playing:
                 self._announce()
             began_ns = time.perf_counter_ns()
-            self._process(hop)
+            self._process(hop, reference)
             took_us = (time.perf_counter_ns() - began_ns) / 1000
             played = self.playback.write(hop)
             if played >= Event.STALLED:
                 return f"the output {LOST[played]}; waiting for it"
             self.cable.write(hop)
             chain = self.chain
-            late = took_us > LATE_US
-            health.hop(took_us, chain.power_in, chain.power_out, chain.voice.speaking, late)
+            if chain.reference and chain.reference.trouble != self._reference_trouble:
+                self._tell_reference(chain.reference.trouble)
+            late = self._is_late(took_us)
+            health.hop(
+                took_us,
+                chain.power_in,
+                chain.power_forward,
+                chain.power_feedback,
+                chain.power_out,
+                speaking=chain.voice.speaking,
+                spared=chain.spared,
+                late=late,
+            )
             self._hops += 1
             self.progress += 1
             self._strain = self._strain * STRAIN_KEPT + late
@@ -151,13 +173,18 @@ class Box:
                 break
         return ""
 
-    def _process(self, hop: Floats) -> None:
+    def _is_late(self, took_us: float) -> bool:
+        """An engine that works in blocks may be behind by all hops of a block but one, as long as it catches up."""
+        self._behind_us = max(0.0, self._behind_us + took_us - LATE_US)
+        return took_us > LATE_US and self._behind_us > LATE_US * (self.chain.engine.burst_hops - 1)
+
+    def _process(self, hop: Floats, reference: Floats | None) -> None:
         """One hop through the chain; whatever breaks in there, the wearer hears silence at worst."""
         chain = self.chain
         chain.bypass = self.bypass
         chain.mute.target = 0.0 if self.muted or self._next else 1.0
         try:
-            chain.process(hop)
+            chain.process(hop, reference)
         except Exception as fault:
             hop.fill(0)
             chain.reset()
@@ -167,21 +194,27 @@ class Box:
             self._plan_retry()
             self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} goes on")
 
+    def _tell_reference(self, trouble: str) -> None:
+        """What keeps the reference from being used, when it begins and when it ends; a mere suspicion is not told."""
+        if trouble in REFERENCE_TROUBLES:
+            self._reference_trouble = trouble
+            self.health.event("reference", REFERENCE_TROUBLES[trouble])
+
     def _relieve(self) -> None:
         """Too many late hops: do less, but never less than bypass; silence would help nobody."""
-        self._strain = 0.0
+        self._strain = self._behind_us = 0.0
         if not self.chain.resting:
             self._step_down("is too slow: hops take longer than they last")
 
     def _step_down(self, why: str) -> None:
-        self._strain = 0.0
+        self._strain = self._behind_us = 0.0
         before = self.chain.working
         self.chain.step_down()
         self._plan_retry()
         self.health.event("engine", f"{before} {why}; {self.chain.working} goes on, next try in {self._retry_s:.0f} s")
 
     def _step_up(self) -> None:
-        self._strain = 0.0
+        self._strain = self._behind_us = 0.0
         self.chain.step_up()
         self.health.event("engine", f"trying {self.chain.working} again")
 
@@ -199,6 +232,7 @@ class Box:
         self.playback.same_clock = self._one_clock()
         self.playback.open()
         self.chain.reset()
+        self._reference_trouble = ""
 
     def _announce(self) -> None:
         """The first hop has come: only now is it certain that the devices work."""
@@ -242,7 +276,8 @@ class Box:
         chain.mute.gain = 0.0
         self.chain = chain
         self._retry_at_hop = -SOON_HOPS
-        if (old.capture, old.playback, old.cable) == (config.capture, config.playback, config.cable):
+        self._reference_trouble = ""
+        if _devices(old) == _devices(config):
             return False
         self.close()
         self.cable.end()
@@ -253,7 +288,7 @@ class Box:
 
     def _new_chain(self, config: Config) -> Chain:
         chain = Chain(config)
-        for note in chain.engine.notes:
+        for note in chain.notes:
             self.health.event("engine", note)
         return chain
 
@@ -261,7 +296,8 @@ class Box:
         settings = config.capture
         return Capture(
             settings.device,
-            channel=settings.channel,
+            channel=config.voice_channel,
+            reference=config.reference.channel,
             gain_db=settings.gain_db,
             mute_ms=settings.mute_ms,
             fade_ms=settings.fade_ms,
@@ -292,3 +328,8 @@ class Box:
 def _short(error: BaseException) -> str:
     """An exception on one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _devices(config: Config) -> tuple[object, ...]:
+    """The settings that only newly opened devices take on."""
+    return config.capture, config.reference.channel, config.playback, config.cable

@@ -32,6 +32,7 @@ class Capture:
 
     ``device`` is a card's id, ``auto`` or any ALSA name. ``channel`` counts from 1; "mean" mixes all, "auto" takes the
     live one. Opened at 16 kHz mono if the card does that by itself, else at its own rate and converted here.
+    ``reference`` is a second channel of the same frames, for a microphone beside the voice's; 0 is none.
     ``rates_hz`` and ``formats`` narrow what is asked for.
     """
 
@@ -40,6 +41,7 @@ class Capture:
         device: str,
         *,
         channel: int | str = "auto",
+        reference: int = 0,
         gain_db: float = 0.0,
         mute_ms: float = 400.0,
         fade_ms: float = 100.0,
@@ -50,6 +52,7 @@ class Capture:
         open_pcm: OpenPcm = open_pcm,
     ) -> None:
         assert channel in ("auto", "mean") or (isinstance(channel, int) and channel >= 1)
+        assert not reference or (isinstance(channel, int) and 1 <= reference != channel)
         self.device = device
         self.granted = "not open"
         """What was asked for and what ALSA granted, one line."""
@@ -71,6 +74,7 @@ class Capture:
         self.dc = 0.0
         """Mean of the last second, +-1.0."""
         self._wanted_channel = channel
+        self._wanted_reference = reference
         self._gain_db = gain_db
         self._period_ms, self._periods = period_ms, periods
         self._rates_hz, self._formats = rates_hz, formats
@@ -78,6 +82,7 @@ class Capture:
         self._pcm: Pcm | None = None
         self._clips_before = 0
         self._decoder: Decoder | None = None
+        self._other: Decoder | None = None
         self._mute_hops = math.ceil(mute_ms * RATE_HZ / 1000 / HOP_SAMPLES)
         self._fade = _rise(max(1, math.ceil(fade_ms * RATE_HZ / 1000 / HOP_SAMPLES)) * HOP_SAMPLES)
         self._fade_hops = len(self._fade) // HOP_SAMPLES if fade_ms > 0 else 0
@@ -107,6 +112,9 @@ class Capture:
         self._period = terms.period_frames
         self._resampler = Resampler(terms.rate_hz, RATE_HZ, self._period)
         self._samples = np.zeros(HOP_SAMPLES + self._resampler.max_out, np.float32)
+        if self._wanted_reference:
+            self._other_resampler = Resampler(terms.rate_hz, RATE_HZ, self._period)
+            self._other_samples = np.zeros_like(self._samples)
         self._held = 0
         self._hops = 0
         self._bridged = False
@@ -123,7 +131,7 @@ class Capture:
         # Hardware: all the bits it has. A plugin takes anything, and more bits there are only filling.
         wide = ("S32_LE", "S24_3LE", "S16_LE", "S24_LE")
         formats = self._formats or (wide if native else ("S16_LE", *(name for name in wide if name != "S16_LE")))
-        least = self._wanted_channel if isinstance(self._wanted_channel, int) else 1
+        least = max(self._wanted_channel if isinstance(self._wanted_channel, int) else 1, self._wanted_reference)
         channels = [count for count in CHANNELS if count >= least]
         return [
             Terms(rate, count, sample_format, max(1, round(rate * self._period_ms / 1000)), self._periods)
@@ -135,7 +143,8 @@ class Capture:
     def _needs(self) -> str:
         rates = "/".join(f"{rate / 1000:g}" for rate in self._rates_hz)
         channel = f" and a channel {self._wanted_channel}" if isinstance(self._wanted_channel, int) else ""
-        return f"{rates} kHz in 16, 24 or 32 bits{channel}"
+        reference = f" and a channel {self._wanted_reference} for the reference" if self._wanted_reference else ""
+        return f"{rates} kHz in 16, 24 or 32 bits{channel}{reference}"
 
     def _choose_ear(self, terms: Terms) -> None:
         """Decoders: one if the channel is known, one for each channel while "auto" still listens."""
@@ -151,6 +160,10 @@ class Capture:
         self._powers = [0.0] * len(lanes)
         self._listened_ms = 0.0
         self._decoder = self._ears[0]
+        if self._wanted_reference:
+            lane = self._wanted_reference - 1
+            self._other = Decoder(terms.sample_format, count, lane, self._period, self._gain_db)
+            self.channel += f", reference {self._wanted_reference}"
         self._say_granted()
 
     def _say_granted(self) -> None:
@@ -161,12 +174,14 @@ class Capture:
         if self._pcm is not None:
             self._pcm.close()
             self._pcm = None
-        self._clips_before, self._decoder = self.clips, None
+        self._clips_before, self._decoder, self._other = self.clips, None, None
 
     # Reading.
 
-    def read(self, hop: Floats) -> Event:
+    def read(self, hop: Floats, reference: Floats | None = None) -> Event:
         """Wait for the next 80 samples and put them into ``hop`` (silence where there are none). Never raises.
+
+        Into ``reference`` go those of the reference channel, of the same moment and with the same delay.
 
         OK, SHORT and XRUN are hops to go on with; STALLED and GONE want ``close`` and ``open``.
         """
@@ -175,12 +190,16 @@ class Capture:
             event = self._fetch()
             if event >= Event.XRUN:
                 self._bridge(hop, event)
+                if reference is not None:
+                    reference.fill(0)
                 return event
             met = max(met, event)
         hop[:] = self._samples[:HOP_SAMPLES]
         self._held -= HOP_SAMPLES
         self._samples[: self._held] = self._samples[HOP_SAMPLES : HOP_SAMPLES + self._held]
         self._look_at(hop)
+        if self._other:
+            self._hand_over(reference)
         self._come_in(hop)
         self._last = float(hop[-1])
         return met
@@ -212,7 +231,10 @@ class Capture:
         if len(self._ears) > 1:
             self._listen(frames, raw)
         converted = self._resampler.process(decoder.decode(raw))
-        self._samples[self._held : self._held + len(converted)] = converted
+        place = slice(self._held, self._held + len(converted))
+        self._samples[place] = converted
+        if self._other:
+            self._other_samples[place] = self._other_resampler.process(self._other.decode(raw))
         self._held += len(converted)
         if frames == self._period:
             return Event.OK
@@ -236,6 +258,15 @@ class Capture:
         self._clips_before = clips - self._decoder.clips
         self._ears = [self._decoder]
         self._say_granted()
+
+    def _hand_over(self, reference: Floats | None) -> None:
+        """The reference's next hop, silent while the voice is muted; there is no path between the two then."""
+        samples = self._other_samples
+        if reference is not None:
+            reference[:] = samples[:HOP_SAMPLES]
+            if self._hops < self._mute_hops:
+                reference.fill(0)
+        samples[: self._held] = samples[HOP_SAMPLES : HOP_SAMPLES + self._held]
 
     def _look_at(self, hop: Floats) -> None:
         """Keep what tells a dead microphone from a quiet one."""
@@ -263,6 +294,8 @@ class Capture:
             return
         self._held = 0
         self._resampler.reset()
+        if self._other:
+            self._other_resampler.reset()
         if event is Event.XRUN:
             self.xruns += 1
             self._started = False

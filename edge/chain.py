@@ -1,30 +1,84 @@
-"""The walk of one hop through the pure signal code: feedforward -> suppress -> voice -> guard.
+"""The walk of one hop through the pure signal code: feedforward -> reference -> suppress -> voice -> guard.
 
 The live box, ``enhance``, ``bench`` and the tests all run this one definition.
 """
 
+from pathlib import Path
+from typing import Protocol
+
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
+from edge.antinoise import AntiNoise, BadPath, SecondaryPath
 from edge.config import Config
 from edge.feedforward import Feedforward
 from edge.guard import Fader, Limiter, SoftGate, VoiceBodyEq
+from edge.howl import HowlGuard
+from edge.reference import ABSURD_POWER, ReferenceCanceller
 from edge.spectrum import Floats
-from edge.suppress import open_engine
+from edge.suppress import open_configured
 from edge.suppress.mask import MaskEngine
 from edge.voice import VoiceDecision
 
-ABSURD_POWER = 1e4
-"""40 dB above full scale: no microphone, and too loud for single precision further down. Also what NaN is not below."""
+
+class Engine(Protocol):
+    """What the chain needs of a suppressor: ours (``suppress.mask``), and somebody else's (``suppress.adapter``)."""
+
+    notes: list[str]
+    """Why it is not what was wished for, one sentence each."""
+    failure: Exception | None
+    """The last exception within; whoever reports it sets it back to None."""
+    wet: float
+    """1 lets it work, 0 is bypass at the same delay."""
+
+    @property
+    def unsound(self) -> int:
+        """How often what came out was no sound and the dry one passed instead."""
+
+    @property
+    def name(self) -> str:
+        """What is at work just now."""
+
+    @property
+    def rung(self) -> int:
+        """0 is the best on the ladder, each step down one more."""
+
+    @property
+    def lowest(self) -> bool:
+        """Whether there is nothing further to fall back to."""
+
+    @property
+    def delay_samples(self) -> int:
+        """How far the output hop lies behind the input hop, on every rung."""
+
+    @property
+    def burst_hops(self) -> int:
+        """How many hops of sound one piece of its work is for: all of that work may come in one of them."""
+
+    def process(self, hop: Floats) -> float:
+        """Clean float32, 80 samples in place; returns the speech probability."""
+
+    def step_down(self) -> bool:
+        """Let the next one work; False if there is none."""
+
+    def step_up(self) -> None:
+        """Try the best again."""
+
+    def reset(self) -> None:
+        """Forget the signal, keep the rung."""
 
 
 class Chain:
     """One hop in, one hop out, in place: float32, 80 samples, ±1.0, 16 kHz."""
 
-    def __init__(self, config: Config, engine: MaskEngine | None = None) -> None:
+    def __init__(self, config: Config, engine: Engine | None = None) -> None:
         """``engine`` stands in for the configured one in tests and benchmarks."""
         self.feedforward = Feedforward(config.feedforward.highpass_hz, config.feedforward.mains)
-        self.engine = engine or open_engine(config.suppress.engine, config.suppress.limit_db, config.suppress.model)
+        self.reference: ReferenceCanceller | None = None
+        """What works on the second microphone, if there is one."""
+        if config.reference.channel:
+            self.reference = ReferenceCanceller(config.reference.path_ms, config.feedforward.highpass_hz)
+        self.engine: Engine = engine or open_configured(config)
         self.voice = VoiceDecision(config.voice.on, config.voice.off, config.voice.hold_ms)
         self.eq = VoiceBodyEq(config.eq.gain_db, config.eq.low_hz, config.eq.high_hz)
         gate = config.gate
@@ -34,6 +88,10 @@ class Chain:
         self.limiter = Limiter(
             limiter.threshold_dbfs, limiter.peak_dbfs, limiter.delay_ms, limiter.attack_ms, limiter.release_ms
         )
+        self.notes = list(self.engine.notes)
+        """Why something is not what was wished for, one sentence each."""
+        self.antinoise = self._new_antinoise(config) if config.antinoise.on else None
+        self.howl = HowlGuard(config.howl.span_ms, config.playback.queue_ms / 2) if config.howl.on else None
         self.bypass = False
         """Whether the sound passes as it is, with the same delay and still limited."""
         self.resting = False
@@ -44,8 +102,8 @@ class Chain:
         """Speech probability of the last hop."""
         self.unsound = 0
         """Hops that came in with samples that are no numbers, or absurdly loud."""
-        self.power_in = self.power_out = 0.0
-        """Mean square of the last hop, before everything and after everything."""
+        self.power_in = self.power_forward = self.power_feedback = self.power_out = 0.0
+        """Mean square of the last hop: before everything, after the feedforward and the feedback path, at the end."""
         self._wet = 1.0
         self._wet_step = HOP_MS / config.box.fade_ms
         self._ramp = np.arange(1, HOP_SAMPLES + 1, dtype=np.float32) / HOP_SAMPLES
@@ -61,6 +119,11 @@ class Chain:
     def latency_ms(self) -> float:
         """From a sample's arrival in a hop to its departure: the hop, the transform, the limiter."""
         return HOP_MS * (HOP_SAMPLES + self.delay_samples) / HOP_SAMPLES
+
+    @property
+    def spared(self) -> bool:
+        """Whether the network slept through the last hop."""
+        return not self.silent and isinstance(self.engine, MaskEngine) and self.engine.spared
 
     @property
     def working(self) -> str:
@@ -87,25 +150,35 @@ class Chain:
         self.silent = self.resting = False
         self.engine.step_up()
 
-    def process(self, hop: Floats) -> None:
-        """Clean one hop in place."""
+    def process(self, hop: Floats, reference: Floats | None = None) -> None:
+        """Clean one hop in place; ``reference`` is the second microphone's, of the same 5 ms, and stays as it is."""
         self.power_in = _power(hop)
         if not self.power_in < ABSURD_POWER:
             self._mend(hop)
         if self.silent:
             hop.fill(0)
-            self.speech = self.power_out = 0.0
+            if self.howl:
+                self.howl.played(hop)
+            self.speech = self.power_forward = self.power_feedback = self.power_out = 0.0
             return
+        if self.antinoise:
+            self.antinoise.hear(hop)
+        if self.howl:
+            self.howl.hear(hop)
         before = self._wet
         target = 0.0 if self.bypass or self.resting else 1.0
         self._wet = after = min(max(target, before - self._wet_step), before + self._wet_step)
 
         self._dry[:] = hop
         self.feedforward.process(hop)
+        if self.reference and reference is not None:
+            self.reference.process(hop, reference, self.speech, self._dry)
         self._mix(hop, before, after)
+        self.power_forward = _power(hop)
 
         self.engine.wet = after
         self.speech = self.engine.process(hop)
+        self.power_feedback = _power(hop)
         speaking = self.voice.decide(self.speech)
 
         self._dry[:] = hop
@@ -114,15 +187,43 @@ class Chain:
             self.gate.process(hop, speaking)
         self._mix(hop, before, after)
 
+        if self.antinoise:
+            self.antinoise.process(hop, after == self.mute.gain == self.mute.target == 1)
         self.mute.process(hop)
+        if self.howl:
+            self.howl.process(hop)
         self.limiter.process(hop)
+        if self.howl:
+            self.howl.played(hop)
         self.power_out = _power(hop)
 
     def reset(self) -> None:
         """Forget the signal, keep the settings and whether it is muted."""
-        for stage in (self.feedforward, self.engine, self.voice, self.eq, self.gate, self.limiter):
+        for stage in (self.feedforward, self.reference, self.engine, self.voice, self.eq, self.gate, self.limiter):
             if stage:
                 stage.reset()
+        self.speech = 0.0
+        for loop in (self.antinoise, self.howl):
+            if loop:
+                loop.reset()
+
+    def _new_antinoise(self, config: Config) -> AntiNoise | None:
+        """None, and a note, without a calibration."""
+        settings = config.antinoise
+        try:
+            path = SecondaryPath.load(Path(settings.calibration))
+        except BadPath as error:
+            self.notes.append(f"no anti-noise: {error}")
+            return None
+        return AntiNoise(
+            path,
+            gain_db=config.capture.gain_db,
+            added_samples=self.limiter.delay_samples,
+            level_dbfs=settings.level_dbfs,
+            lowest_hz=settings.lowest_hz,
+            highest_hz=settings.highest_hz,
+            tones=settings.tones,
+        )
 
     def _mend(self, hop: Floats) -> None:
         """What is no number becomes silence, what is absurdly loud full scale; none may stay in a filter."""

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,8 @@ def passthrough(options: argparse.Namespace) -> int:
         chosen = _config(options)
         return replace(
             chosen,
+            capture=replace(chosen.capture, channel=chosen.voice_channel),
+            reference=replace(chosen.reference, channel=0),
             feedforward=replace(chosen.feedforward, highpass_hz=0, mains="off"),
             suppress=replace(chosen.suppress, engine="off"),
             eq=replace(chosen.eq, gain_db=0.0),
@@ -103,6 +106,10 @@ def enhance_files(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out, half-written files are removed
     chosen = _config(options)
+    if chosen.suppress.engine == "remote":
+        raise UserError(
+            "files go faster than any way to another machine: run `quietbox enhance` there, or add --engine"
+        )
     jobs = enhance.find_sounds([Path(name) for name in options.inputs], Path(options.output))
     done: list[enhance.Enhanced] = []
     failed = 0
@@ -121,13 +128,22 @@ def enhance_files(options: argparse.Namespace) -> int:
                 bar.update(task, completed=frames / max(total, 1))
 
             try:
-                done.append(enhance.enhance_file(source, target, chosen, channel=options.channel, progress=progress))
+                done.append(
+                    enhance.enhance_file(
+                        source,
+                        target,
+                        chosen,
+                        channel=options.channel,
+                        reference=options.reference,
+                        progress=progress,
+                    )
+                )
             except enhance.BadSound as error:
                 failed += 1
                 print(f"quietbox: {error}", file=sys.stderr)
             bar.remove_task(task)
     if done:
-        _tell_notes(chosen, chosen.suppress.engine)
+        _tell_notes(chosen)
     if options.json:
         print(json.dumps([dataclasses.asdict(result) for result in done], indent=2))
     else:
@@ -139,9 +155,12 @@ def enhance_files(options: argparse.Namespace) -> int:
 def _in_words(result: "Enhanced") -> str:
     unsound = f", {result.unsound_samples} samples were no numbers" if result.unsound_samples else ""
     speed = 1 / max(result.real_time_factor, 1e-9)
+    reference = ""
+    if result.reference:
+        reference = f", reference {result.reference}, {result.reference_removed_db:g} dB of it"
     return (
         f"{result.target}: {result.seconds:g} s, level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
-        f"pauses {result.noise_removed_db:g} dB quieter, {speed:.0f} x real time{unsound}"
+        f"pauses {result.noise_removed_db:g} dB quieter{reference}, {speed:.0f} x real time{unsound}"
     )
 
 
@@ -170,6 +189,28 @@ def measure_latency(options: argparse.Namespace) -> int:
     return 0
 
 
+def calibrate_path(options: argparse.Namespace) -> int:
+    """The way from output to microphone, for the anti-noise."""
+    from edge import calibrate
+
+    chosen = _config(options)
+    file = Path(options.output or chosen.antinoise.calibration)
+    if not options.json:
+        print(f"{calibrate.SWEEPS} sweeps at {options.level_dbfs:g} dBFS; microphone and headphone as they are worn")
+    found = calibrate.calibrate(chosen, file, options.level_dbfs)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+        return 0
+    print(
+        f"{found.file}: heard after {found.delay_ms:.1f} ms (spread {found.spread_ms:.1f} ms), "
+        f"{found.signal_to_noise_db:.0f} dB above the noise, loudest at {found.loudest_hz:.0f} Hz "
+        f"with {found.gain_db:.0f} dB"
+    )
+    if not chosen.antinoise.on:
+        print("anti-noise is off; with a microphone at the ear set on = true in [antinoise]")
+    return 0
+
+
 def measure_speed(options: argparse.Namespace) -> int:
     """Time per hop."""
     from rich.console import Console
@@ -178,7 +219,9 @@ def measure_speed(options: argparse.Namespace) -> int:
     from edge import bench
 
     chosen = _config(options)
-    _tell_notes(chosen, "auto")
+    if options.engines:
+        return _compare_engines(options, chosen)
+    _tell_notes(_with_engine(chosen, "auto"))
     rows = bench.bench_engines(chosen, options.seconds) + bench.bench_stages(chosen, options.seconds)
     if options.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
@@ -192,6 +235,40 @@ def measure_speed(options: argparse.Namespace) -> int:
         table.add_row(row.name, *(f"{figure:.0f}" for figure in figures), f"{row.real_time_factor:.2%}")
     Console().print(table)
     return 0
+
+
+def _compare_engines(options: argparse.Namespace, chosen: Config) -> int:
+    """Engines side by side; what cannot be opened is a line on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge import bench
+
+    rows: list[bench.Examined] = []
+    for _, found in bench.examine_engines(chosen, options.seconds, bench.engines_named(options.engines)):
+        if isinstance(found, str):
+            print(f"quietbox: {found}", file=sys.stderr)
+        else:
+            rows.append(found)
+    if options.json:
+        told = [
+            {key: None if figure != figure else figure for key, figure in dataclasses.asdict(row).items()}
+            for row in rows
+        ]
+        print(json.dumps(told, indent=2))
+        return 0 if rows else 1
+    table = Table(title=f"engines, {options.seconds:g} s of sound each in 5 ms hops", title_justify="left")
+    table.add_column("engine")
+    for name in ("latency ms", "measured ms", "p50 us", "p99 us", "max us", "of real time", "weights KB", "memory MB"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        times = (f"{row.p50_us:.0f}", f"{row.p99_us:.0f}", f"{row.max_us:.0f}", f"{row.real_time_factor:.2%}")
+        weights = f"{row.weights_kb:.0f}" if row.weights_kb == row.weights_kb else "-"
+        table.add_row(
+            row.name, f"{row.latency_ms:.2f}", f"{row.measured_ms:.2f}", *times, weights, f"{row.memory_mb:.0f}"
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 0 if rows else 1
 
 
 def status(options: argparse.Namespace) -> int:
@@ -223,6 +300,64 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve(options: argparse.Namespace) -> int:
+    """The noise suppressor for another program, or for other boxes."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # our matrices are small: more threads take longer, as in the service's unit
+    from edge import bridge
+
+    chosen = _config(options)
+    given = {"host": options.host, "rate_hz": options.rate, "key_file": options.key, "clients_file": options.clients}
+    chosen = replace(
+        chosen, bridge=replace(chosen.bridge, **{name: value for name, value in given.items() if value is not None})
+    )
+    if chosen.suppress.engine == "remote":
+        raise UserError("serve does the work itself and cannot hand it on; choose another --engine than remote")
+    if options.bench:
+        return _bench_bridge(options, chosen)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if options.seconds is not None:
+        timer = threading.Timer(options.seconds, stop.set)
+        timer.daemon = True
+        timer.start()
+
+    def say(sentence: str) -> None:
+        print(f"quietbox: {sentence}", file=sys.stderr, flush=True)
+
+    if options.boxes:
+        bridge.serve_boxes(chosen, say, stop)
+    else:
+        bridge.serve(chosen, say, stop, options.chain)
+    return 0
+
+
+def _bench_bridge(options: argparse.Namespace, chosen: Config) -> int:
+    from edge import bridgebench
+
+    seconds = 600.0 if options.seconds is None else options.seconds
+    result = bridgebench.bench(chosen, seconds, options.config)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(result), indent=2))
+    else:
+        print(
+            f"{result.engine}: {result.chunks} chunks of {bridgebench.CHUNK_SAMPLES} samples at "
+            f"{chosen.bridge.rate_hz} Hz in {result.seconds:g} s, {result.dropped} dropped "
+            f"({result.dropped / result.chunks:.2%}), {result.late} later than {bridgebench.LATE_MS:g} ms; "
+            f"there and back in {result.p50_ms:g} ms (p50), {result.p99_ms:g} (p99), {result.max_ms:g} (max)"
+        )
+    return 1 if result.dropped or result.wrong_length else 0
+
+
+def make_keys(options: argparse.Namespace) -> int:
+    """A CURVE key pair: the secret one into a file, the public one to see."""
+    from edge import keys
+
+    print(keys.make(options.file))
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Would the box work here?"""
     from edge import doctor
@@ -234,17 +369,21 @@ def _config(options: argparse.Namespace) -> Config:
     """The settings file, with what the command line says on top."""
     chosen = config.find(options.config)
     if getattr(options, "engine", None):
-        chosen = replace(chosen, suppress=replace(chosen.suppress, engine=options.engine))
+        chosen = _with_engine(chosen, options.engine)
     if getattr(options, "limit_db", None) is not None:
         chosen = replace(chosen, suppress=replace(chosen.suppress, limit_db=options.limit_db))
     return chosen
 
 
-def _tell_notes(chosen: Config, engine: str) -> None:
-    """Why an engine is not what one might expect, on stderr."""
-    from edge.suppress import open_engine
+def _with_engine(chosen: Config, engine: str) -> Config:
+    return replace(chosen, suppress=replace(chosen.suppress, engine=engine))
 
-    for note in open_engine(engine, chosen.suppress.limit_db, chosen.suppress.model).notes:
+
+def _tell_notes(chosen: Config) -> None:
+    """Why an engine is not what one might expect, on stderr."""
+    from edge.suppress import open_configured
+
+    for note in open_configured(chosen).notes:
         print(f"quietbox: {note}", file=sys.stderr)
 
 
@@ -297,6 +436,20 @@ def _limit_db(text: str) -> float:
     return value
 
 
+def _rate(text: str) -> int:
+    value = int(text)
+    if not 8000 <= value <= 192_000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 8000 and 192000 Hz")
+    return value
+
+
+def _level_dbfs(text: str) -> float:
+    value = float(text)
+    if not -60 <= value <= -6:
+        raise argparse.ArgumentTypeError(f"{text} is not between -60 and -6 dBFS")
+    return value
+
+
 def _channel(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -330,14 +483,30 @@ def _parser() -> argparse.ArgumentParser:
     made = verb("enhance", enhance_files, "clean sound files exactly as the live box would", as_json=True)
     made.add_argument("inputs", nargs="+", metavar="IN", help="sound files, or folders of them")
     made.add_argument("-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder")
-    made.add_argument("--engine", choices=config.ENGINES, help="which suppressor")
+    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="which suppressor")
     made.add_argument("--limit-db", type=_limit_db, metavar="N", help="the most that noise is turned down")
     made.add_argument(
         "--channel", type=_channel, default=0, metavar="N", help="take channel N (from 1); default: mix all"
     )
+    made.add_argument(
+        "--reference",
+        type=_channel,
+        default=0,
+        metavar="CHANNEL",
+        help="which channel (from 1) a reference microphone recorded; the voice is then the first other one, if "
+        "--channel names none",
+    )
     verb("latency", measure_latency, "plays chirps, hears them again, prints measured and budgeted delay", as_json=True)
+    made = verb("calibrate", calibrate_path, "plays sweeps and stores the way to the microphone", as_json=True)
+    made.add_argument("-o", "--output", metavar="FILE", help="where to (default: antinoise.calibration)")
+    made.add_argument("--level-dbfs", type=_level_dbfs, default=-20.0, metavar="N", help="how loud (-20; -60 to -6)")
     made = verb("bench", measure_speed, "time per hop of each engine and stage on this machine", as_json=True)
     made.add_argument("--seconds", type=_seconds, default=20.0, metavar="N", help="how much sound to process (20)")
+    made.add_argument(
+        "--engines",
+        metavar="NAMES",
+        help="compare these instead: all, or names with commas between, also other people's",
+    )
     verb("status", status, "what the running box is doing", as_json=True)
     made = verb("report", report, "the last day from the journal as one HTML page")
     made.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="how far back (24)")
@@ -345,6 +514,18 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("quietbox-report.html"), metavar="OUT", help="quietbox-report.html"
     )
     made.add_argument("--file", metavar="JSON", help="what `journalctl -u quietbox -o json` wrote; - is standard input")
+    made = verb("serve", serve, "the noise suppressor for another program (ZeroMQ), or for other boxes", as_json=True)
+    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="which suppressor")
+    made.add_argument("--rate", type=_rate, metavar="HZ", help="of the program's chunks (44100)")
+    made.add_argument("--chain", action="store_true", help="walk the box's whole chain, not the suppressor alone")
+    made.add_argument("--boxes", action="store_true", help="serve boxes with engine = remote instead of a program")
+    made.add_argument("--host", metavar="ADDRESS", help="listen here (127.0.0.1)")
+    made.add_argument("--key", metavar="FILE", help="with --boxes: this machine's secret key")
+    made.add_argument("--clients", metavar="FILE", help="with --boxes: the public keys of the boxes let in, one a line")
+    made.add_argument("--bench", action="store_true", help="play the program in real time and print drops and times")
+    made.add_argument("--seconds", type=_seconds, metavar="N", help="stop after N seconds (with --bench 600)")
+    made = verb("keys", make_keys, "makes a secret key for serve --boxes or for a box, prints the public one")
+    made.add_argument("file", type=Path, metavar="FILE", help="where the secret key goes; if there, it stays")
     made = verb("doctor", doctor, "checks everything the box needs and says how to mend what is wrong", as_json=True)
     made.add_argument("--seconds", type=_listening, default=5.0, metavar="N", help="how long to listen (5; 1 to 60)")
     made.add_argument("--no-sound", action="store_true", help="leave the sound cards alone")

@@ -19,6 +19,9 @@ from edge import UserError
 
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
 ENGINES = ("auto", "network", "rnn", "dsp", "off")
+"""Ours, best first, and the choice among them."""
+FOREIGN_ENGINES = ("deepfilternet3", "dtln", "gtcrn", "rnnoise", "window", "remote")
+"""Other people's, each with all of ours below it."""
 
 
 class BadConfig(UserError):
@@ -60,14 +63,62 @@ class FeedforwardConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """A second microphone that hears the noise and little of the voice, on a further channel of the same card."""
+
+    channel: int = key(0, "which channel is the reference, from 1; 0: there is none", low=1, high=8, choices=(0,))
+    path_ms: float = key(
+        64.0, "the longest way of the noise to the voice's microphone, echoes included", unit="ms", low=5, high=64
+    )
+
+
+@dataclass(frozen=True)
 class SuppressConfig:
     """The noise suppressor."""
 
-    engine: str = key("auto", "auto takes the first of these that works here", choices=ENGINES)
-    model: str = key("quietbox", "the network: a shipped one, or the path of a folder with one of your own")
+    engine: str = key(
+        "auto",
+        "auto takes the first of network, rnn and dsp that works here; from deepfilternet3 on other people's",
+        choices=ENGINES + FOREIGN_ENGINES,
+    )
+    model: str = key(
+        "quietbox",
+        "the network: a shipped one, or the path of a folder with one of your own; for another engine its own files",
+    )
     limit_db: float = key(
         30.0, "the most that noise is turned down; the one knob to turn by ear", unit="dB", low=0, high=100
     )
+    sleep_s: float = key(
+        2.0,
+        "our networks sleep after so long without speech, and wake within a hop; 0: never",
+        unit="s",
+        low=0.5,
+        high=600,
+        choices=(0,),
+    )
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """For engine = "window" and a mask network of your own (the shipped one knows its sizes by itself)."""
+
+    window_ms: float = key(200.0, "how much sound the network sees at a time", unit="ms", low=10, high=2000)
+    fft_samples: int = key(512, "a frame; the network has half as many frequency bins, and one more", low=64, high=4096)
+    hop_samples: int = key(128, "from one frame to the next, at 16 kHz", low=16, high=2048)
+    taper: str = key("hann", "what frames are weighed with", choices=("hann", "sqrt-hann", "hamming"))
+    logarithm: str = key("ln", "of the magnitudes; db is 20 log10", choices=("ln", "log10", "db"))
+    log_floor: float = key(1e-3, "added to every magnitude before the logarithm; 1 makes ln a log1p", low=1e-9, high=10)
+    step_frames: int = key(2, "by how many frames the window moves on", low=1, high=200)
+    wait_frames: int | str = key(
+        "all",
+        "for how many further frames a frame waits, to be in more windows; each adds a hop of latency",
+        low=0,
+        high=500,
+        choices=("all",),
+    )
+    floor_db: float = key(60.0, "spectral floor: no bin is turned down further", unit="dB", low=0, high=120)
+    input_gain_db: float = key(0.0, "before the network", unit="dB", low=-40, high=40)
+    output_gain_db: float = key(0.0, "after it", unit="dB", low=-40, high=40)
 
 
 @dataclass(frozen=True)
@@ -97,6 +148,26 @@ class EqConfig:
     gain_db: float = key(0.0, "boost; 0 is off", unit="dB", low=0, high=12)
     low_hz: float = key(100.0, "lower edge", unit="Hz", low=50, high=1000)
     high_hz: float = key(1000.0, "upper edge", unit="Hz", low=200, high=4000)
+
+
+@dataclass(frozen=True)
+class AntinoiseConfig:
+    """Plays steady hum turned over; only for a microphone at the ear, and after `quietbox calibrate`."""
+
+    on: bool = key(False, "whether anti-noise is played")
+    calibration: str = key("/var/lib/quietbox/path.npz", "what `quietbox calibrate` stored")
+    level_dbfs: float = key(-20.0, "the loudest that all of it together may be", unit="dBFS", low=-60, high=-6)
+    lowest_hz: float = key(40.0, "no tone below", unit="Hz", low=30, high=400)
+    highest_hz: float = key(500.0, "no tone above", unit="Hz", low=60, high=1000)
+    tones: int = key(4, "how many tones at a time", low=1, high=8)
+
+
+@dataclass(frozen=True)
+class HowlConfig:
+    """Keeps an open headphone or a loudspeaker from howling into the microphone."""
+
+    on: bool = key(False, "whether the guard works")
+    span_ms: float = key(100.0, "the latest that what is played is heard again", unit="ms", low=20, high=200)
 
 
 @dataclass(frozen=True)
@@ -192,20 +263,67 @@ class PanelConfig:
 
 
 @dataclass(frozen=True)
+class RemoteConfig:
+    """For engine = "remote": a bigger machine that runs `quietbox serve --boxes`."""
+
+    server: str = key(
+        "127.0.0.1:5557", "address:port of that machine; the service's unit forbids the network until its drop-in lies"
+    )
+    server_key: str = key("off", "the public key that `quietbox keys` printed there; off only on this machine itself")
+    key_file: str = key("off", "this box's own secret key, made by `quietbox keys`; off only with server_key = off")
+    budget_ms: float = key(
+        60.0,
+        "the engine's latency, whatever the network does; an answer that needs longer is replaced by our own network",
+        unit="ms",
+        low=25,
+        high=500,
+    )
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """For `quietbox serve`: the noise suppressor for another program, or for other boxes."""
+
+    host: str = key(
+        "127.0.0.1", "the address it listens on; with another than this machine's own, boxes need keys to come in"
+    )
+    noisy_port: int = key(5555, "where a program pushes its noisy chunks", low=1, high=65535)
+    clean_port: int = key(5556, "where it pulls the clean ones", low=1, high=65535)
+    rate_hz: int = key(44100, "the rate of those chunks", unit="Hz", low=8000, high=192000)
+    boxes_port: int = key(5557, "where boxes send their hops, with --boxes", low=1, high=65535)
+    most_boxes: int = key(4, "how many boxes are served at a time", low=1, high=64)
+    key_file: str = key("off", "the secret key of --boxes, made by `quietbox keys`; off only on this machine itself")
+    clients_file: str = key("off", "the public keys of the boxes that may come in, one a line")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything; the sections stand in the order a sample meets them."""
 
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     feedforward: FeedforwardConfig = field(default_factory=FeedforwardConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     suppress: SuppressConfig = field(default_factory=SuppressConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
     eq: EqConfig = field(default_factory=EqConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    antinoise: AntinoiseConfig = field(default_factory=AntinoiseConfig)
+    howl: HowlConfig = field(default_factory=HowlConfig)
     limiter: LimiterConfig = field(default_factory=LimiterConfig)
     playback: PlaybackConfig = field(default_factory=PlaybackConfig)
     cable: CableConfig = field(default_factory=CableConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
     panel: PanelConfig = field(default_factory=PanelConfig)
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+
+    @property
+    def voice_channel(self) -> int | str:
+        """Which channel of the microphone to hear; beside a reference "auto" is the first other one."""
+        if self.reference.channel and self.capture.channel == "auto":
+            return beside_reference(self.reference.channel)
+        return self.capture.channel
 
     @property
     def output(self) -> str:
@@ -216,6 +334,11 @@ class Config:
     def beside(self) -> str:
         """The cable beside a jack; empty if there is none."""
         return "" if self.playback.device == "off" else self.cable.pcm
+
+
+def beside_reference(reference: int) -> int:
+    """The voice's channel, where nobody says which, beside the reference's; both count from 1."""
+    return 2 if reference == 1 else 1
 
 
 SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in dataclasses.fields(Config)}
@@ -291,12 +414,22 @@ def _check_pairs(name: str, config: Config) -> None:
     for low, high in (
         ("voice.off", "voice.on"),
         ("gate.floor_dbfs", "gate.ceiling_dbfs"),
+        ("window.hop_samples", "window.fft_samples"),
         ("eq.low_hz", "eq.high_hz"),
+        ("antinoise.lowest_hz", "antinoise.highest_hz"),
         ("limiter.threshold_dbfs", "limiter.peak_dbfs"),
     ):
         below, above = (getattr(getattr(config, where.split(".")[0]), where.split(".")[1]) for where in (low, high))
         if not below < above:
             raise BadConfig(f"{name}: {low} ({below:g}) must be below {high} ({above:g})")
+    if config.reference.channel:
+        if config.capture.channel == "mean":
+            raise BadConfig(f'{name}: capture.channel = "mean" mixes the reference in; name the voice\'s channel')
+        if config.capture.channel == config.reference.channel:
+            raise BadConfig(
+                f"{name}: capture.channel and reference.channel are both {config.reference.channel}; "
+                "the reference needs a microphone of its own"
+            )
     if not config.output:
         raise BadConfig(f"{name}: playback.device and cable.device are both off; name one, or nothing can be heard")
     if config.cable.pcm == "auto":
@@ -311,6 +444,8 @@ def _check_pairs(name: str, config: Config) -> None:
             raise BadConfig(f"{name}: panel.{which} = {pin} is taken by {TAKEN_PINS[pin]}; try 17, 22 to 25 or 27")
     if panel.led == panel.button != "off":
         raise BadConfig(f"{name}: panel.led and panel.button are both {panel.led}; give each a pin of its own")
+    if config.bridge.noisy_port == config.bridge.clean_port:
+        raise BadConfig(f"{name}: bridge.noisy_port and bridge.clean_port are both {config.bridge.noisy_port}")
 
 
 def _expected(entry: dataclasses.Field[Any]) -> str:

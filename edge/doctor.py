@@ -314,13 +314,15 @@ class Doctor:
             return
         yield card
         if isinstance(told, Heard):
-            yield from judge_heard(told, self.config.capture)
+            hears = dataclasses.replace(self.config.capture, channel=self.config.voice_channel)
+            yield from judge_heard(told, hears)
         else:
             yield in_trouble(word, told) if isinstance(told, Trouble) else judge_played(told)
 
     def _try(self, direction: Direction, device: str) -> Heard | Played | Trouble:
         if direction == "capture":
-            return self._listen(self.config.capture, self._seconds)
+            hears = dataclasses.replace(self.config.capture, channel=self.config.voice_channel)
+            return self._listen(hears, self._seconds)
         return self._play(dataclasses.replace(self.config.playback, device=device), PLAY_S)
 
     def _card(self, direction: Direction, device: str) -> Finding:

@@ -2,7 +2,7 @@
 
 A file of any rate and any number of channels is mixed to mono, brought to 16 kHz by the live converter, walked hop by
 hop through the chain and brought back to its own rate. The known delay is cut off the front, so that the output lines
-up with the input and has its length.
+up with the input and has its length. One channel may be the reference microphone's instead (``edge.reference``).
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import soundfile
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
-from edge.config import Config
+from edge.config import Config, beside_reference
 from edge.convert import Encoder, Resampler
 from edge.health import dbfs
 from edge.spectrum import Floats
@@ -54,16 +54,27 @@ class Enhanced:
     """NaN and infinite samples, which became silence."""
     real_time_factor: float
     """Processing time over sound time; below 1 is faster than real time."""
+    reference: str
+    """What the reference's canceller did at the end: adapting, frozen, or why it was off; empty where there is none."""
+    reference_removed_db: float
+    """How much quieter it alone made the last second of pauses."""
 
 
 class Stream:
-    """The chain on a mono stream of any rate: ``push`` samples, get those that are ready, late by ``delay_samples``."""
+    """The chain on a stream of any rate: ``push`` samples, get those that are ready, late by ``delay_samples``.
+
+    With ``[reference] channel`` set it takes two channels, (samples, 2): the voice and the reference; else one.
+    """
 
     def __init__(self, config: Config, rate_hz: int) -> None:
-        self.chain = Chain(config)
+        # In a file nothing that is played is heard again.
+        no_loop = replace(config, antinoise=replace(config.antinoise, on=False), howl=replace(config.howl, on=False))
+        self.chain = Chain(no_loop)
+        self.channels = 2 if self.chain.reference else 1
         self._in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES)
+        self._other_in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES) if self.chain.reference else None
         self._out = Resampler(RATE_HZ, rate_hz, HOP_SAMPLES)
-        self._waiting = np.zeros(0, np.float32)
+        self._waiting = np.zeros((0, self.channels), np.float32)
         delay_ms = self._in.delay_ms + 1000 * self.chain.delay_samples / RATE_HZ + self._out.delay_ms
         self.delay_samples = round(delay_ms * rate_hz / 1000)
         self.pauses_in = self.pauses_out = 1e-20
@@ -71,19 +82,24 @@ class Stream:
         self.hops = self.spoken = 0
 
     def push(self, samples: Floats) -> Floats:
-        """float32, any number of samples in; what has become ready out."""
+        """float32, any number of samples in; what has become ready out, one channel."""
+        lanes = samples.reshape(len(samples), self.channels)
         pieces = [np.zeros(0, np.float32)]
-        for start in range(0, len(samples), BLOCK_FRAMES):
-            ready = self._in.process(samples[start : start + BLOCK_FRAMES])
-            self._waiting = np.concatenate([self._waiting, ready])
+        for start in range(0, len(lanes), BLOCK_FRAMES):
+            block = lanes[start : start + BLOCK_FRAMES]
+            ready = [self._in.process(block[:, 0])]
+            if self._other_in:
+                ready.append(self._other_in.process(block[:, 1]))
+            self._waiting = np.concatenate([self._waiting, np.stack(ready, 1)])
             whole = len(self._waiting) // HOP_SAMPLES * HOP_SAMPLES
             for at in range(0, whole, HOP_SAMPLES):
                 pieces.append(self._out.process(self._hop(self._waiting[at : at + HOP_SAMPLES])).copy())
             self._waiting = self._waiting[whole:]
         return np.concatenate(pieces)
 
-    def _hop(self, hop: Floats) -> Floats:
-        self.chain.process(hop)
+    def _hop(self, lanes: Floats) -> Floats:
+        hop = np.ascontiguousarray(lanes[:, 0])
+        self.chain.process(hop, np.ascontiguousarray(lanes[:, 1]) if self._other_in else None)
         self.hops += 1
         if self.chain.voice.speaking:
             self.spoken += 1
@@ -109,31 +125,40 @@ def aligned(stream: Stream, blocks: Iterable[Floats]) -> Iterator[Floats]:
         owed += len(block)
         yield cut(stream.push(block))
     while owed:
-        yield cut(stream.push(np.zeros(BLOCK_FRAMES, np.float32)))
+        yield cut(stream.push(np.zeros((BLOCK_FRAMES, stream.channels), np.float32)))
 
 
 def enhance_samples(samples: Floats, config: Config, rate_hz: int = RATE_HZ) -> Floats:
-    """Mono float32 in, enhanced float32 of the same length out, lined up with the input."""
+    """float32, (samples,) or with a reference (samples, 2) in; enhanced (samples,) out, lined up with the input."""
     return np.concatenate([*aligned(Stream(config, rate_hz), [samples])])
 
 
 def enhance_file(
-    source: Path, target: Path, config: Config, *, channel: int = 0, progress: Callable[[int, int], None] | None = None
+    source: Path,
+    target: Path,
+    config: Config,
+    *,
+    channel: int = 0,
+    reference: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Enhanced:
     """Write ``target`` (format by its suffix, 16 bit); raises BadSound, and then leaves nothing behind.
 
-    ``channel``: 0 mixes all channels, 1 takes the first, and so on. ``progress(done, total)`` is told frames.
+    ``channel``: 0 mixes all channels, 1 takes the first, and so on. ``reference``: which channel is the reference
+    microphone's, 0 none; beside one, ``channel`` 0 is the first other. ``progress(done, total)`` is told frames.
     """
     began = time.perf_counter()
+    config = replace(config, reference=replace(config.reference, channel=reference))
+    if reference and not channel:
+        channel = beside_reference(reference)
     part = target.with_name(f".{target.stem}.part{target.suffix}")
     try:
         with _opened(source) as sound:
-            if channel > sound.channels:
-                raise BadSound(f"{source}: has {sound.channels} channels, none is number {channel}")
+            _check_channels(source, sound.channels, channel, reference)
             rate_hz = sound.samplerate
             stream = Stream(config, rate_hz)
             target.parent.mkdir(parents=True, exist_ok=True)
-            totals = _walk(sound, part, stream, channel, progress)
+            totals = _walk(sound, part, stream, [channel, reference] if reference else [channel], progress)
         if not totals.frames:
             raise BadSound(f"{source}: holds no samples")
         os.replace(part, target)
@@ -156,7 +181,19 @@ def enhance_file(
         speech_share=round(stream.spoken / max(stream.hops, 1), 3),
         unsound_samples=totals.unsound,
         real_time_factor=round((time.perf_counter() - began) / seconds, 4),
+        reference=stream.chain.reference.state if stream.chain.reference else "",
+        reference_removed_db=round(stream.chain.reference.attenuation_db, 1) if stream.chain.reference else 0.0,
     )
+
+
+def _check_channels(source: Path, channels: int, channel: int, reference: int) -> None:
+    """Raises BadSound if the file has not what was asked for."""
+    if reference and reference == channel:
+        raise BadSound(f"{source}: channel {channel} cannot be both voice and reference")
+    if reference and channels == 1:
+        raise BadSound(f"{source}: has one channel, so there is no reference in it; leave --reference out")
+    if (wanted := max(channel, reference)) > channels:
+        raise BadSound(f"{source}: has {channels} channels, none is number {wanted}")
 
 
 def find_sounds(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
@@ -215,9 +252,14 @@ class _Totals:
 
 
 def _walk(
-    sound: soundfile.SoundFile, part: Path, stream: Stream, channel: int, progress: Callable[[int, int], None] | None
+    sound: soundfile.SoundFile,
+    part: Path,
+    stream: Stream,
+    chosen: list[int],
+    progress: Callable[[int, int], None] | None,
 ) -> _Totals:
-    """Everything between the two files, block by block."""
+    """Everything between the two files, block by block; of the chosen channels the first is the voice, 0 the mean."""
+    lanes = [number - 1 for number in chosen]
     totals = _Totals()
     encoder = Encoder("S16_LE", 1, BLOCK_FRAMES)
 
@@ -227,9 +269,9 @@ def _walk(
             totals.unsound += int(unsound.sum())
             frames[unsound] = 0
             np.clip(frames, -LOUDEST, LOUDEST, out=frames)
-            block = np.ascontiguousarray(frames[:, channel - 1] if channel else frames.mean(axis=1))
+            block = np.ascontiguousarray(frames[:, lanes] if chosen[0] else frames.mean(axis=1)[:, None])
             totals.frames += len(block)
-            totals.energy_in += _energy(block)
+            totals.energy_in += _energy(block[:, 0])
             if progress:
                 progress(totals.frames, sound.frames)
             yield block

@@ -186,7 +186,10 @@ class Gadget:
         if error.errno == errno.ENOENT and where.name == FUNCTION:
             return NoGadget("the kernel has no USB audio gadget of class 1 (module usb_f_uac1)")
         if error.errno == errno.EBUSY:
-            return NoGadget(f"{controller} is taken by another gadget; remove that first")
+            return NoGadget(
+                f"{controller} did not take it: another gadget holds it, or it has no endpoint for sound; "
+                "`journalctl -k -g udc` says which"
+            )
         return NoGadget(f"{where}: {error.strerror}; nothing was left behind")
 
 

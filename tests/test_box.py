@@ -9,9 +9,10 @@ import pytest
 
 from edge import box as box_module
 from edge.box import Box, State
-from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
-from edge.fake import JACK_OFFER, USB_OFFER, FakeCard, WallClock, noise, opener
+from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, ReferenceConfig, SuppressConfig
+from edge.fake import I2S_OFFER, JACK_OFFER, USB_OFFER, FakeCard, WallClock, noise, one_live_channel, opener
 from edge.spectrum import Floats, Spectra
+from edge.suppress.mask import MaskEngine
 
 CONFIG = Config(
     capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0, periods=60),
@@ -230,7 +231,9 @@ class Broken:
 
 def with_broken(bench: Bench) -> Broken:
     broken = Broken()
-    bench.box.chain.engine._ladder.insert(0, broken)
+    engine = bench.box.chain.engine
+    assert isinstance(engine, MaskEngine)
+    engine._ladder.insert(0, broken)
     return broken
 
 
@@ -260,6 +263,18 @@ def test_an_engine_that_is_too_slow_degrades_and_the_sound_goes_on() -> None:
         bench.hops(60)
         assert bench.loudness() > 0.001
         assert bench.box.health.totals.late > 0
+
+
+def test_work_for_several_hops_may_take_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(burst_hops: int, *took_us: float) -> int:
+        box = Box(replace(CONFIG, suppress=SuppressConfig(engine="off")))
+        monkeypatch.setattr(box.chain.engine, "burst_hops", burst_hops, raising=False)
+        return sum(box._is_late(us) for us in 20 * took_us)
+
+    assert late(1, 6000, 100) == 20 and late(1, 4900, 4900) == 0
+    assert late(2, 6000, 100) == 0 and late(2, 9000, 500) == 0
+    assert late(2, 11_000, 100) == 20, "too much for one hop, however short the next"
+    assert late(2, 7000, 4000) >= 15, "what never catches up is late"
 
 
 def test_a_short_overload_of_everything_never_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,3 +377,18 @@ def test_a_reload_while_waiting_finds_the_right_card() -> None:
         time.sleep(0.3)
         bench.box.reload(CONFIG)
         bench.until(State.RUNNING)
+
+
+def test_a_dead_reference_is_said_once_and_its_return_too() -> None:
+    bench = Bench(replace(CONFIG, reference=ReferenceConfig(channel=2)))
+    bench.mic.offers["capture"] = I2S_OFFER
+    bench.mic.source = one_live_channel(0, 2, noise(0.1))
+    with bench:
+        bench.until_said("reference microphone is dead")
+        bench.hops(100)
+        assert sum("reference" in text and "asked" not in text for text in bench.hear()) == 1
+        rng = np.random.default_rng(3)
+        bench.mic.source = lambda frames, rate_hz: 0.1 * rng.standard_normal((len(frames), 2))
+        bench.until_said("reference microphone is used again")
+        assert bench.box.chain.reference is not None and bench.box.chain.reference.trouble == ""
+        assert "channel 1 of 2, reference 2" in bench.box.capture.granted

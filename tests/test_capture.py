@@ -30,9 +30,17 @@ def microphone(offer: Offer = NATIVE, source: Source = silence, clock_error_ppm:
     return FakeCard("Mic", VirtualClock(), capture=offer, source=source, clock_error_ppm=clock_error_ppm)
 
 
-def opened(card: FakeCard, channel: int | str = "auto", mute_ms: float = 0, gain_db: float = 0) -> Capture:
+def opened(
+    card: FakeCard, channel: int | str = "auto", mute_ms: float = 0, gain_db: float = 0, reference: int = 0
+) -> Capture:
     capture = Capture(
-        "Mic", channel=channel, mute_ms=mute_ms, fade_ms=mute_ms / 4, gain_db=gain_db, open_pcm=card.open_pcm
+        "Mic",
+        channel=channel,
+        reference=reference,
+        mute_ms=mute_ms,
+        fade_ms=mute_ms / 4,
+        gain_db=gain_db,
+        open_pcm=card.open_pcm,
     )
     capture.open()
     return capture
@@ -299,3 +307,66 @@ def test_reading_allocates_nothing_that_stays() -> None:
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 4000
+
+
+# The reference's channel.
+
+
+def hear_both(capture: Capture, hops: int) -> tuple[Floats, Floats]:
+    voice, reference = np.zeros((hops, HOP_SAMPLES), np.float32), np.zeros((hops, HOP_SAMPLES), np.float32)
+    for hop, other in zip(voice, reference, strict=True):
+        assert capture.read(hop, other) is Event.OK
+    return voice.reshape(-1), reference.reshape(-1)
+
+
+def stereo(first: Source, second: Source) -> Source:
+    return lambda frames, rate_hz: np.stack([first(frames, rate_hz), second(frames, rate_hz)], 1)
+
+
+def test_both_channels_come_with_their_bits() -> None:
+    values = np.random.default_rng(1).integers(-32768, 32768, (16_000, 2))
+    offer = Offer(("S16_LE",), (16_000,), False, (2,))
+    for voice, reference in ((1, 2), (2, 1)):
+        capture = opened(microphone(offer, lambda frames, rate: values[frames] / 32768), voice, reference=reference)
+        heard, other = hear_both(capture, 100)
+        assert np.array_equal(heard, (values[:8000, voice - 1] / 32768).astype(np.float32))
+        assert np.array_equal(other, (values[:8000, reference - 1] / 32768).astype(np.float32))
+        assert capture.channel == f"{voice} of 2, reference {reference}"
+        assert capture.channel in capture.granted
+
+
+@pytest.mark.parametrize("offer", [I2S_OFFER, Offer(("S24_3LE",), (44_100,), False, (2,))], ids=str)
+def test_both_channels_wait_the_same_time(offer: Offer) -> None:
+    """Conversion delays them alike: one sound in both stays one sound, and a late one stays as late."""
+    sound = 0.1 * np.random.default_rng(2).standard_normal(100_000)
+    late = stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[np.maximum(frames - 30, 0)])
+    same = stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[frames])
+    assert np.array_equal(*hear_both(opened(microphone(offer, same), 1, reference=2), 100))
+    heard, other = hear_both(opened(microphone(offer, late), 1, reference=2), 200)
+    likeness = np.correlate(heard[1900:10_100], other[2000:10_000], "valid")
+    assert 100 - likeness.argmax() == round(30 * RATE_HZ / offer.rates_hz[0])
+
+
+def test_a_gap_keeps_both_in_step() -> None:
+    sound = 0.1 * np.random.default_rng(2).standard_normal(100_000)
+    card = microphone(I2S_OFFER, stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[frames]))
+    capture = opened(card, 1, reference=2)
+    hear_both(capture, 20)
+    card.xruns_to_come = 1
+    hop, other = np.ones(HOP_SAMPLES, np.float32), np.ones(HOP_SAMPLES, np.float32)
+    assert capture.read(hop, other) is Event.XRUN
+    assert not other.any()
+    hear_both(capture, 1)  # fades the voice in
+    assert np.array_equal(*hear_both(capture, 50))
+
+
+def test_the_reference_is_silent_while_the_voice_is_muted() -> None:
+    capture = opened(microphone(I2S_OFFER, stereo(constant(0.5), constant(0.2))), 1, mute_ms=400, reference=2)
+    voice, reference = hear_both(capture, 100)
+    assert not voice[:6400].any() and not reference[:6400].any()
+    assert reference[6400:] == pytest.approx(0.2, rel=1e-3)
+
+
+def test_a_card_without_a_second_channel_is_refused() -> None:
+    with pytest.raises(DeviceRefused, match="a channel 2 for the reference"):
+        opened(microphone(NATIVE), channel=1, reference=2)

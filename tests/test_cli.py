@@ -61,7 +61,20 @@ def test_a_wrong_call_is_explained(arguments: list[str], capsys: pytest.CaptureF
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("run", "passthrough", "devices", "enhance", "latency", "bench", "status", "doctor", "report"):
+    for verb in (
+        "calibrate",
+        "serve",
+        "keys",
+        "run",
+        "passthrough",
+        "devices",
+        "enhance",
+        "latency",
+        "bench",
+        "status",
+        "doctor",
+        "report",
+    ):
         with pytest.raises(SystemExit) as ended:
             cli.main([verb, "--help"])
         assert ended.value.code == 0

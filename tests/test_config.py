@@ -52,6 +52,12 @@ def test_values_arrive_where_they_belong() -> None:
         ("[capture]\ndevice = ''", "is not a name in quotes"),
         ("suppress = 3", "is a section; write [suppress] on a line of its own"),
         ("[voice]\non = 0.3", "voice.off (0.4) must be below voice.on (0.3)"),
+        ("[reference]\nchannel = 9", "[reference] channel = 9 is not a whole number from 1 to 8 or 0"),
+        (
+            "[capture]\nchannel = 2\n[reference]\nchannel = 2",
+            "capture.channel and reference.channel are both 2; the reference needs a microphone of its own",
+        ),
+        ('[capture]\nchannel = "mean"\n[reference]\nchannel = 1', 'channel = "mean" mixes the reference in'),
         ("[suppress\n", "not valid TOML"),
         ("a = " + "[" * 2000, "not valid TOML"),
         ("[suppress]\nlimit_db = " + "9" * 5000, "not valid TOML"),
@@ -65,6 +71,16 @@ def test_each_mistake_is_named(text: str, says: str) -> None:
         parse(text)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_voice_stands_beside_the_reference() -> None:
+    for text, voice in (
+        ("", "auto"),
+        ("[reference]\nchannel = 2", 1),
+        ("[reference]\nchannel = 1", 2),
+        ("[capture]\nchannel = 4\n[reference]\nchannel = 1", 4),
+    ):
+        assert parse(text).voice_channel == voice
 
 
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:

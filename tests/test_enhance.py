@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge import RATE_HZ, cli
-from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, SuppressConfig
+from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, ReferenceConfig, SuppressConfig
 from edge.enhance import BadSound, enhance_file, enhance_samples, find_sounds
 from edge.spectrum import Floats
 
@@ -258,3 +258,50 @@ def test_the_limit_bounds_what_is_removed() -> None:
     assert removed_db(0) == pytest.approx(0, abs=0.01)
     assert removed_db(6) == pytest.approx(6, abs=0.6)
     assert removed_db(12) == pytest.approx(12, abs=1.5)
+
+
+def with_reference(folder: Path, swapped: bool = False, rate_hz: int = 48_000) -> tuple[Path, Floats]:
+    """A stereo file, voice and reference, whose noise is the same but for a way of 2 ms; and the voice channel."""
+    there = smooth_noise(5, rate_hz)
+    here = np.roll(there, rate_hz // 500) * np.float32(0.8)
+    lanes = [there, here] if swapped else [here, there]
+    return write(folder / "stereo.wav", np.stack(lanes, 1), rate_hz), here
+
+
+@pytest.mark.parametrize("arguments", [[], ["--channel", "1"], ["swapped"]])
+def test_a_reference_channel_takes_the_noise_away(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, here = with_reference(tmp_path, "swapped" in arguments)
+    settings_file = tmp_path / "settings.toml"
+    settings_file.write_text('[suppress]\nengine = "off"\n[gate]\non = false\n')
+    chosen = ["--reference", "1"] if "swapped" in arguments else ["--reference", "2", *arguments]
+    target = tmp_path / "out.wav"
+    call = ["enhance", str(source), "-o", str(target), "--config", str(settings_file), "--json", *chosen]
+    assert cli.main(call) == 0
+    told = json.loads(capsys.readouterr().out)[0]
+    assert told["reference"] == "adapting" and told["reference_removed_db"] > 20
+    got, rate_hz = soundfile.read(target)
+    assert (len(got), rate_hz) == (len(here), 48_000)
+    assert np.std(got[-48_000:]) < 0.1 * np.std(here)
+
+
+@pytest.mark.parametrize(
+    ("channel", "reference", "says"),
+    [(0, 3, "has 2 channels, none is number 3"), (2, 2, "cannot be both voice and reference")],
+)
+def test_a_reference_that_is_not_there_is_named(channel: int, reference: int, says: str, tmp_path: Path) -> None:
+    source, _ = with_reference(tmp_path)
+    with pytest.raises(BadSound, match=says):
+        enhance_file(source, tmp_path / "x.wav", UNTOUCHED, channel=channel, reference=reference)
+    mono = write(tmp_path / "mono.wav", noise(0.1))
+    with pytest.raises(BadSound, match="has one channel, so there is no reference"):
+        enhance_file(mono, tmp_path / "x.wav", UNTOUCHED, reference=2)
+
+
+def test_a_configured_reference_does_not_touch_a_file_without_one(tmp_path: Path) -> None:
+    """The settings speak of the live microphone; a file has a reference only where one is named."""
+    chosen = replace(UNTOUCHED, reference=ReferenceConfig(channel=2))
+    source = write(tmp_path / "a.wav", noise(0.5))
+    result = enhance_file(source, tmp_path / "x.wav", chosen)
+    assert result.reference == "" and np.allclose(soundfile.read(tmp_path / "x.wav")[0], noise(0.5), atol=1e-4)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SLOW = ("scipy", "rich", "soundfile", "matplotlib", "torch", "onnx")
+SLOW = ("scipy", "rich", "soundfile", "matplotlib", "torch", "onnx", "zmq")
 
 
 def test_the_running_box_imports_nothing_slow() -> None:

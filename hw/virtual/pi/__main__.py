@@ -11,6 +11,7 @@ host its clock stumbles.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -102,9 +103,11 @@ def prove(plan: list[Session], wanted: Iterable[str], given: Path | None, cache:
     cache = cache.resolve() / "virtual"
     cache.mkdir(parents=True, exist_ok=True)
     say(f"kernel, disk and product: what is not in {cache} yet is built, which takes a while")
-    program = given.resolve() if given else kernel.kernel(cache)
-    disk = image.disk(cache)
-    layer, told = product.installed(cache, program, disk)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one that comes meanwhile waits and finds everything built
+        program = given.resolve() if given else kernel.kernel(cache)
+        disk = image.disk(cache)
+        layer, told = product.installed(cache, program, disk)
     rows = {name: Row(name) for name in wanted}
     installed = Row("install", True, f"install.sh --board --wheels: {told}", 1)
     lengths = {name: session.seconds for session in plan for name in session.names}
