@@ -12,6 +12,7 @@ from pathlib import Path
 MEMORY = "1024M"
 CARDS = ("Microphone", "Headphones", "Cable")
 """Loop-back cards the kernel starts with: device 0 is the product's side, device 1 the world's."""
+SHM = Path("/dev/shm")
 POWER_OFF_S = 20.0
 """One boot in six prints everything and then never ends: the switch is pulled so long after the job's status."""
 LOOK_S = 0.25
@@ -73,7 +74,7 @@ def boot(
             stdout=console,
             stderr=console,
             start_new_session=True,
-            env=os.environ | {"TMPDIR": str(share)},
+            env=os.environ | {"TMPDIR": str(memory_folder(share))},
         )
         try:
             done_at = None
@@ -94,6 +95,15 @@ def boot(
     except (OSError, ValueError):
         status = None
     return Boot(status, time.monotonic() - began, hung)
+
+
+def memory_folder(share: Path) -> Path:
+    """Where the machine keeps its memory, which is a file: on a disk it would stand still whenever that writes back."""
+    try:
+        quick = not os.statvfs(SHM).f_flag & os.ST_NOEXEC and os.access(SHM, os.W_OK)
+    except OSError:
+        quick = False
+    return SHM if quick else share
 
 
 def punctual(busy: bool) -> list[str]:

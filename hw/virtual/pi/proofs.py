@@ -595,8 +595,10 @@ def upkeep() -> str:
     time.sleep(10)
     _, noisy = pair()
 
+    runner, restarts, lost = show("MainPID")["MainPID"], show("NRestarts")["NRestarts"], xruns()
+
     def resident_mb() -> float:
-        text = Path(f"/proc/{stage.runner()}/status").read_text()
+        text = Path(f"/proc/{runner}/status").read_text()
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
 
     began, used, before_mb = time.monotonic(), int(show("CPUUsageNSec")["CPUUsageNSec"]), resident_mb()
@@ -605,11 +607,12 @@ def upkeep() -> str:
         time.sleep(speaker.say(noisy))
         tops.append(resident_mb())
     share = (int(show("CPUUsageNSec")["CPUUsageNSec"]) - used) / 1e9 / (time.monotonic() - began)
+    gained = [now - then for now, then in zip(xruns(), lost, strict=True)]
     return check(
-        tops[-1] < before_mb + 10,
+        tops[-1] < before_mb + 10 and show("NRestarts")["NRestarts"] == restarts,
         f"{seconds / 60:.0f} min: RSS {before_mb:.0f} -> {tops[-1]:.0f} MB (max {max(tops):.0f}), processor "
         f"{100 * share:.0f} % of one core (User-Mode Linux pays much for each system call), "
-        f"xruns {status()['xruns_in']} in {status()['xruns_out']} out",
+        f"xruns {gained[0]} in {gained[1]} out",
     )
 
 
