@@ -645,9 +645,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
     """The engines asked for; raises UserError for whatever would fail later, before the work begins."""
-    engines = [*dict.fromkeys(name.strip() for name in asked.engines.split(",") if name.strip())]
-    if engines == [ALL]:
-        engines = _all_here()
+    names = [name.strip() for name in asked.engines.split(",") if name.strip()]
+    engines = [*dict.fromkeys(each for name in names for each in (_all_here() if name == ALL else [name]))]
     if not engines:
         raise BadRequest(f"--engines names none; known: {ALL}, {KNOWN}")
     for engine in engines:

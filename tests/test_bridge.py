@@ -29,6 +29,13 @@ from edge.bridge import PIECE_SAMPLES, QUEUE_CHUNKS, Bridge, Stream  # noqa: E40
 OFF = Config(suppress=SuppressConfig(engine="off"))
 
 
+@pytest.fixture(autouse=True)
+def unhurried() -> Iterator[None]:
+    """The server asks for real-time priority; the tests after it shall not keep it."""
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def noise(samples: int, seed: int = 1) -> Floats:
     return (0.05 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
 
