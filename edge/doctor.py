@@ -285,9 +285,7 @@ class Doctor:
         """The virtual cable beside the jack; without it the jack still plays."""
         if self.config.beside == USB_CARD and not any((self.root / "sys/class/udc").glob("*")):
             found = "the USB port of this board is no device: the kernel knows no controller for it"
-            fix = (
-                f"Zero 2, 4, 5: put {bootconfig.GADGET} into config.txt and restart; others: set [cable] usb = false"
-            )
+            fix = f"Zero 2, 4, 5: put {bootconfig.GADGET} into config.txt and restart; others: set [cable] usb = false"
             yield Finding("cable card", WARN, found, fix)
         elif self.config.beside:
             card = self._card("playback", self.config.beside)

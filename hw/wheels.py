@@ -84,7 +84,7 @@ def without(folder: Path) -> dict[str, str]:
 
 def build(folder: Path, wanted: Sequence[Extra], wheels: Path | None, root: Path, say: Say) -> None:
     """Make the virtual environment ``folder``, from the wheels in ``wheels`` alone if given. Raises UserError."""
-    ready = _wheel_in(wheels) if wheels else None
+    ready = wheel_in(wheels) if wheels else None
     ledger.remove_tree(folder)
     work = folder / ".build"
     _call([sys.executable, "-m", "venv", str(folder)], "no virtual environment could be made")
@@ -160,7 +160,7 @@ def _program() -> Iterator[Path]:
             yield from sorted((SOURCE / package).glob(pattern))
 
 
-def _wheel_in(wheels: Path) -> Path:
+def wheel_in(wheels: Path) -> Path:
     """The program's wheel in a folder, made of just this checkout. Raises UserError."""
     for wheel in sorted(wheels.glob("quietbox-*.whl")):
         try:
