@@ -1,0 +1,519 @@
+"""The product in a stock Raspberry Pi OS Lite image, for boards and systems that our own image does not fit.
+
+    hw/image/customise IMAGE --wheels DIR [-o OUT] [--microphone i2s|usb] [--settings FILE]
+
+Works on a copy, OUT, without loop devices and without root: mtools writes to the FAT partition, debugfs to the ext4
+one. Into the root go one archive (this checkout, the wheels, Debian packages lying beside them) and a unit that runs
+``install.sh --board --wheels`` at the first boot, without a network, and then removes itself; onto the FAT partition a
+note, and after the first boot ``quietbox-install.log``. The same input gives the same image, and an image that was
+customised before is brought up to date.
+
+DIR is filled on a board with the same system by ``./install.sh --collect-wheels DIR``. For 64-bit Debian 12 systems a
+PC does as well: ``python -m hw.virtual.arm64 --cache CACHE`` leaves CACHE/wheels, and the quicker engine is added by
+``pip download --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_aarch64 -d CACHE/wheels
+'onnxruntime>=1.20,!=1.21.*,<1.24'``.
+PyPI has no NumPy for 32-bit ARM, so a 32-bit folder can only come from a board (its pip asks piwheels.org).
+Debian packages that the image lacks (python3-venv, alsa-utils; 32-bit also libsndfile1, libopenblas0, libgfortran5) are
+wanted as .deb files in DIR. Needs the Debian packages mtools and e2fsprogs.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge import UserError, config
+from hw import install, wheels
+
+HERE = Path(__file__).parent
+PLACE = "/usr/lib/quietbox-first-boot"
+UNITS = f"/{install.UNITS}"
+UNIT = "quietbox-first-boot.service"
+NOTE = "quietbox.txt"
+SHIPPED = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "README.md", "LICENSE", "install.sh")
+"""What of this checkout the installer needs."""
+MADE = "20240101"
+"""Every file we put into an image is of this day, so that the same input gives the same image."""
+MADE_S = 1704067200
+SECTOR = 512
+FAT, LINUX, GPT = (0x0B, 0x0C, 0x0E), 0x83, 0xEE
+"""Kinds of partition in an MBR."""
+SUPERBLOCK = 1024
+"""Where an ext4 partition's superblock begins (kernel.org, "ext4 Data Structures and Algorithms", The Super Block)."""
+CLEAN, RECOVER = 0x1, 0x4
+PACKED = {b"\xfd7zXZ\0": "xz -dk", b"\x1f\x8b": "gunzip -k", b"PK\x03\x04": "unzip", b"\x28\xb5\x2f\xfd": "zstd -d"}
+"""How a packed file begins -> what unpacks it."""
+SPARE_MB = 16
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What an image's programs are made for."""
+
+    name: str
+    """As wheels call it."""
+    debian: str
+    bits: int
+
+
+PROCESSORS = {
+    183: Processor("aarch64", "arm64", 64),
+    40: Processor("armv7l", "armhf", 32),
+    62: Processor("x86_64", "amd64", 64),  # no Pi: the virtual machine in which ``hw.image.stockproof`` boots
+}
+"""By ``e_machine`` of an ELF file."""
+GLIBC = {"bookworm": 36, "trixie": 41}
+"""The minor version of glibc 2 in each Debian that has Python from 3.11 on."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of an image, in bytes."""
+
+    kind: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class System:
+    """What an image holds."""
+
+    name: str
+    release: str
+    python: str
+    """Its version, as 3.11."""
+    processor: Processor
+    packages: frozenset[str]
+    """The installed Debian packages, and what they provide."""
+    free_mb: int
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 made, 1 not."""
+    options = _parser().parse_args(arguments)
+    image, folder, settings = (
+        (options.called_from / path).resolve() if path else None
+        for path in (options.image, options.wheels, options.settings)
+    )
+    assert image and folder
+    default = image.with_name(f"{image.name.removesuffix('.img').removesuffix('-quietbox')}-quietbox.img")
+    out = (options.called_from / options.out).resolve() if options.out else default
+    try:
+        customise(image, out, folder, options.microphone, settings)
+    except UserError as error:
+        print(f"customise: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"customise: {error.filename or image}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("customise: interrupted; IMAGE is as it was", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", settings: Path | None = None) -> System:
+    """Write ``out``: ``image`` with the product and its first-boot step, packages from ``folder``. What ``image`` was
+    is returned; it stays as it is. Raises UserError.
+    """
+    _tools()
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is no plain file; name another with -o (cards are written afterwards, from the image)")
+    if not folder.is_dir():
+        raise UserError(f"--wheels {folder}: there is no such folder; ./install.sh --collect-wheels fills one")
+    if settings:
+        config.load(settings)
+    boot, root = look(image)
+    system = examine(Fat(image, boot), Ext4(image, root))
+    say(f"{image.name}: {system.name}, {system.processor.name}, Python {system.python}, {system.free_mb} MB free")
+    part = out.with_name(f".{out.name}.part")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".quietbox-") as name:
+        work = Path(name)
+        archive = pack(work, folder, system, microphone, settings)
+        size_mb = archive.stat().st_size >> 20
+        held_mb = Ext4(image, root).size(f"{PLACE}/{archive.name}") >> 20
+        if system.free_mb + held_mb < size_mb + SPARE_MB:
+            raise UserError(f"{image} has {system.free_mb} MB free in its root, the product takes {size_mb + SPARE_MB}")
+        try:
+            _run("cp", "--sparse=always", "--reflink=auto", str(image), str(part))
+            part.chmod(0o644)
+            put(work, archive, Fat(part, boot), Ext4(part, root), microphone)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
+    say(f"{out}: {size_mb} MB put in; write it to a card")
+    say("the first boot installs without a network, in minutes; quietbox-install.log on the FAT partition tells how")
+    return system
+
+
+def look(image: Path) -> tuple[Partition, Partition]:
+    """The FAT and the ext4 partition of ``image``. Raises UserError that names what is there instead."""
+    if not image.is_file():
+        raise UserError(f"{image}: there is no such file")
+    with image.open("rb") as disk:
+        first = disk.read(SECTOR)
+        for magic, tool in PACKED.items():
+            if first.startswith(magic):
+                raise UserError(f"{image} is packed; unpack it first: {tool} {image}")
+        if len(first) < SECTOR or first[510:] != b"\x55\xaa":
+            raise UserError(f"{image} has no partition table; wanted is the image of a whole card")
+        found = [
+            Partition(
+                entry[4],
+                int.from_bytes(entry[8:12], "little") * SECTOR,
+                int.from_bytes(entry[12:], "little") * SECTOR,
+            )
+            for entry in (first[at : at + 16] for at in range(446, 510, 16))
+            if entry[4]
+        ]
+        kinds = [partition.kind for partition in found]
+        if GPT in kinds:
+            raise UserError(f"{image} has a GPT; Raspberry Pi OS has an MBR with a FAT and a Linux partition")
+        if len(kinds) != 2 or kinds[0] not in FAT or kinds[1] != LINUX:
+            named = ", ".join(f"{kind:#04x}" for kind in kinds) or "none"
+            raise UserError(f"{image} holds partitions of the kinds {named}; Raspberry Pi OS holds 0x0c and 0x83")
+        end = max(partition.start + partition.size for partition in found)
+        if end > image.stat().st_size:
+            raise UserError(f"{image} is cut short: {image.stat().st_size} bytes of {end}; fetch it again")
+        boot, root = found
+        disk.seek(root.start + SUPERBLOCK)
+        block = disk.read(SUPERBLOCK)
+    if block[56:58] != b"\x53\xef":
+        raise UserError(f"{image}: its Linux partition holds no ext4; Raspberry Pi OS has its root in one")
+    if int.from_bytes(block[96:100], "little") & RECOVER or not block[58] & CLEAN:
+        raise UserError(
+            f"{image}: its root was not unmounted cleanly; take a fresh image, or a card shut down properly"
+        )
+    return boot, root
+
+
+def examine(boot: "Fat", root: "Ext4") -> System:
+    """What system the partitions hold. Raises UserError if it is not one we know."""
+    told = dict(re.findall(r'(?m)^(\w+)="?(.*?)"?$', root.read("/usr/lib/os-release").decode(errors="replace")))
+    name, release = told.get("PRETTY_NAME", "an unknown system"), told.get("VERSION_CODENAME", "")
+    if not root.size("/etc/rpi-issue"):
+        raise UserError(f"{root.image} holds {name}, no Raspberry Pi OS (there is no /etc/rpi-issue in it)")
+    if missing := [file for file in ("config.txt", "cmdline.txt") if not boot.has(file)]:
+        raise UserError(f"{root.image}: {missing[0]} is missing on its FAT partition; is that Raspberry Pi OS?")
+    if release not in GLIBC:
+        raise UserError(f"{root.image} holds {name}; known are {' and '.join(GLIBC)}")
+    python = root.link("/usr/bin/python3").removeprefix("python")
+    if not re.fullmatch(r"3\.\d+", python):
+        raise UserError(f"{root.image} has no /usr/bin/python3")
+    program = root.read(f"/usr/bin/python{python}")
+    machine = int.from_bytes(program[18:20], "little") if program[:4] == b"\x7fELF" else 0
+    if machine not in PROCESSORS:
+        known = " or ".join(processor.name for processor in PROCESSORS.values() if processor.name != "x86_64")
+        raise UserError(f"{root.image} is for another processor (ELF machine {machine}); wanted is {known}")
+    packages = frozenset(_installed(root.read("/var/lib/dpkg/status").decode(errors="replace")))
+    return System(f"{name}, Raspberry Pi OS", release, python, PROCESSORS[machine], packages, root.free_mb())
+
+
+def pack(work: Path, folder: Path, system: System, microphone: str, settings: Path | None) -> Path:
+    """The archive of everything the first boot needs. Raises UserError if something is missing in ``folder``."""
+    ready, debs = work / "wheels", packages_wanted(folder, system)
+    ready.mkdir()
+    for wheel in sorted(folder.glob("*.whl")):
+        if not wheel.name.startswith("quietbox-"):
+            shutil.copy(wheel, ready)
+    shutil.copy(program(folder, work), ready)
+    check_wheels(ready, folder, system)
+    options = [] if microphone == "keep" else ["--microphone", microphone]
+    archive = work / "product.tar"
+    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+        for path in sources():
+            _add(tar, f"checkout/{path.relative_to(wheels.SOURCE)}", path.read_bytes(), os.access(path, os.X_OK))
+        for place, files in (("wheels", sorted(ready.iterdir())), ("debs", debs)):
+            for path in files:
+                _add(tar, f"{place}/{path.name}", path.read_bytes())
+        _add(tar, "options", "".join(f"{word}\n" for word in options).encode())
+        if settings:
+            _add(tar, "quietbox.toml", settings.read_bytes())
+    return archive
+
+
+def sources() -> Iterator[Path]:
+    """Every file of the checkout that goes onto the card."""
+    for name in SHIPPED:
+        top = wheels.SOURCE / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pt":
+                yield path
+
+
+def program(folder: Path, work: Path) -> Path:
+    """The program's own wheel: the one in ``folder`` if it was made of just this checkout, else made now."""
+    try:
+        return wheels.wheel_in(folder)
+    except UserError:
+        pass
+    copy, made = work / "source", work / "made"
+    for path in sources():
+        target = copy / path.relative_to(wheels.SOURCE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    _pip("wheel", "--no-deps", "--wheel-dir", str(made), str(copy), failed="the program's wheel could not be made")
+    return next(made.glob("quietbox-*.whl"))
+
+
+def check_wheels(ready: Path, folder: Path, system: System) -> None:
+    """Let pip choose as it will on the board. Raises UserError for what the box cannot do without, says what else is
+    missing. Conditions on the processor in foreign packages are judged by this machine's, not the board's.
+    """
+    name = system.processor.name
+    tags = [f"manylinux_2_{minor}_{name}" for minor in range(17, GLIBC[system.release] + 1)]
+    tags += [f"manylinux2014_{name}", f"linux_{name}"]
+    choice = ["--no-index", "--find-links", str(ready), "--only-binary=:all:", "--implementation=cp"]
+    choice += [f"--python-version={system.python}", *(f"--platform={tag}" for tag in tags)]
+    dry = ["install", "--dry-run", "--target", str(ready.parent / "nowhere"), *choice]
+    board = f"Python {system.python} on {name}"
+    wanted = tomllib.loads((wheels.SOURCE / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = {wanted["board"][0]: "LED and button"}
+    if system.processor.bits == 64:
+        runtime = next(one for one in wanted["onnx"] if "== 'aarch64'" in one)
+        extras[runtime.split(";")[0]] = "ONNX Runtime (NumPy runs the network)"
+    if not _pip(*dry, "quietbox", *extras):
+        return
+    if missing := _pip(*dry, "quietbox"):
+        how = "./install.sh --collect-wheels on a board with this system fills it"
+        raise UserError(f"{folder} has no wheel of {missing} for {board}; {how}")
+    for requirement, lost in extras.items():
+        if missing := _pip(*dry, "quietbox", requirement):
+            say(f"the box will go without {lost}: {folder} has no {missing} for {board}")
+
+
+def packages_wanted(folder: Path, system: System) -> list[Path]:
+    """The Debian packages to bring along: every .deb in ``folder`` if the image lacks any that the installer asks for.
+    Raises UserError if some are still missing then.
+    """
+    needed = [*install.NEEDED, *(install.NEEDED_32 if system.processor.bits == 32 else ())]
+    lacking = [name for name in needed if name not in system.packages]
+    if not lacking:
+        return []
+    debs = sorted(folder.glob("*.deb"))
+    there = set(system.packages)
+    depends: list[str] = []
+    for deb in debs:
+        told = _run("dpkg-deb", "-f", str(deb), "Package", "Provides", "Architecture", "Depends", "Pre-Depends")
+        fields = dict(re.findall(r"(?m)^([\w-]+): (.*)$", told))
+        if fields["Architecture"] not in ("all", system.processor.debian):
+            raise UserError(f"{deb} is for {fields['Architecture']}, the image is {system.processor.debian}")
+        there.update([fields["Package"], *_names(fields.get("Provides", ""))])
+        depends += [text for name in ("Depends", "Pre-Depends") if (text := fields.get(name))]
+    wanted = [[name] for name in lacking] + [_names(group, "|") for text in depends for group in text.split(",")]
+    missing = sorted({group[0] for group in wanted if not there.intersection(group)})
+    if missing:
+        raise UserError(
+            f"{system.name} lacks the Debian packages {', '.join(missing)}; put their .deb files for "
+            f"{system.processor.debian} into {folder} (apt-get download, on a board with this system)"
+        )
+    return debs
+
+
+def put(work: Path, archive: Path, boot: "Fat", root: "Ext4", microphone: str) -> None:
+    """Write the archive, the first-boot step and the note. Raises UserError if the image is not sound afterwards."""
+    with archive.open("rb") as file:
+        made = hashlib.file_digest(file, "sha256").hexdigest()
+    (work / "product.sha256").write_text(f"{made}  {archive.name}\n")
+    for folder in (PLACE, f"{UNITS}/multi-user.target.wants"):
+        root.make_folder(folder)
+    root.put(archive, f"{PLACE}/{archive.name}")
+    root.put(work / "product.sha256", f"{PLACE}/product.sha256")
+    root.put(HERE / "first-boot", f"{PLACE}/run", executable=True)
+    root.put(HERE / "first-boot.service", f"{UNITS}/{UNIT}")
+    root.put_link(f"{UNITS}/multi-user.target.wants/{UNIT}", f"{UNITS}/{UNIT}")
+    if hashlib.sha256(root.read(f"{PLACE}/{archive.name}")).hexdigest() != made:
+        raise UserError(f"{root.image}: what was written reads back otherwise; is the disk full?")
+    root.check()
+    boot.put(
+        NOTE,
+        f"Quietbox {tomllib.loads((wheels.SOURCE / 'pyproject.toml').read_text())['project']['version']} is on this "
+        f"card; its first boot installs it.\r\nquietbox-install.log then tells how that went.\r\n"
+        f"microphone: {microphone}\r\nproduct.tar: {made}\r\n".encode(),
+    )
+
+
+class Fat:
+    """The FAT partition of an image, through mtools."""
+
+    def __init__(self, image: Path, partition: Partition) -> None:
+        self.image = image
+        self._where = f"{image}@@{partition.start}"
+
+    def has(self, name: str) -> bool:
+        return _call("mdir", "-i", self._where, "-b", f"::{name}").returncode == 0
+
+    def put(self, name: str, data: bytes) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            os.utime(file.name, (MADE_S, MADE_S))
+            # -m keeps the day; FAT has no time zones, and TZ decides what is written.
+            _run("mcopy", "-i", self._where, "-o", "-m", file.name, f"::{name}", variables={"TZ": "UTC"})
+
+
+class Ext4:
+    """The ext4 partition of an image, through debugfs. Paths begin at its root and hold no blanks."""
+
+    def __init__(self, image: Path, partition: Partition) -> None:
+        self.image = image
+        self._where = f"{image}?offset={partition.start}"
+
+    def read(self, path: str) -> bytes:
+        """A file's content; empty if there is none."""
+        return _call("debugfs", "-R", f"cat {path}", self._where).stdout
+
+    def size(self, path: str) -> int:
+        """In bytes; 0 if there is none."""
+        found = re.search(r"\bSize: (\d+)", self._stat(path))
+        return int(found[1]) if found else 0
+
+    def link(self, path: str) -> str:
+        """Where a symbolic link points; empty if it is none."""
+        found = re.search(r'Fast link dest: "(.*)"', self._stat(path))
+        return found[1] if found else ""
+
+    def free_mb(self) -> int:
+        told = _call("debugfs", "-R", "show_super_stats -h", self._where).stdout.decode()
+        blocks, size = (int(re.findall(rf"(?m)^{name}:\s+(\d+)", told)[0]) for name in ("Free blocks", "Block size"))
+        return blocks * size >> 20
+
+    def make_folder(self, path: str) -> None:
+        for at in range(2, path.count("/") + 2):
+            folder = "/".join(path.split("/")[:at])
+            if not self._stat(folder):
+                self._do(f"mkdir {folder}")
+
+    def put(self, source: Path, path: str, executable: bool = False) -> None:
+        """Write a file of root's, instead of any earlier one."""
+        folder, name = path.rsplit("/", 1)
+        gone = [f"rm {path}"] if self._stat(path) else []
+        mode = f"set_inode_field {path} mode {'0100755' if executable else '0100644'}"
+        owner = [f"set_inode_field {path} {who} 0" for who in ("uid", "gid")]
+        self._do(*gone, f"cd {folder}", f'write "{source}" {name}', mode, *owner)
+
+    def put_link(self, path: str, target: str) -> None:
+        if self.link(path) != target:
+            gone = [f"rm {path}"] if self._stat(path) else []
+            self._do(*gone, f"symlink {path} {target}")
+
+    def check(self) -> None:
+        """Raises UserError if the file system is not sound."""
+        done = _call("e2fsck", "-fn", self._where)
+        if done.returncode:
+            said = done.stdout.decode(errors="replace").strip().splitlines()
+            raise UserError(f"{self.image}: e2fsck finds its root not sound: {said[-1] if said else 'no word of why'}")
+
+    def _stat(self, path: str) -> str:
+        told = _call("debugfs", "-R", f"stat {path}", self._where).stdout.decode(errors="replace")
+        return told if "Inode:" in told else ""
+
+    def _do(self, *commands: str) -> None:
+        """debugfs always ends with 0: what it says beside its name and version is a complaint."""
+        text = "".join(f"{command}\n" for command in (f"set_current_time {MADE}", *commands))
+        done = subprocess.run(
+            [_tool("debugfs"), "-w", "-f", "-", self._where], input=text, capture_output=True, text=True
+        )
+        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("debugfs ")]
+        if done.returncode or said:
+            raise UserError(f"{self.image}: debugfs: {said[0] if said else 'failed'}")
+
+
+def say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+def _installed(status: str) -> Iterator[str]:
+    """The names in a dpkg status file that are installed, and what they provide."""
+    for entry in status.split("\n\n"):
+        fields = dict(re.findall(r"(?m)^(Package|Status|Provides): (.*)$", entry))
+        if fields.get("Status", "").endswith("ok installed"):
+            yield fields["Package"]
+            yield from _names(fields.get("Provides", ""))
+
+
+def _names(text: str, between: str = ",") -> list[str]:
+    """The packages in a list of dependencies, without versions."""
+    return [re.split(r"[ (:]", one.strip())[0] for one in text.split(between) if one.strip()]
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, executable: bool = False) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime, entry.mode = len(data), MADE_S, 0o755 if executable else 0o644
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _pip(*words: str, failed: str = "") -> str:
+    """Run pip; the package it misses, empty if all went well. Raises UserError, with ``failed``, for anything else."""
+    done = _call(sys.executable, "-m", "pip", *words, "--quiet", "--disable-pip-version-check")
+    if done.returncode == 0:
+        return ""
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    if missing := re.search(r"No matching distribution found for ([^\s(]+)", said):
+        return missing[1]
+    last = said.strip().splitlines() or ["pip failed and did not say why"]
+    raise UserError(f"{failed or 'the wheels could not be tried'}: {last[-1][:200]}")
+
+
+def _tools() -> None:
+    for tool, package in {"mcopy": "mtools", "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs"}.items():
+        if not _tool(tool):
+            raise UserError(f"this needs {tool}: apt-get install {package}")
+
+
+def _tool(name: str) -> str:
+    """Its path; those that only root has in its own are found as well. Empty if there is none."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+
+
+def _call(*command: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [_tool(command[0]) or command[0], *command[1:]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", **(variables or {})},
+    )
+
+
+def _run(*command: str, variables: dict[str, str] | None = None) -> str:
+    """What it says. Raises UserError with its last line if it fails."""
+    done = _call(*command, variables=variables)
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines() or ["no word of why"]
+        raise UserError(f"{command[0]} failed: {last[-1]}")
+    return done.stdout.decode(errors="replace")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hw/image/customise",
+        description="Puts Quietbox into a copy of a Raspberry Pi OS Lite image; the first boot installs it offline.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image, unpacked; it stays as it is")
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="packages for it (install.sh --collect-wheels)",
+    )
+    parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the new image (default: IMAGE-quietbox.img)")
+    parser.add_argument("--microphone", choices=("i2s", "usb", "keep"), default="keep", help="as of install.sh")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="a quietbox.toml to begin with")
+    parser.add_argument("--called-from", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
