@@ -65,6 +65,8 @@ RT_PRIORITY = 60
 JACK_NO_START, JACK_SERVER_NAME = 1, 4
 """JackOptions of jack/types.h."""
 SHM = Path("/dev/shm")
+BANNER = ("jackdmp", "Copyright", "This is free", "under certain")
+"""What jackd always says."""
 
 
 class NoVirtualSound(Exception):
@@ -289,7 +291,11 @@ class PacedRig(Rig):
                 return
             time.sleep(0.05)
         text = (self.folder / "jackd.log").read_text(errors="replace").strip().splitlines()
-        raise NoVirtualSound(f"jackd does not start: {text[-1] if text else 'it says nothing'}")
+        said = [line for line in text if not line.startswith(BANNER)]
+        if any("Too many servers" in line for line in said):
+            # Killed ones stay in its list as long as their process number is somebody's.
+            said = [f"its list is full of servers that were killed; rm {SHM}/jack-shm-registry"]
+        raise NoVirtualSound(f"jackd does not start: {said[-1] if said else 'it says nothing'}")
 
     def _end(self) -> None:
         if self._jackd is None:

@@ -1,0 +1,69 @@
+"""What a box finds out about itself at its first boot: microphone, output, LED and button.
+
+Written once to the data partition, and anew when the card is put into another board. It counts only where the user's
+file says nothing. A USB microphone needs no entry: the box finds it by itself, also when it comes later.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge import cards
+
+ROOT = Path("/")
+MEMS = "quietboxmic"
+"""The id of the card that overlays/quietbox-microphone.dts makes; it is always there, wired or not."""
+MEMS_GAIN_DB = 24.0
+PANELS = {"voicehat": (25, 23)}
+"""LED and button (BCM) of HATs that name themselves in their EEPROM, by the letters of the name: Google's Voice HAT."""
+Tables = dict[str, dict[str, object]]
+
+
+def look(root: Path = ROOT) -> Tables:
+    """The settings that this board asks for; all that is left out takes its default."""
+    listed = cards.list_cards(proc=root / "proc", dev=root / "dev", ask=False)
+    heard = {card.id for card in listed if any(p.direction == "capture" and p.looks_like for p in card.ports)}
+    played = {card.id for card in listed if any(p.direction == "playback" and p.looks_like for p in card.ports)}
+    told: Tables = {}
+    if MEMS in {card.id for card in listed} and not heard - {MEMS}:
+        told["capture"] = {"device": MEMS, "gain_db": MEMS_GAIN_DB}
+    if len(played) == 1 and played == {"Headphones"}:
+        told["playback"] = {"device": "Headphones"}
+    letters = re.sub(r"[^a-z]", "", _line(root / "proc/device-tree/hat/product").lower())
+    for name, (led, button) in PANELS.items():
+        if name in letters:
+            told["panel"] = {"led": led, "button": button}
+    return told
+
+
+def serial(root: Path = ROOT) -> str:
+    """What tells one board from another: its serial number; empty where the firmware gives none."""
+    return _line(root / "proc/device-tree/serial-number")
+
+
+def merged(user: Mapping[str, Mapping[str, object]], extra: Mapping[str, Mapping[str, object]]) -> Tables:
+    """``user`` with the keys of ``extra`` that it does not set. A gain belongs to its device: once the user names a
+    microphone, the one found has no say in that table."""
+    result = {name: dict(keys) for name, keys in user.items()}
+    for name, keys in extra.items():
+        mine = result.get(name, {})
+        if "device" in mine and "device" in keys:
+            continue
+        result[name] = {**keys, **mine}
+    return result
+
+
+def as_toml(tables: Mapping[str, Mapping[str, object]]) -> str:
+    """Flat tables of texts, numbers and truths."""
+    return "\n".join(
+        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in keys.items())
+        for name, keys in tables.items()
+    )
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_bytes()[:200].split(b"\0")[0].decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,248 @@
+"""Which version of the product runs, and the way back when a new one does not.
+
+Everything is kept in one folder on the data partition, in files that change by renaming, so that a power cut leaves
+the state before or the state after each step:
+
+    versions/NAME   a version, whole once its stamp is there
+    current         link to the version in use; none: the one the image shipped
+    previous        link to the last version that reached READY before this one
+    good            the name of the last version that reached READY
+    tries           "NAME N": starts of a version that has not reached READY yet
+    refused         names of versions that never did, one a line
+    offered         the update on the card's first partition that was taken last
+
+``quietbox.service`` calls ``begin`` before each start and ``ready`` when systemd has heard READY. A version that began
+twice and was never ready is refused at the third start, which takes the one before, and the shipped one if there is
+none. One that has been ready once stays: what then fails is not the update. A power cut between begin and READY counts
+as a start, so a box switched off twice while it starts a new version for the first time goes back, too: wrong once in
+a while, and safe.
+
+    python -m hw.image.versions begin|ready|show|update FILE
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from edge import UserError
+from hw import ledger
+from hw.image import bundle
+
+STORE = Path("/data/quietbox")
+SHIPPED = Path("/opt/quietbox/shipped")
+IN_USE = Path("/run/quietbox-version")
+"""What /opt/quietbox/current points to, since the root is read-only."""
+MOST_TRIES = 2
+OFFERED = Path("/boot/firmware/update.quietbox")
+"""An update that somebody copied to the card."""
+
+Say = Callable[[str], None]
+
+
+class Versions:
+    """The versions below ``store``; ``shipped`` is the one that is always there. Only ``unpack`` raises UserError."""
+
+    def __init__(self, store: Path = STORE, shipped: Path = SHIPPED, in_use: Path = IN_USE) -> None:
+        self.store, self.shipped, self.in_use = store, shipped, in_use
+
+    @property
+    def current(self) -> str:
+        """The name of the version in use; empty: the shipped one."""
+        return Path(ledger.points_to(self.store / "current")).name
+
+    @property
+    def previous(self) -> str:
+        return Path(ledger.points_to(self.store / "previous")).name
+
+    @property
+    def good(self) -> str:
+        return self._read("good")
+
+    @property
+    def refused(self) -> list[str]:
+        return self._read("refused").split()
+
+    @property
+    def offered(self) -> str:
+        """The update on the card that was taken last: it stays there, and must not undo a later one."""
+        return self._read("offered")
+
+    @offered.setter
+    def offered(self, name: str) -> None:
+        self._write("offered", name)
+
+    @property
+    def tries(self) -> int:
+        """How often the current version began without reaching READY."""
+        name, _, count = self._read("tries").partition(" ")
+        return int(count) if name == self.current and count.isdigit() else 0
+
+    def folder(self, name: str) -> Path:
+        """Where a version lies; the shipped one if the name is empty or the version is not whole."""
+        place = self.store / "versions" / name
+        return place if name and bundle.whole(place) else self.shipped
+
+    def choose(self) -> Path:
+        """Point ``in_use`` at the current version; counts nothing."""
+        folder = self.folder(self.current)
+        if ledger.points_to(self.in_use) != str(folder):
+            self.in_use.parent.mkdir(parents=True, exist_ok=True)
+            ledger.link(self.in_use, str(folder))
+        return folder
+
+    def begin(self, say: Say) -> Path:
+        """Before a start: count it if the version is new, go back if it failed too often. Returns what is to start.
+
+        A data partition that cannot be written costs the counting, never the start.
+        """
+        try:
+            self._count(say)
+        except OSError as error:
+            say(f"the versions below {self.store} cannot be looked after: {error.strerror}")
+        return self.choose()
+
+    def _count(self, say: Say) -> None:
+        for _ in range(2):
+            name = self.current
+            if not name or (name == self.good and self.folder(name) != self.shipped):
+                return
+            if name not in self.refused and self.folder(name) != self.shipped and self.tries < MOST_TRIES:
+                self._write("tries", f"{name} {self.tries + 1}")
+                return
+            self._go_back(say)
+
+    def _go_back(self, say: Say) -> None:
+        """Refuse the current version; from the state after each step the next ``begin`` arrives at the same end."""
+        name, before = self.current, self.previous
+        why = "is damaged" if self.folder(name) == self.shipped else f"was started {self.tries} times and never ready"
+        if name not in self.refused:
+            self._write("refused", "\n".join([*self.refused, name][-20:]))
+        usable = before != name and before not in self.refused and self.folder(before) != self.shipped
+        if usable:
+            ledger.link(self.store / "current", f"versions/{before}")
+        else:
+            self._remove("current")
+        self._remove("tries")
+        say(f"version {name} {why}: back to {before if usable else 'the one this card came with'}")
+
+    def ready(self) -> None:
+        """systemd has heard READY: the version in use is good."""
+        name = self.current
+        if name and name != self.good and self.in_use.exists() and self.folder(name) != self.shipped:
+            self._write("good", name)
+            self._remove("tries")
+
+    def update(self, path: Path, say: Say, again: bool = False) -> str:
+        """Make the version in a bundle the current one, the last good one the previous. Returns its name.
+
+        Nothing changes for what runs until the last step. Raises UserError.
+        """
+        name = str(bundle.contents(path)["name"])
+        if name in self.refused and not again:
+            raise UserError(f"version {name} was tried and never became ready; --again tries it once more")
+        if name == self.current and self.folder(name) != self.shipped and not again:
+            say(f"version {name} is in use already")
+            return name
+        self.sweep()
+        target = self.store / "versions" / name
+        if not bundle.whole(target):
+            part = target.with_name(f".{name}.part")
+            ledger.remove_tree(target)
+            bundle.unpack(path, part)
+            os.rename(part, target)
+            ledger.sync_folder(target.parent)
+        before = self.current
+        if before == self.good and self.folder(before) != self.shipped and before != name:
+            ledger.link(self.store / "previous", f"versions/{before}")
+        elif not before:
+            self._remove("previous")
+        if self.good == name:
+            self._remove("good")
+        self._remove("tries")
+        if name in self.refused:
+            self._write("refused", "\n".join(one for one in self.refused if one != name))
+        ledger.link(self.store / "current", f"versions/{name}")
+        self.sweep()
+        say(f"version {name} starts next; {self.previous or 'the one this card came with'} is kept")
+        return name
+
+    def sweep(self) -> None:
+        """Remove versions that nothing points to, and what a power cut left half unpacked."""
+        top = self.store / "versions"
+        top.mkdir(parents=True, exist_ok=True)
+        for folder in sorted(top.iterdir()):
+            if folder.name not in (self.current, self.previous):
+                (folder / bundle.STAMP).unlink(missing_ok=True)  # first: half removed it must not pass for whole
+                ledger.remove_tree(folder)
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.store / name).read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _write(self, name: str, text: str) -> None:
+        ledger.write(self.store / name, f"{text}\n".encode())
+
+    def _remove(self, name: str) -> None:
+        path = self.store / name
+        if path.is_symlink() or path.exists():
+            path.unlink()
+            ledger.sync_folder(self.store)
+
+
+def take_offered(versions: Versions, path: Path, say: Say) -> None:
+    """Put in the update that lies on the card's first partition, once. A bad one is named and changes nothing."""
+    if not path.is_file():
+        return
+    try:
+        name = str(bundle.contents(path)["name"])
+        if name != versions.offered:
+            if name not in (versions.current, *versions.refused):
+                versions.update(path, say)
+            versions.offered = name
+    except UserError as error:
+        say(str(error))
+    except OSError as error:
+        say(f"{path} cannot be put in: {error.strerror}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="quietbox-versions", description="Which version of the product runs.")
+    parser.add_argument("what", choices=("begin", "ready", "show", "update"))
+    parser.add_argument("file", type=Path, nargs="?", help="with update: what hw/image/update --make wrote")
+    parser.add_argument("--again", action="store_true", help="with update: a version that was refused, once more")
+    options = parser.parse_args(arguments)
+    versions = Versions()
+    try:
+        match options.what:
+            case "begin":
+                versions.begin(warn)
+            case "ready":
+                versions.ready()
+            case "show":
+                print(f"in use {versions.current or 'shipped'}, good {versions.good or 'shipped'}")
+                print(f"before {versions.previous or 'shipped'}, refused {' '.join(versions.refused) or 'none'}")
+            case "update":
+                if options.file is None:
+                    raise UserError("which update? quietbox-versions update FILE")
+                versions.update(options.file, print, options.again)
+    except UserError as error:
+        print(f"quietbox-versions: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"quietbox-versions: {error.filename or STORE}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def warn(text: str) -> None:
+    """A warning for the journal: systemd reads the number as syslog's priority."""
+    print(f"<4>{text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
