@@ -18,8 +18,9 @@ for both roles; with a USB microphone plugged in there, it cannot be the device.
 
 What no test without a board shows, and none here claims: that dwc2 binds, that each PC takes the descriptors, how it
 sounds, and how long the PC's own queues are. Tested are the order and content of what is written, repetition, removal
-and undoing (in a folder that behaves as configfs does), and the box's side on made-up cards: a card that nobody reads
-never touches the jack.
+and undoing (in a folder that behaves as configfs does); that the kernel binds it and Linux's USB sound driver makes a
+microphone of it (``hw.virtual.pi gadget``, whose controller carries no sound); and the box's side on made-up cards: a
+card that nobody reads never touches the jack.
 """
 
 import argparse
