@@ -90,7 +90,9 @@ say field "$(journalctl -b -u quietbox -o json --no-pager | grep QUIETBOX_STATE 
 say journal "$(journalctl -b -u quietbox -o cat --no-pager -n 12)"
 say quick yes
 [ -e /etc/quietbox-probe-short ] && exit 0
-say doctor "$(quietbox doctor --no-sound 2>&1; echo " exit $?")"
+told=$(quietbox doctor --no-sound 2>&1)
+exit=$?
+say doctor "$(echo "$told" | grep -v '[┃│┡├└┏━─]' | tail -n 2) exit $exit"
 for engine in network rnn dsp; do
     began=$(cut -d. -f1 /proc/uptime)
     told=$(quietbox enhance /usr/share/quietbox-probe.wav -o /tmp/$engine.wav --engine $engine 2>&1)
