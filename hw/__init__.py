@@ -1,1 +1,2 @@
-"""What touches the board: ``panel`` (LED, button), ``boards``, ``install``, ``gadget``; ``virtual`` stands in."""
+"""What touches the board: ``panel`` (LED, button), ``boards``, ``install``, ``gadget``; ``image``
+makes cards, ``fleet`` keeps many, ``virtual`` stands in for the board."""
