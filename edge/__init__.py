@@ -1,9 +1,11 @@
 """Quietbox's runtime. Read the files in the order a sample travels:
 
-capture -> convert -> feedforward -> spectrum + suppress -> voice -> guard -> convert -> playback;
-``chain`` joins the signal part, ``box`` is the one loop around it, ``cable`` a second output, ``health`` counts,
-``journal`` tells, ``service`` is the process, ``cli`` the door; ``doctor`` examines a machine, with ``trial`` for its
-devices, and ``history`` draws its day.
+capture -> convert -> feedforward -> reference -> spectrum + suppress -> voice -> guard -> antinoise -> howl -> convert
+-> playback; ``chain`` joins the signal part, ``box`` is the one loop around it, ``cable`` a second output, ``health``
+counts, ``journal`` tells, ``service`` is the process, ``cli`` the door; ``doctor`` examines a machine, with ``trial``
+for its devices, ``history`` draws its day, ``calibrate`` measures what ``antinoise`` has to know. ``bridge`` serves
+another program (``bridgebench`` times it), ``boxes`` other boxes, in the format of ``wire`` and to those whom ``keys``
+lets in.
 """
 
 RATE_HZ = 16_000

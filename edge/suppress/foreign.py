@@ -84,19 +84,12 @@ def open_session(file: Path) -> Any:
         raise BadModel(f"{file} cannot be read: {error.strerror}") from None
     if why := probe.trouble(Model("quietbox")):  # where our network cannot run, theirs is not tried either
         raise BadModel(why)
-    from edge.suppress.onnx import SETTINGS, onnxruntime
+    from edge.suppress.onnx import NoGraph, quiet_session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    for name, value in SETTINGS.items():
-        options.add_session_config_entry(name, value)
-    onnxruntime.set_default_logger_severity(4)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a class of its own for every kind of fault
-        why = " ".join(str(error).split())[:120]
-        raise BadModel(f"{file} is no ONNX model, or a broken one ({why})") from None
+        return quiet_session(content, pool=True)
+    except NoGraph as why:
+        raise BadModel(f"{file} {why}") from None
 
 
 def library(path: Path) -> ctypes.CDLL:

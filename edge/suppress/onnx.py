@@ -28,7 +28,10 @@ class OnnxNetwork:
         """Raises BadModel; ONNX Runtime itself may raise anything at all."""
         self.name = name
         file = model.file(".onnx")
-        session = _session(model.read(".onnx"), model)
+        try:
+            session = quiet_session(model.read(".onnx"), pool=False)
+        except NoGraph as why:
+            raise model.refused(file, str(why)) from None
         found = [(value.name, value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
         if (names := tuple(name for name, _, _ in found)) != INPUTS + OUTPUTS:
             raise model.refused(file, f"is no network of this box: its inputs and outputs are {', '.join(names)[:120]}")
@@ -74,11 +77,15 @@ class OnnxNetwork:
         return binding
 
 
-def _session(content: bytes, model: Model) -> Any:
-    """One thread, no memory pool, nothing printed; raises BadModel."""
+class NoGraph(Exception):
+    """ONNX Runtime refuses a file; the text says why, to follow the file's name."""
+
+
+def quiet_session(content: bytes, *, pool: bool) -> Any:
+    """One thread, nothing printed, with ONNX Runtime's memory pool or without; raises NoGraph."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = pool
     options.log_severity_level = 4
     for name, value in SETTINGS.items():
         options.add_session_config_entry(name, value)
@@ -87,4 +94,4 @@ def _session(content: bytes, model: Model) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class of its own for every kind of fault
         why = " ".join(str(error).split())[:120]
-        raise model.refused(model.file(".onnx"), f"is no ONNX model, or a broken one ({why})") from None
+        raise NoGraph(f"is no ONNX model, or a broken one ({why})") from None
