@@ -14,6 +14,8 @@ from edge import UserError
 from edge.journal import PREFIX, WARNING
 
 UNIT = "quietbox"
+LIMIT = 1e9
+"""Figures beyond this are no measurement; drawn, they would flatten all others."""
 GAP_S = 150.0
 """Statistics come once a minute: where two in a row are missing, the line breaks."""
 EVENTS_SHOWN = 400
@@ -38,12 +40,12 @@ class Entry:
     """By the names of ``edge.journal.FIELDS``."""
 
     def figure(self, name: str) -> float:
-        """A field as a number; nan where it is missing or none."""
+        """A field as a number; nan where it is missing, no number, or beyond ``LIMIT``."""
         try:
             value = float(self.fields.get(name, "nan"))
         except ValueError:
             return math.nan
-        return value if math.isfinite(value) else math.nan
+        return value if abs(value) <= LIMIT else math.nan
 
 
 @dataclass(frozen=True)

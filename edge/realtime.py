@@ -9,6 +9,9 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 """mlockall(2): pages mapped now, pages mapped later, and of both only those ever touched (a third of the memory)."""
 SWITCH_INTERVAL_S = 0.0005
 """How long another thread may keep the interpreter while the audio thread waits; Python's own 5 ms are a hop."""
+HOUSEKEEPING_PRIORITY = 1
+"""SCHED_FIFO for the threads beside the audio thread. One that holds the interpreter while ordinary programs keep it
+off the processor would make the audio thread wait for those programs (priority inversion)."""
 
 
 def settle_process() -> list[str]:

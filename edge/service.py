@@ -22,7 +22,7 @@ from edge.chain import Chain, Engine
 from edge.config import Config
 from edge.health import Counters, summary
 from edge.journal import Journal, notify
-from edge.realtime import settle_process
+from edge.realtime import HOUSEKEEPING_PRIORITY, hurry_thread, settle_process
 from hw import boards
 from hw.panel import Look, Panel
 
@@ -76,6 +76,7 @@ class Service:
         """Run until a signal, or for so many seconds; returns the exit status."""
         for refusal in settle_process():
             self._journal.say(refusal, "realtime")
+        hurry_thread(min(HOUSEKEEPING_PRIORITY, self.box.config.box.priority))  # a refusal is said by the audio thread
         audio = threading.Thread(target=self.box.walk, name="audio", daemon=True)
         began = time.monotonic()
         audio.start()

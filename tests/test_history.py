@@ -9,7 +9,7 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge.history import DRAWINGS, NoHistory, _ticks, entries, page
@@ -142,6 +142,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
+@example({"QUIETBOX_LEVEL_IN_DBFS": 1.5e308}, 0)
 @given(st.dictionaries(st.sampled_from(["MESSAGE", "PRIORITY", *(field.key for field in FIELDS)]), JSON), st.integers())
 def test_whatever_a_record_holds_the_page_is_sound(fields: dict[str, object], stamp: int) -> None:
     odd = json.dumps({"QUIETBOX_EVENT": "statistics", **fields, "__REALTIME_TIMESTAMP": str(stamp)})
