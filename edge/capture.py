@@ -46,7 +46,7 @@ class Capture:
         mute_ms: float = 400.0,
         fade_ms: float = 100.0,
         period_ms: float = 5.0,
-        periods: int = 4,
+        periods: int = 8,
         rates_hz: tuple[int, ...] = RATES_HZ,
         formats: tuple[str, ...] = (),
         open_pcm: OpenPcm = open_pcm,

@@ -49,7 +49,7 @@ class CaptureConfig:
     )
     fade_ms: float = key(100.0, "fade-in after that", unit="ms", low=0, high=5000)
     period_ms: float = key(5.0, "how often the card wakes the box", unit="ms", low=1, high=50)
-    periods: int = key(4, "periods in the card's buffer", low=2, high=64)
+    periods: int = key(8, "periods in the card's buffer, for late moments; they cost no delay", low=2, high=64)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ class FeedbackPath(AdaptivePath):
         self._difference[:hops] *= np.float32(gain)
         return self._heard()
 
+    def steady_response(self) -> Floats:
+        """The steady estimate as an impulse response, one number a sample."""
+        return np.asarray(np.fft.irfft(self._steady, n=FFT_SAMPLES)[:, :HOP_SAMPLES].ravel(), np.float32)
+
     def _heard(self) -> Floats:
         np.add.reduce(self._difference, axis=0, out=self._sum)
         np.fft.irfft(self._sum, n=FFT_SAMPLES, out=self._echo)  # type: ignore[arg-type]
@@ -229,6 +233,14 @@ class HowlGuard:
     def subtracting(self) -> bool:
         """Whether the learnt path is taken out of the microphone: since an event."""
         return self._subtracting
+
+    def subtracted(self) -> Floats:
+        """What is taken out of the microphone just now: the impulse response from what was played, counted from its
+        own sample on; empty while nothing is. For simulations, not for the audio thread.
+        """
+        if not self._subtracting:
+            return np.zeros(0, np.float32)
+        return np.concatenate([np.zeros(self._queue.size, np.float32), self.path.steady_response()])
 
     @property
     def delay_ms(self) -> float:

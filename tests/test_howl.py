@@ -1,6 +1,5 @@
 """The howl guard: closed circles through the whole chain fall silent, and what only sounds like one is left alone."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,14 @@ import soundfile
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
-from edge.config import Config, GateConfig, HowlConfig, SuppressConfig
+from edge.config import Config
 from edge.howl import HowlGuard, Notches
 from edge.spectrum import Floats
+from hw.virtual.circle import circle, levels_db, settings, way
 
 SOUNDS = Path(__file__).parent / "sounds"
 NAMES = ("rain_en_5dB", "tavern_fr_10dB", "brook_it_0dB")
-GUARDED = Config(suppress=SuppressConfig(engine="off"), gate=GateConfig(on=False), howl=HowlConfig(on=True))
-UNGUARDED = Config(suppress=SuppressConfig(engine="off"), gate=GateConfig(on=False))
+GUARDED, UNGUARDED = settings(True), settings(False)
 
 
 def speech(name: str, from_s: float, seconds: float, part: str = "clean") -> Floats:
@@ -25,62 +24,6 @@ def speech(name: str, from_s: float, seconds: float, part: str = "clean") -> Flo
     if part == "clean":
         sound = sound[int(np.argmax(np.abs(sound) > 0.05)) :]
     return np.asarray(sound[: round(seconds * 200) * HOP_SAMPLES])
-
-
-def way(seed: int, gain_db: float, room: bool = False) -> Floats:
-    """From the output to the microphone, buffers included: the direct sound, early reflections, an exponential tail.
-
-    An ear cup has faded by 60 dB after 30 ms, a small room after 250 ms; the speaker plays 250 Hz to 6 kHz. ``gain_db``
-    is the open loop's where it is highest: above 0 it is unstable.
-    """
-    rng = np.random.default_rng(seed)
-    delay, samples = 400 + 30 * (seed % 6), 1600
-    response = np.zeros(delay + samples)
-    fade = 10 ** (-3 * np.arange(samples) / RATE_HZ / (0.25 if room else 0.03))
-    response[delay:] = (0.15 if room else 0.3) * rng.standard_normal(samples) * fade
-    response[delay] = 1
-    for _ in range(4):
-        response[delay + rng.integers(3, 250 if room else 60)] += rng.uniform(-0.6, 0.6)
-    hz = np.maximum(np.fft.rfftfreq(4096, 1 / RATE_HZ), 1)
-    band = 1 / np.sqrt(1 + (250 / hz) ** 4) / np.sqrt(1 + (hz / 6000) ** 6)
-    response = np.fft.irfft(np.fft.rfft(response, 4096) * band)[: delay + samples]
-    return (response / np.abs(np.fft.rfft(response, 16_384)).max() * 10 ** (gain_db / 20)).astype(np.float32)
-
-
-@dataclass
-class Circle:
-    """What came out, and when the guard acted."""
-
-    played: Floats
-    chain: Chain
-    dropped_s: float
-    """The first time the output was turned down; infinity if never."""
-
-
-def circle(config: Config, sound: Floats, response: Floats) -> Circle:
-    """Sound and what comes back, clipped as a converter does, through the whole chain, hop by hop."""
-    chain = Chain(config)
-    air = np.zeros(len(sound) + len(response) + HOP_SAMPLES, np.float32)
-    air[: len(sound)] = sound
-    played = np.zeros_like(sound)
-    dropped_s = float("inf")
-    for start in range(0, len(sound), HOP_SAMPLES):
-        hop = np.clip(air[start : start + HOP_SAMPLES], -1, 1)
-        chain.process(hop)
-        played[start : start + HOP_SAMPLES] = hop
-        # played from the next hop on
-        at = start + HOP_SAMPLES
-        echo = np.convolve(response, hop)[: len(air) - at]
-        air[at : at + len(echo)] += echo
-        if chain.howl and chain.howl.gain_drop_db > 0:
-            dropped_s = min(dropped_s, start / RATE_HZ)
-    return Circle(played, chain, dropped_s)
-
-
-def levels_db(sound: Floats, block_ms: int = 50) -> Floats:
-    block = block_ms * RATE_HZ // 1000
-    power = np.mean(np.square(sound[: len(sound) // block * block].reshape(-1, block)), axis=1)
-    return np.asarray(10 * np.log10(power + 1e-12), np.float32)
 
 
 @pytest.mark.parametrize("room", [False, True])
