@@ -67,7 +67,7 @@ def test_16_khz_mono_comes_with_its_bits() -> None:
     values = np.random.default_rng(1).integers(-32768, 32768, 16_000)
     capture = opened(microphone(source=lambda frames, rate: values[frames] / 32768))
     assert np.array_equal(hear(capture, 200), (values / 32768).astype(np.float32))
-    assert capture.granted == "Mic: asked 16000 Hz mono S16_LE 80x8, got 16000 Hz mono S16_LE 80x4, channel 1 of 1"
+    assert capture.granted == "Mic: asked 16000 Hz mono S16_LE 80x8, got 16000 Hz mono S16_LE 80x8, channel 1 of 1"
     assert capture.latency_ms == 0
 
 
