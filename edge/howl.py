@@ -29,11 +29,20 @@ class FeedbackPath(AdaptivePath):
     _AVERAGE_HOPS = 400
     _EVEN_DOUBT = 0.1
     """The buffers decide when it comes back: no partition is likelier than another."""
+    _DEEP_HZ, _HIGH_HZ = 150.0, 300.0
+    """Below no headphone closes a circle, and a voice's pitch resembles itself for longest: what seems to come back
+    there is the voice, and is not subtracted; above it is."""
+    _TAKE_OVER_HOPS = 40
 
     def __init__(self, partitions: int) -> None:
         self._steady: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._difference: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._steady_hops = 1
+        self._taken: Spectra = np.zeros((partitions, BINS), np.complex64)
+        """The steady estimate above ``_DEEP_HZ``."""
+        self._since_taken_hops = 0
+        hz = np.fft.rfftfreq(2 * partitions * HOP_SAMPLES, 1 / RATE_HZ)
+        self._believed = np.clip((hz - self._DEEP_HZ) / (self._HIGH_HZ - self._DEEP_HZ), 0, 1).astype(np.float32)
         self._echo = np.zeros(FFT_SAMPLES, np.float32)
         super().__init__(partitions)
 
@@ -41,6 +50,7 @@ class FeedbackPath(AdaptivePath):
         """The quick estimate is right just now: begin the average with it."""
         self._steady[:] = self.weights
         self._steady_hops = 1
+        self._take_over()
 
     def follow(self) -> None:
         """One hop more for the average."""
@@ -48,12 +58,24 @@ class FeedbackPath(AdaptivePath):
         np.subtract(self.weights, self._steady, out=self._difference)
         self._difference *= 1 / self._steady_hops
         self._steady += self._difference
+        self._since_taken_hops += 1
+        if self._since_taken_hops >= self._TAKE_OVER_HOPS:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Subtract by the steady estimate as it is now, without the deep."""
+        self._since_taken_hops = 0
+        taps = np.fft.irfft(self._steady, n=FFT_SAMPLES)[:, :HOP_SAMPLES]
+        spectrum = np.fft.rfft(taps.ravel(), n=2 * taps.size)
+        spectrum *= self._believed
+        taps = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
+        np.fft.rfft(taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
 
     def steady_echo(self) -> Floats:
         """What the steady estimate expects of the same past as the last ``predict``: float32, 80; good until called
         again.
         """
-        np.multiply(self._spectra, self._steady, out=self._difference)
+        np.multiply(self._spectra, self._taken, out=self._difference)
         return self._heard()
 
     def louder_echo(self, hops: int, gain: float) -> Floats:
@@ -64,7 +86,7 @@ class FeedbackPath(AdaptivePath):
 
     def steady_response(self) -> Floats:
         """The steady estimate as an impulse response, one number a sample."""
-        return np.asarray(np.fft.irfft(self._steady, n=FFT_SAMPLES)[:, :HOP_SAMPLES].ravel(), np.float32)
+        return np.asarray(np.fft.irfft(self._taken, n=FFT_SAMPLES)[:, :HOP_SAMPLES].ravel(), np.float32)
 
     def _heard(self) -> Floats:
         np.add.reduce(self._difference, axis=0, out=self._sum)
@@ -84,6 +106,7 @@ class FeedbackPath(AdaptivePath):
     def reset(self) -> None:
         super().reset()
         self._steady.fill(0)
+        self._taken.fill(0)
         self._steady_hops = 1
 
 
@@ -190,10 +213,13 @@ class HowlGuard:
     _UNCLEAR_HOPS, _MOST_UNCLEAR = 6, 2
     """If the microphone follows neither prediction, the path is not known well enough: again soon, but not for ever."""
     _RELEASE_DB = 8.0 * HOP_MS / 1000
-    _KEPT_STEP_DB, _MOST_KEPT_DB = 3.0, 18.0
-    """Each further event soon after one keeps the box so much lower ..."""
-    _FORGET_DB = 0.1 * HOP_MS / 1000
-    """... for a while: so much of that is given back each hop."""
+    _FIRST_KEPT_DB, _KEPT_STEP_DB, _MOST_KEPT_DB = 8.0, 3.0, 18.0
+    """An event keeps the box so much lower, for what was learnt leaves up to 6 dB of the way at frequencies that were
+    hardly heard yet; each further event soon after it a step more ..."""
+    _FORGET_DB = 0.02 * HOP_MS / 1000
+    """... for some minutes: so much of that is given back each hop, ..."""
+    _LEAST_KEPT_DB = 3.0
+    """... but this is kept as long as something is subtracted: the margin against ringing."""
     _CALM_HOPS = round(10_000 / HOP_MS)
     _IDLE_HOPS = round(60_000 / HOP_MS)
     """So long without anything to subtract, and nothing is subtracted any more."""
@@ -359,7 +385,7 @@ class HowlGuard:
         self._wait_hops = 2 * self._MEMORY_HOPS  # until what is remembered is younger than the drop
         if self._calm_hops:  # again, and soon: subtracting alone does not do
             self._place_notch()
-            self._kept_db = min(self._kept_db + self._KEPT_STEP_DB, self._MOST_KEPT_DB)
+        self._kept_db = min(max(self._kept_db + self._KEPT_STEP_DB, self._FIRST_KEPT_DB), self._MOST_KEPT_DB)
         self._calm_hops = self._CALM_HOPS
         self._patience_hops = self._DENIED_HOPS
         self._unclear = 0
@@ -412,7 +438,7 @@ class HowlGuard:
             self._calm_hops -= 1
         if self._probe_hops >= 0:
             return
-        self._kept_db = max(0.0, self._kept_db - self._FORGET_DB)
+        self._kept_db = max(self._LEAST_KEPT_DB if self._subtracting else 0.0, self._kept_db - self._FORGET_DB)
         if self._hold_hops:
             self._hold_hops -= 1
         elif self.gain_drop_db > 0.0:
