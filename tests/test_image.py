@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edge import UserError, config
 from hw import ledger
-from hw.image import boot, bundle, card, disk, first, found, product, settings, table, update, versions
+from hw.image import boot, bundle, card, disk, first, found, libraries, product, settings, table, update, versions
 from hw.image.versions import Versions
 
 EPOCH = 1_735_689_600
@@ -142,6 +142,21 @@ def test_the_root_is_whole_and_the_same_from_two_copies(tmp_path: Path) -> None:
 
 
 @needs("mke2fs")
+def test_a_program_whose_library_is_in_no_package_is_named(tmp_path: Path) -> None:
+    program, loader = Path("/bin/true"), "libc.so.6"
+    (tmp_path / "opt/deep").mkdir(parents=True)
+    for name in ("one", "two"):
+        shutil.copy(program, tmp_path / "opt/deep" / name)
+    (tmp_path / "opt/deep/script").write_text("#!/bin/sh\n")
+    (tmp_path / "opt/link").symlink_to("deep/one")
+    lacked = libraries.missing(tmp_path, "opt")
+    assert sorted(lacked[loader]) == ["opt/deep/one", "opt/deep/two"]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / loader).symlink_to("libc-2.36.so")
+    assert loader not in libraries.missing(tmp_path, "opt")
+    assert libraries.missing(tmp_path, "lib") == {}
+
+
 def test_a_card_has_its_partitions_where_its_table_says(tmp_path: Path) -> None:
     parts = []
     for number, kind in enumerate((table.FAT, table.LINUX, table.LINUX)):

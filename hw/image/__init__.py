@@ -1,6 +1,7 @@
 """The card image: Debian, the product, and what keeps both alive when the power is pulled.
 
-``build`` runs ``card``: ``debian`` (the root), ``boot`` (the first partition) and ``product`` -> ``disk`` (``table``).
+``build`` runs ``card``: ``debian`` (the root), ``boot`` (the first partition) and ``product`` (``libraries`` sees that
+it finds all it links to) -> ``disk`` (``table``).
 On the board: ``versions`` picks what runs, ``settings`` what it reads (``blink`` tells of a refusal); once ``first``
 fills the card and looks what is there (``found``). ``update`` and ``bundle`` bring the next version. ``customise``
 (``stock``, ``first-boot``) puts the product into Raspberry Pi OS instead. ``prove`` and ``stockproof`` try them in a

@@ -18,7 +18,7 @@ from typing import Any
 
 from edge import UserError
 from hw import install, ledger, wheels
-from hw.image import boot, bundle, debian, disk, product, table
+from hw.image import boot, bundle, debian, disk, libraries, product, table
 
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/quietbox-image"
@@ -107,6 +107,8 @@ class Build:
         boot.fill(first, root, ids.of("root"))
         self.say("product and services")
         equip(root, place, {"root": ids.of("root"), "data": ids.of("data"), "boot": ids.fat})
+        for library, files in sorted(libraries.missing(root, "opt/quietbox").items()):
+            raise UserError(f"{files[0]} asks for {library}, which is in no package of debian.WANTED; add it there")
         for name in ("quietbox/versions", "settings", "journal", "state"):
             (data / name).mkdir(parents=True)
         user = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("quietbox:"))
