@@ -10,6 +10,7 @@ without becoming ready (``hw/image/versions.py``).
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,15 +48,15 @@ def lay_on(file: Path, folder: Path) -> str:
     return name
 
 
-def send(file: Path, host: str) -> str:
-    """Put an update into a running box. Raises UserError."""
+def send(file: Path, host: str, ssh: str = "ssh") -> str:
+    """Put an update into the running box ``host``, NAME or NAME:PORT, by the command ``ssh``. Raises UserError."""
     name = str(bundle.contents(file)["name"])
     if host.startswith("-"):
         raise UserError(f"{host} is no host; as in --host quietbox-1a2b")
     work = "f=$(mktemp -p /data) && trap 'rm -f $f' EXIT && cat >$f && quietbox-versions update $f"
     with file.open("rb") as source:
         done = subprocess.run(
-            ["ssh", f"root@{host}", f"{work} && systemctl restart quietbox"],
+            [*shlex.split(ssh), f"ssh://root@{host}", f"{work} && systemctl restart quietbox"],
             stdin=source,
             capture_output=True,
             text=True,
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     way.add_argument("--make", action="store_true", help="make it of this checkout")
     way.add_argument("--card", type=Path, metavar="DIR", help="lay it on the card whose first partition is DIR")
     way.add_argument("--host", metavar="NAME", help="put it into the running box NAME, by SSH")
+    parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help="with --host, as in --ssh 'ssh -i KEY'")
     parser.add_argument(
         "--cache", type=Path, default=card.CACHE, metavar="DIR", help="with --make, as hw/image/build's"
     )
@@ -87,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.card:
             print(f"version {lay_on(options.file, options.card)} is put in at that box's next power-on")
         else:
-            print(f"{options.host} runs version {send(options.file, options.host)}, or goes back by itself")
+            name = send(options.file, options.host, options.ssh)
+            print(f"{options.host} runs version {name}, or goes back by itself")
     except UserError as error:
         print(f"hw/image/update: {error}", file=sys.stderr)
         return 1

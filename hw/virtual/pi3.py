@@ -1,13 +1,14 @@
 """The card image in an emulated Raspberry Pi 3: does it boot to the running box, and what does a power cut cost?
 
-    python -m hw.virtual.pi3 IMAGE [--cuts N] [--update] [--keep DIR] [--limit SECONDS]
+    python -m hw.virtual.pi3 IMAGE [--cuts N] [--update] [--send UPDATE] [--keep DIR] [--limit SECONDS]
 
 Takes a copy of the image, lets the card be larger than it, starts it in ``qemu-system-aarch64 -M raspi3b`` with the
 kernel, the initial root and the device tree of its own first partition (which the Pi's firmware would read; the
 emulator has none), and looks: from outside at the LED's pin and at the partitions, from inside through one more
 service on the copy that looks at the system once the box runs and writes to the serial line. ``--cuts N`` kills the
 emulator at N random moments, checks both file systems after each, and boots to the running box in the end.
-``--update`` lays an update on the card that can never become ready, and sees the box go back.
+``--update`` lays an update on the card that can never become ready, and sees the box go back. ``--send`` lays an SSH
+key on the card and puts UPDATE into the running box, as ``hw/image/update UPDATE --host NAME`` does.
 
 What it does not tell: the speed of a Pi; the firmware's part of the boot; the jack, the microphone and any other sound
 card, USB and Wi-Fi, none of which are emulated; the button pressed, since nothing here can pull its pin; how a real
@@ -38,7 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge import UserError
-from hw.image import bundle, table
+from hw.image import bundle, table, update
 from hw.virtual.arm64 import Row, verdict
 
 TREE = "bcm2837-rpi-3-b.dtb"
@@ -271,8 +272,8 @@ def prepare(image: Path, work: Path) -> Card:
     return card
 
 
-def qemu(card: Card, work: Path) -> list[str]:
-    """The command that is a Pi 3 with ``card`` in it."""
+def qemu(card: Card, work: Path, more: tuple[str, ...] = ()) -> list[str]:
+    """The command that is a Pi 3 with ``card`` in it, and ``more`` of the emulator's own words."""
     line = (work / "cmdline.txt").read_text().strip()
     told = [
         "qemu-system-aarch64",
@@ -288,7 +289,7 @@ def qemu(card: Card, work: Path) -> list[str]:
         told += [option, str(work / name)]
     told += ["-drive", f"file={card.path},if=sd,format=raw,cache=writethrough"]
     told += ["-serial", f"file:{work}/console.log", "-serial", "null", "-monitor", f"unix:{work}/monitor,server,nowait"]
-    return told
+    return [*told, *more]
 
 
 def add_probe(card: Card, work: Path, short: bool) -> None:
@@ -442,6 +443,58 @@ def check_fallback(card: Card, work: Path, power_on: PowerOn, limit_s: float) ->
         machine.cut()
 
 
+def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterator[Row]:
+    """With a key on the card: SSH answers that key alone, and takes an update that is then in use."""
+    name = str(bundle.contents(bundled)["name"])
+    keys = {who: work / f"key-{who}" for who in ("owner", "stranger")}
+    for key in keys.values():
+        key.unlink(missing_ok=True)
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
+    run(["mmd", "-D", "s", "-i", card.mtools(), "::ssh"], check=False)
+    card.to_boot(keys["owner"].with_suffix(".pub"), "ssh/authorized_keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    wire = ("-netdev", f"user,id=wire,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "usb-net,netdev=wire")
+    how = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes"
+    ssh = {who: f"ssh -F none -o IdentitiesOnly=yes -o ConnectTimeout=60 {how} -i {key}" for who, key in keys.items()}
+    box = f"127.0.0.1:{port}"
+
+    def ask(who: str, what: str) -> subprocess.CompletedProcess[str]:
+        return run([*ssh[who].split(), f"ssh://root@{box}", what], check=False)
+
+    machine = Emulator(qemu(card, work, wire), work)
+    try:
+        running = machine.wait(lambda text: "quick" in told(text), limit_s)
+        yield Row(
+            "boots with a key on the card", verdict(running), told(machine.said()).get("unit", ""), machine.seconds
+        )
+        while (answer := ask("owner", "hostname")).returncode and machine.seconds < limit_s:
+            time.sleep(5)
+        yield Row("SSH for the key's owner", verdict(not answer.returncode), _words(answer), machine.seconds)
+        refused = ask("stranger", "hostname")
+        good = refused.returncode != 0 and "Permission denied" in refused.stderr
+        yield Row("nobody else", verdict(good), _words(refused), machine.seconds)
+        try:
+            sent, words = update.send(bundled, box, ssh["owner"]) == name, f"version {name}"
+        except UserError as trouble:
+            sent, words = False, str(trouble)
+        yield Row("takes an update", verdict(sent), words, machine.seconds)
+        shown, ready = "", f"in use {name}, good {name}"
+        while sent and ready not in shown and machine.seconds < limit_s:
+            time.sleep(5)
+            shown = _words(ask("owner", "quietbox-versions show; systemctl is-active quietbox"))
+        yield Row(
+            "runs it, and it is good", verdict(ready in shown and shown.endswith("active")), shown, machine.seconds
+        )
+    finally:
+        machine.cut()
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    return " ".join((done.stdout + done.stderr).split())[-200:]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 if every check was passed."""
     parser = argparse.ArgumentParser(prog="python -m hw.virtual.pi3", description="The card image in an emulated Pi 3.")
@@ -450,6 +503,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--longest", type=float, default=300.0, metavar="S", help="the latest such moment (300 s)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--update", action="store_true", help="with a broken update and broken settings on the card")
+    parser.add_argument("--send", type=Path, metavar="UPDATE", help="put what hw/image/update --make wrote in by SSH")
     parser.add_argument("--quick", action="store_true", help="leave out doctor and file enhancement")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave console and card there")
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help=f"for one boot ({LIMIT_S:.0f} s)")
@@ -467,6 +521,8 @@ def main(arguments: list[str] | None = None) -> int:
                 checks.append(check_boot(card, work, qemu, options.limit, False))
             if options.update:
                 checks.append(check_update(card, work, qemu, options.limit))
+            if options.send:
+                checks.append(check_send(card, work, options.send, options.limit))
             for check in checks:
                 for row in check:
                     rows.append(row)
