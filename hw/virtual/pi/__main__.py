@@ -47,6 +47,8 @@ class Session:
     """How long its proof takes by nature."""
     busy: bool = False
     """Whether it keeps the machine busy all the time."""
+    installs: bool = False
+    """Whether the installer, and all it needs, lies in the shared folder."""
 
 
 @dataclass
@@ -73,6 +75,7 @@ def sessions(quick: bool, hour: bool) -> list[Session]:
         Session(("read_only",), ("ro",)),
         Session(("load",), seconds=30 if quick else 120, busy=True),
         Session(("drift",), seconds=60 if quick else 600),
+        Session(("way_back", "cut_off", "upgraded", "uninstalled"), seconds=60, installs=True),
         Session(("upkeep",), seconds=3600 if hour else 60 if quick else 300),
     ]
 
@@ -128,6 +131,8 @@ def boot(program: Path, disk: Path, share: Path, names: list[str], session: Sess
     for name in ("stage.py", "proofs.py"):
         shutil.copy(HERE / name, share)
     shutil.copytree(SOUNDS, share / "sounds")
+    if session.installs:
+        product.wheels(share)
     machine.job(
         share,
         f"export PI_SECONDS={session.seconds:g} PYTHONDONTWRITEBYTECODE=1\n"
