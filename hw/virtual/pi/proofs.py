@@ -6,6 +6,7 @@ A proof returns what it measured in words, or raises ``Failed`` with them.
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -639,14 +641,18 @@ def in_use() -> str:
 
 @contextlib.contextmanager
 def later_version(file: str, old: str, new: str) -> Iterator[None]:
-    """A checkout in which ``old`` has become ``new``."""
-    path = CHECKOUT / file
-    text = path.read_text()
-    path.write_text(text.replace(old, new))
+    """A checkout in which the first ``old`` of a file has become ``new``, and its wheel."""
+    path, wheel = CHECKOUT / file, next((SHARE / "wheels").glob("quietbox-*.whl"))
+    before = path.read_bytes(), wheel.read_bytes()
+    path.write_text(path.read_text().replace(old, new, 1))
     try:
+        with zipfile.ZipFile(io.BytesIO(before[1])) as held, zipfile.ZipFile(wheel, "w") as made:
+            for name in held.namelist():
+                made.writestr(name, path.read_bytes() if name == file else held.read(name))
         yield
     finally:
-        path.write_text(text)
+        path.write_bytes(before[0])
+        wheel.write_bytes(before[1])
 
 
 def way_back() -> str:
