@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.suppress.network import Shape
+from models.ear import Disturbance, Envelopes, si_sdr_loss_db
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.mix import Batch, NoRecordings, active_power, open_mixer, power
 from models.network import Network, Spectrum, enhance, features_of
@@ -64,7 +65,8 @@ class Plan:
 
 
 class Loss(nn.Module):
-    """What the ear minds, per item at equal level: compressed spectra of the finished wave, the wave, and speech.
+    """What is minded, per item at equal level: compressed spectra of the finished wave, the wave, speech or none, and
+    what the listeners' models of ``models.ear`` mind.
 
     The spectra are those of the synthesised output (an ordinary 512/256 transform), so inconsistency of the gained
     short-time spectrum costs as well. Comparing complex values teaches gains that follow the phase error.
@@ -75,6 +77,7 @@ class Loss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(512))
+        self.disturbance, self.envelopes = Disturbance(), Envelopes()
 
     def forward(self, output: Tensor, speech: Tensor, batch: Batch, spoken: Tensor) -> dict[str, Tensor]:
         """Output waves aligned with ``batch.clean``, speech logits and labels (items, hops) -> named terms."""
@@ -83,11 +86,16 @@ class Loss(nn.Module):
         out_size, out_bins = self.compressed(out)
         clean_size, clean_bins = self.compressed(clean)
         gap = clean_size - out_size
+        spoken_to = (batch.kind != 2).float()
+        share = spoken_to / spoken_to.sum().clamp(min=1)
         return {
             "size": 0.3 * gap.square().mean(),
             "bins": 0.4 * torch.view_as_real(clean_bins - out_bins).square().mean(),
             "lost": 0.45 * gap.clamp(min=0).square().mean(),
             "wave": 0.3 * (out - clean).abs().mean(),
+            "disturbance": 0.08 * (self.disturbance(out, clean) * share).sum(),
+            "envelopes": 0.4 * (self.envelopes(out, clean) * share).sum(),
+            "ratio": 0.008 * (si_sdr_loss_db(out, clean) * share).sum(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
 

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 import edge.spectrum
 import edge.suppress.network
 import edge.suppress.window
+import models.ear
 import models.memory
 import models.mix
 import models.network
@@ -58,7 +59,7 @@ OPSET, IR_VERSION = 17, 8
 """What onnxruntime 1.16 and later read."""
 MOST_DIFFERENCE = 1e-5
 PROOF_HOPS = 400
-RECIPE = (models.network, models.memory, models.mix, models.train, edge.spectrum, edge.suppress.network)
+RECIPE = (models.network, models.memory, models.mix, models.ear, models.train, edge.spectrum, edge.suppress.network)
 """The files that decide what the weights mean and how they came about."""
 UNET_RECIPE = (models.unet, models.mix, models.train, edge.suppress.window)
 PROOF_WINDOWS = 20

@@ -631,6 +631,8 @@ def installer(*words: str) -> list[str]:
 def install(*words: str) -> tuple[int, str]:
     """Exit status and last line of the installer."""
     done = subprocess.run(installer(*words), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    with (SHARE / "installer.log").open("a") as log:
+        log.write(done.stdout + done.stderr)
     lines = (done.stdout + done.stderr).strip().splitlines() or ["no words"]
     return done.returncode, lines[-1]
 

@@ -1,0 +1,59 @@
+"""The lessons of models.ear against the measures they stand for, on shipped recordings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from models.ear import Disturbance, Envelopes, si_sdr_loss_db
+from models.measures import pesq_wb, si_sdr_db, stoi
+
+SOUNDS = Path(__file__).parent / "sounds"
+PAIRS = sorted(path.name for path in (SOUNDS / "noisy").glob("*.flac") if (SOUNDS / "clean" / path.name).is_file())
+
+
+def pair(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    noisy, clean = (
+        torch.from_numpy(soundfile.read(SOUNDS / part / name, dtype="float32")[0]).unsqueeze(0)
+        for part in ("noisy", "clean")
+    )
+    return noisy, clean
+
+
+def steps(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(5, samples): the same words with less and less of the noise; and the clean ones for each."""
+    noisy, clean = pair(name)
+    shares = torch.tensor([1.0, 0.5, 0.25, 0.1, 0.0]).unsqueeze(1)
+    return clean + shares * (noisy - clean), clean.expand(5, -1)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_lesson_follows_its_measure(name: str) -> None:
+    waves, clean = steps(name)
+    disturbance, envelopes, ratio = Disturbance()(waves, clean), Envelopes()(waves, clean), si_sdr_loss_db(waves, clean)
+    for lesson in (disturbance, envelopes, ratio):
+        assert (lesson[:-1] > lesson[1:]).all(), "less noise is always better"
+    heard = [(wave.numpy(), word.numpy()) for wave, word in zip(waves[:4], clean[:4], strict=True)]
+    for lesson, measure in ((disturbance, pesq_wb), (envelopes, stoi), (ratio, si_sdr_db)):
+        measured = [measure(word, wave) for wave, word in heard]
+        assert np.corrcoef(measured, lesson[:4])[0, 1] < -0.85
+    assert ratio[0] == pytest.approx(-si_sdr_db(heard[0][1], heard[0][0]), abs=0.2)
+
+
+def test_clean_speech_is_perfect_at_any_level() -> None:
+    _, clean = pair(PAIRS[0])
+    for gain in (1.0, 0.1):
+        assert Disturbance()(gain * clean, clean).item() < 0.5
+        assert Envelopes()(gain * clean, clean).item() < 0.02
+        assert si_sdr_loss_db(gain * clean, clean).item() < -29
+
+
+def test_silence_and_noise_have_finite_gradients() -> None:
+    rng = torch.Generator().manual_seed(1)
+    clean = torch.randn(3, 24_000, generator=rng) * torch.tensor([[0.0], [1e-4], [0.3]])
+    output = (torch.randn(3, 24_000, generator=rng) * torch.tensor([[0.1], [0.0], [0.3]])).requires_grad_()
+    for lesson in (Disturbance(), Envelopes(), si_sdr_loss_db):
+        (gradient,) = torch.autograd.grad(lesson(output, clean).sum(), output)
+        assert torch.isfinite(gradient).all()
