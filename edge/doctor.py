@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -37,6 +38,8 @@ OFFSET = 0.1
 DEAD_DBFS = -100.0
 """Less than this over minutes is no living microphone."""
 PLAY_S = 2.5
+SETTLE_S = 6.0
+"""From its start to its first second of sound a box takes less."""
 BENCH_S = 1.0
 ENGINES_LIMIT_S = 90.0
 """The trial of ONNX Runtime alone may take 30 s on a slow board."""
@@ -190,8 +193,8 @@ class Doctor:
                 yield Finding("settings", OK, f"{file} is valid")
 
     def _service(self) -> Iterator[Finding]:
-        self._running = runtime.read_status() or {} if self._here else {}
         self._unit = _unit_facts() if self._here else {}
+        self._running = _settled_status(self._unit.get("ActiveState") == "active") if self._here else {}
         if self._running:
             yield _running_box(self._running)
         yield _service_state(self._unit)
@@ -524,6 +527,16 @@ def _loudness(lane: Lane) -> tuple[bool, float]:
 
 
 # The box that runs already.
+
+
+def _settled_status(started: bool) -> dict[str, Any]:
+    """What the running box says, empty if none runs; one that has only just ``started`` gets time to take its cards."""
+    over = time.monotonic() + SETTLE_S
+    status = runtime.read_status() or {}
+    while time.monotonic() < over and (status.get("state") == "waiting" if status else started):
+        time.sleep(0.2)
+        status = runtime.read_status() or {}
+    return status
 
 
 def _running_box(status: dict[str, Any]) -> Finding:

@@ -495,6 +495,18 @@ def test_a_running_box_is_asked_and_not_disturbed(tmp_path: Path) -> None:
     assert "in the running box" in found["engine"]["found"]
 
 
+def test_a_box_that_has_just_started_gets_time_to_take_its_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an upgrade: else its own cards would be called busy."""
+    told = iter([None, {"state": "waiting"}, {"state": "waiting"}, {"state": "running"}])
+    monkeypatch.setattr(doctor.runtime, "read_status", lambda: next(told))
+    assert doctor._settled_status(started=True) == {"state": "running"}
+    monkeypatch.setattr(doctor.runtime, "read_status", lambda: None)
+    assert doctor._settled_status(started=False) == {}, "where none runs nothing is waited for"
+    monkeypatch.setattr(doctor, "SETTLE_S", 0.3)
+    monkeypatch.setattr(doctor.runtime, "read_status", lambda: {"state": "waiting"})
+    assert doctor._settled_status(started=True) == {"state": "waiting"}, "nor for ever"
+
+
 def test_a_device_that_hangs_is_left_in_time(tmp_path: Path) -> None:
     """ALSA's file plugin waits for a writer on the FIFO in open(2), with Python's lock held: no thread could help."""
     os.mkfifo(tmp_path / "fifo")

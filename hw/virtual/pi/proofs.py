@@ -697,13 +697,17 @@ def upgraded() -> str:
     SETTINGS.write_text(SETTINGS.read_text() + "# mine\n")
     settings, before = SETTINGS.read_bytes(), in_use()
     with later_version("edge/__init__.py", '"""', '"""Later still. '):
-        status, _ = install()
+        status, words = install()
         wait_for(lambda: state() == "running", 60)
         after = in_use()
         again = subprocess.run(installer("--dry-run"), capture_output=True, text=True).stdout
     return check(
-        status == 0 and after != before and SETTINGS.read_bytes() == settings and "what will be done" not in again,
-        f"exit status {status}, {before} -> {after}, settings as they were; a second run has nothing to do",
+        status == 0
+        and words.endswith("the box works")
+        and after != before
+        and SETTINGS.read_bytes() == settings
+        and "what will be done" not in again,
+        f"exit status {status}, {words}; {before} -> {after}, settings as they were; a second run has nothing to do",
     )
 
 
