@@ -3,8 +3,8 @@
 The box knows what it plays. ``FeedbackPath`` learns all the time how that comes back, unheard. ``HowlGuard`` compares:
 where the microphone is explained by our own output and grows, the circle may be closing. Then the output is turned down
 at once and watched: a circle answers one round later by fading, a whistle or an organ does not. Only a circle makes an
-event: from then on the learnt path is subtracted at the very front of the chain, a narrow peak gets a notch, and the
-level comes back slowly. Without an event not one bit of the sound changes.
+event: from then on the learnt path is subtracted at the very front of the chain, a peak that comes again gets a notch,
+and the level comes back, but for a margin. Without an event not one bit of the sound changes.
 """
 
 import math
