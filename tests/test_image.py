@@ -188,6 +188,22 @@ def test_the_first_script_is_a_shell_script() -> None:
 
 
 @needs("dtc")
+def test_an_update_is_sent_by_ssh_and_a_refusal_is_one_line(tmp_path: Path) -> None:
+    """``hw.virtual.pi3 --send`` does it with the real thing; here ``ssh`` is a script that writes down its call."""
+    offered, called = bundle_of(tmp_path, "7"), tmp_path / "called"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" > {called}\ncmp -s - {offered} && exit\n')
+    ssh.chmod(0o755)
+    assert update.send(offered, "box:2222", f"{ssh} -i key") == "7"
+    words = called.read_text()
+    assert words.startswith("-i key ssh://root@box:2222 ") and "quietbox-versions update" in words
+    ssh.write_text("#!/bin/sh\necho 'warning: x' >&2; echo 'Permission denied (publickey).' >&2; exit 255\n")
+    with pytest.raises(UserError, match=r"box did not take it: Permission denied \(publickey\)\.$"):
+        update.send(offered, "box", str(ssh))
+    with pytest.raises(UserError, match="is no host"):
+        update.send(offered, "-oProxyCommand=x", str(ssh))
+
+
 def test_the_overlay_compiles(tmp_path: Path) -> None:
     for source in (card.HERE / "overlays").glob("*.dts"):
         boot._compile(source, tmp_path / "out.dtbo")
