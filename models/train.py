@@ -93,9 +93,9 @@ class Loss(nn.Module):
             "bins": 0.4 * torch.view_as_real(clean_bins - out_bins).square().mean(),
             "lost": 0.45 * gap.clamp(min=0).square().mean(),
             "wave": 0.3 * (out - clean).abs().mean(),
-            "disturbance": 0.08 * (self.disturbance(out, clean) * share).sum(),
-            "envelopes": 0.4 * (self.envelopes(out, clean) * share).sum(),
-            "ratio": 0.008 * (si_sdr_loss_db(out, clean) * share).sum(),
+            "disturbance": 0.06 * (self.disturbance(out, clean) * share).sum(),
+            "envelopes": 1.0 * (self.envelopes(out, clean) * share).sum(),
+            "ratio": 0.02 * (si_sdr_loss_db(out, clean) * share).sum(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
 

@@ -54,6 +54,8 @@ WatchdogSec=300
 """Laid over the service's unit on the copy: emulated, on a busy host, it needs minutes for what takes a Pi seconds."""
 UNEMULATED = "modprobe.blacklist=vchiq"
 """The line to the Pi's other processor, which plays the jack: nobody answers there, and the driver stumbles over it."""
+MAC = "b8:27:eb:c0:ff:ee"
+"""As Raspberry Pis have them; one that looks made up would give the wire another name in there."""
 LED_PIN, BUTTON_PIN = 17, 27
 LEVELS, FUNCTION_1, FUNCTION_2 = 0x3F200034, 0x3F200004, 0x3F200008
 """GPLEV0 and GPFSEL1, GPFSEL2 (BCM2835 ARM Peripherals, 6.1, at the Pi 3's address)."""
@@ -82,6 +84,7 @@ touch /probe 2>/dev/null && say root writable || say root "read-only, $(grep ' /
 say name "$(hostname) $(cat /etc/machine-id)"
 say data "$(df -m /data | tail -1 | tr -s ' ')"
 say open "$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -c ' 0A ')"
+say wires "$(cd /sys/class/net && for wire in *; do echo $wire $(cat $wire/operstate); done)"
 say password "$(cut -d: -f2 /etc/shadow | sort -u)"
 say version "$(quietbox-versions show)"
 say use "$(readlink /run/quietbox-version)"
@@ -455,7 +458,12 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterato
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    wire = ("-netdev", f"user,id=wire,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "usb-net,netdev=wire")
+    wire = (
+        "-netdev",
+        f"user,id=wire,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
+        "-device",
+        f"usb-net,netdev=wire,mac={MAC}",
+    )
     how = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes"
     ssh = {who: f"ssh -F none -o IdentitiesOnly=yes -o ConnectTimeout=60 {how} -i {key}" for who, key in keys.items()}
     box = f"127.0.0.1:{port}"
