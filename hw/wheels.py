@@ -198,6 +198,7 @@ def _pip(command: list[str], work: Path, wheels: Path | None) -> None:
     """Raises UserError with one line that names the package."""
     # /tmp is small memory on Debian 13, and a board's own card has no room for a cache.
     told = {"TMPDIR": str(work), "PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    told["PYPI"] = "1"  # where lgpio must be compiled: with its C library inside, since Debian has none
     done = subprocess.run(
         [*command, "--quiet", "--use-pep517"],  # Debian 12's own way of building needs a package it does not bring
         env={**os.environ, **told, "PIP_ROOT_USER_ACTION": "ignore"},
