@@ -54,6 +54,8 @@ WatchdogSec=300
 """Laid over the service's unit on the copy: emulated, on a busy host, it needs minutes for what takes a Pi seconds."""
 UNEMULATED = "modprobe.blacklist=vchiq"
 """The line to the Pi's other processor, which plays the jack: nobody answers there, and the driver stumbles over it."""
+CARD_BYTES = 2 << 30
+"""The least size of the card: an update needs room for itself beside what comes out of it."""
 MAC = "b8:27:eb:c0:ff:ee"
 """As Raspberry Pis have them; one that looks made up would give the wire another name in there."""
 LED_PIN, BUTTON_PIN = 17, 27
@@ -258,7 +260,7 @@ def prepare(image: Path, work: Path) -> Card:
         raise Missing("there is no qemu-system-aarch64 here: apt-get install qemu-system-arm")
     card = Card(work / "card.img")
     run(["cp", "--sparse=always", str(image), str(card.path)])
-    size = 1 << (image.stat().st_size - 1).bit_length()  # the emulator's card slot takes powers of two only
+    size = max(CARD_BYTES, 1 << (image.stat().st_size - 1).bit_length())  # the emulator takes powers of two only
     with card.path.open("r+b") as file:
         card.parts = table.read(file.read(table.SECTOR))
         file.truncate(size)
