@@ -90,7 +90,7 @@ class Disturbance(nn.Module):
     @staticmethod
     def over_time(disturbance: Tensor) -> Tensor:
         """(items, frames) -> (items,): bad stretches of 0.3 s count for more than their share (L6), then L2."""
-        stretches = disturbance.clamp(max=45).unfold(1, 20, 10)
+        stretches = disturbance.clamp(max=45).unfold(1, min(20, disturbance.shape[1]), 10)
         worst = (stretches**6).mean(2).clamp(min=1e-9) ** (1 / 6)
         return worst.square().mean(1).clamp(min=1e-9).sqrt()
 
@@ -128,7 +128,8 @@ class Envelopes(nn.Module):
         """(items, samples) -> (items, stretches, bands, frames)."""
         bins = torch.stft(wave, FFT_SAMPLES, STEP_SAMPLES, window=self.window, return_complex=True)
         power = torch.view_as_real(bins).square().sum(3).transpose(1, 2) @ self.bands
-        return (power + 1e-9).sqrt().unfold(1, self.STRETCH_FRAMES, self.STRETCH_FRAMES // 4)
+        frames = min(self.STRETCH_FRAMES, power.shape[1])
+        return (power + 1e-9).sqrt().unfold(1, frames, self.STRETCH_FRAMES // 4)
 
 
 def centred(envelope: Tensor) -> Tensor:

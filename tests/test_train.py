@@ -174,9 +174,10 @@ def test_loss_is_level_free_and_least_for_the_clean_wave() -> None:
         terms = loss(output * scale, logits, make_batch((clean + noise) * scale, clean * scale), labels)
         return float(sum(terms.values()) - terms["speech"])
 
-    assert total(clean) < 1e-4 < total(0.5 * clean) < total(0 * clean)
+    assert total(clean) < -0.5, "SI-SDR alone counts below nothing, to 30 dB"
+    assert total(clean) < total(0.5 * clean) < total(0 * clean)
     assert total(clean + 0.3 * noise) < total(clean + noise)
-    assert total(clean + noise, 0.05) == pytest.approx(total(clean + noise), rel=0.02)
+    assert total(clean + noise, 0.05) == pytest.approx(total(clean + noise), abs=0.01)
     assert total(clean * 0.8) > total(clean * 1.2)  # taking speech away costs more than leaving something over
 
 

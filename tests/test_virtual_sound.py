@@ -63,7 +63,7 @@ def test_stereo_32_bit_at_48_khz_on_real_alsa() -> None:
             assert capture.read(hop) <= Event.SHORT
             heard.append(hop.copy())
         capture.close()
-    assert "got 48000 Hz stereo S32_LE 240x4, channel 2 of 2" in capture.granted
+    assert "got 48000 Hz stereo S32_LE 240x8, channel 2 of 2" in capture.granted
     tone = np.concatenate(heard)[1600:]
     expected = np.exp(-2j * np.pi * 1000 / 16_000 * np.arange(len(tone)))
     assert 2 * abs(np.mean(tone * expected)) == pytest.approx(0.5, rel=0.02)
