@@ -39,7 +39,8 @@ class FeedbackPath(AdaptivePath):
         self._difference: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._steady_hops = 1
         self._taken: Spectra = np.zeros((partitions, BINS), np.complex64)
-        """The steady estimate above ``_DEEP_HZ``."""
+        """The steady estimate above ``_DEEP_HZ``, and the same as an impulse response, a row a partition."""
+        self.taken_taps = np.zeros((partitions, HOP_SAMPLES), np.float32)
         self._since_taken_hops = 0
         hz = np.fft.rfftfreq(2 * partitions * HOP_SAMPLES, 1 / RATE_HZ)
         self._believed = np.clip((hz - self._DEEP_HZ) / (self._HIGH_HZ - self._DEEP_HZ), 0, 1).astype(np.float32)
@@ -68,8 +69,8 @@ class FeedbackPath(AdaptivePath):
         taps = np.fft.irfft(self._steady, n=FFT_SAMPLES)[:, :HOP_SAMPLES]
         spectrum = np.fft.rfft(taps.ravel(), n=2 * taps.size)
         spectrum *= self._believed
-        taps = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
-        np.fft.rfft(taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
+        self.taken_taps[:] = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
+        np.fft.rfft(self.taken_taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
 
     def steady_echo(self) -> Floats:
         """What the steady estimate expects of the same past as the last ``predict``: float32, 80; good until called
@@ -83,10 +84,6 @@ class FeedbackPath(AdaptivePath):
         np.multiply(self._spectra, self.weights, out=self._difference)
         self._difference[:hops] *= np.float32(gain)
         return self._heard()
-
-    def steady_response(self) -> Floats:
-        """The steady estimate as an impulse response, one number a sample."""
-        return np.asarray(np.fft.irfft(self._taken, n=FFT_SAMPLES)[:, :HOP_SAMPLES].ravel(), np.float32)
 
     def _heard(self) -> Floats:
         np.add.reduce(self._difference, axis=0, out=self._sum)
@@ -107,6 +104,7 @@ class FeedbackPath(AdaptivePath):
         super().reset()
         self._steady.fill(0)
         self._taken.fill(0)
+        self.taken_taps.fill(0)
         self._steady_hops = 1
 
 
@@ -266,7 +264,7 @@ class HowlGuard:
         """
         if not self._subtracting:
             return np.zeros(0, np.float32)
-        return np.concatenate([np.zeros(self._queue.size, np.float32), self.path.steady_response()])
+        return np.concatenate([np.zeros(self._queue.size, np.float32), self.path.taken_taps.ravel()])
 
     @property
     def delay_ms(self) -> float:

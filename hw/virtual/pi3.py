@@ -476,9 +476,8 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterato
     machine = Emulator(qemu(card, work, wire), work)
     try:
         running = machine.wait(lambda text: "quick" in told(text), limit_s)
-        yield Row(
-            "boots with a key on the card", verdict(running), told(machine.said()).get("unit", ""), machine.seconds
-        )
+        unit = told(machine.said()).get("unit", "nothing said")
+        yield Row("boots with a key on the card", verdict(running), unit, machine.seconds)
         while (answer := ask("owner", "hostname")).returncode and machine.seconds < limit_s:
             time.sleep(5)
         yield Row("SSH for the key's owner", verdict(not answer.returncode), _words(answer), machine.seconds)
@@ -494,9 +493,8 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterato
         while sent and ready not in shown and machine.seconds < limit_s:
             time.sleep(5)
             shown = _words(ask("owner", "quietbox-versions show; systemctl is-active quietbox"))
-        yield Row(
-            "runs it, and it is good", verdict(ready in shown and shown.endswith("active")), shown, machine.seconds
-        )
+        good = ready in shown and shown.endswith(" active")
+        yield Row("runs it, and it is good", verdict(good), shown, machine.seconds)
     finally:
         machine.cut()
 
