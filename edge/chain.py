@@ -16,7 +16,7 @@ from edge.guard import Fader, Limiter, SoftGate, VoiceBodyEq
 from edge.howl import HowlGuard
 from edge.reference import ABSURD_POWER, ReferenceCanceller
 from edge.spectrum import Floats
-from edge.suppress import open_configured
+from edge.suppress import open_configured, open_listener
 from edge.suppress.mask import MaskEngine
 from edge.voice import VoiceDecision
 
@@ -77,7 +77,9 @@ class Chain:
         self.reference: ReferenceCanceller | None = None
         """What works on the second microphone, if there is one."""
         if config.reference.channel:
-            self.reference = ReferenceCanceller(config.reference.path_ms, config.feedforward.highpass_hz)
+            # only a network tells speech at the voice well enough to be compared
+            listener = open_listener() if config.suppress.engine in ("auto", "network", "rnn") else None
+            self.reference = ReferenceCanceller(config.reference.path_ms, config.feedforward.highpass_hz, listener)
         self.engine: Engine = engine or open_configured(config)
         self.voice = VoiceDecision(config.voice.on, config.voice.off, config.voice.hold_ms)
         self.eq = VoiceBodyEq(config.eq.gain_db, config.eq.low_hz, config.eq.high_hz)

@@ -12,7 +12,8 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
 from edge.feedforward import HighPass
-from edge.spectrum import Floats, Spectra
+from edge.spectrum import BANDS, Floats, Spectra, Transform
+from edge.suppress.mask import Estimator
 
 FFT_SAMPLES = 2 * HOP_SAMPLES
 BINS = HOP_SAMPLES + 1
@@ -217,10 +218,61 @@ class Swing:
         return max(self._means[1] / max(self._means[0], 1e-12) - 1, 0.0)
 
 
+class Overheard:
+    """Who hears the speech: wherever a machine drowns it at one microphone only, the other one is the wearer's.
+
+    Told by two speech probabilities, the voice channel's and the reference's, and counted is what one of them is sure
+    of and the other denies. That works where levels do not: a voice 5 dB out of the noise moves them less than the
+    noise moves itself. In quiet both hear everything, and it says nothing.
+    """
+
+    SETTLE_HOPS = 200
+    """Nothing is believed within a second after the listening began."""
+    _SURE, _DENIED = 0.8, 0.3
+    _LEAST_HOPS = 600
+    """3 s heard by the reference alone, ..."""
+    _TIMES, _SHARE = 10, 0.2
+    """... ten times what the voice channel heard alone, and a fifth of all that the reference heard."""
+    _ENOUGH_HOPS = 3000
+    """After 15 s of speech, or a minute of anything, it has listened long enough."""
+    _MOST_HOPS = 12_000
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Listen anew."""
+        self.hops = 0
+        self._here_alone = self._there_alone = self._there = 0
+
+    def add(self, here: float, there: float) -> None:
+        """One hop's probabilities."""
+        self.hops += 1
+        if self.hops <= self.SETTLE_HOPS:
+            return
+        self._there += there > self._SURE
+        self._there_alone += there > self._SURE and here < self._DENIED
+        self._here_alone += here > self._SURE and there < self._DENIED
+
+    @property
+    def swapped(self) -> bool:
+        alone = self._there_alone
+        return alone > max(self._LEAST_HOPS, self._TIMES * self._here_alone, self._SHARE * self._there)
+
+    @property
+    def heard_enough(self) -> bool:
+        return self._there + self._here_alone >= self._ENOUGH_HOPS
+
+    @property
+    def ended(self) -> bool:
+        return self.heard_enough or self.hops >= self._MOST_HOPS
+
+
 class Watch:
     """Whether the reference can be trusted with the voice; one look a hop.
 
-    Swapped channels show where speech stands further out at the reference. But a canceller that works on swapped
+    Swapped channels show in noise where only the reference hears speech (``Overheard``, for a while every now and
+    then), and in quiet where speech stands further out at the reference. But a canceller that works on swapped
     channels removes the very speech by which they would be known. So where the reference's level comes and goes as
     speech does, and the voice's hardly, the canceller must pause for some seconds ("listening") until the speech
     probability has told whether that is speech, or a machine that runs now and then.
@@ -246,12 +298,15 @@ class Watch:
 
     def __init__(self) -> None:
         self._steps = np.zeros(HOP_SAMPLES - 1, np.float32)
+        self._overheard = Overheard()
         self._by_speech = Rise(2 * self._SPEECH_HOPS)
         self._here, self._there = Swing(), Swing()
         self.reset()
 
     def reset(self) -> None:
-        self._dead = self._copy = self._swapped = False
+        self._dead = self._copy = self._swapped = self._drowned = False
+        self._deaf_for, self._deaf_hops = 0, self._PATIENCE_HOPS
+        self._overheard.begin()
         self._dead_for = self._alive_for = self._same_for = self._other_for = 0
         self._by_speech.forget()
         self._here.forget()
@@ -261,8 +316,15 @@ class Watch:
         self._listen_for = self._trust_for = 0
         self._patience = self._PATIENCE_HOPS
 
-    def look(self, voice: Floats, reference: Floats, speech: float) -> str:
-        """Both hops as they came; returns "dead", "copy", "swapped", "listening" or, where all is well, nothing."""
+    @property
+    def overhears(self) -> bool:
+        """Whether it wants to know the probability of speech at the reference."""
+        return not (self._deaf_for or self._dead or self._copy)
+
+    def look(self, voice: Floats, reference: Floats, speech: float, there: float | None = None) -> str:
+        """Both hops as they came, and the probability of speech at the voice and, if anybody listens, the reference;
+        returns "dead", "copy", "swapped", "listening" or, where all is well, nothing.
+        """
         if _mean_square(voice) < self.SILENT_POWER:  # muted at the start, or dead itself: nothing to compare with
             return self._verdict()
         dead = _mean_square(reference) < self.SILENT_POWER or float(reference.max()) == float(reference.min())
@@ -273,17 +335,37 @@ class Watch:
         same = bool(voice[0] == reference[0]) and np.array_equal(voice, reference)
         self._same_for, self._other_for = (self._same_for + 1, 0) if same else (0, self._other_for + 1)
         self._copy = self._same_for >= self.SURE_HOPS or (self._copy and self._other_for < self.SURE_HOPS)
-        here, there = self._level(voice), self._level(reference)
-        self._suspect(here, there)
+        self._deaf_for = max(self._deaf_for - 1, 0)
+        if there is not None and speech > 0:  # 0 itself: nobody decides there just now
+            self._overhear(speech, there)
+        near, far = self._level(voice), self._level(reference)
+        self._suspect(near, far)
         if speech > self._SPEECH or speech < self._PAUSE:
-            self._by_speech.add(here, there, speech > self._SPEECH)
+            self._by_speech.add(near, far, speech > self._SPEECH)
             self._judge()
         return self._verdict()
 
     def _verdict(self) -> str:
         if self._dead or self._copy:
             return "dead" if self._dead else "copy"
-        return "swapped" if self._swapped else "listening" if self._listen_for else ""
+        if self._swapped or self._drowned:
+            return "swapped"
+        return "listening" if self._listen_for else ""
+
+    def _overhear(self, here: float, there: float) -> None:
+        """Listen until enough was heard, then rest: longer each time that all was well."""
+        overheard = self._overheard
+        overheard.add(here, there)
+        if overheard.swapped:
+            self._drowned = True
+        elif not overheard.ended:
+            return
+        elif overheard.heard_enough:
+            self._drowned = False
+            self._deaf_for, self._deaf_hops = self._deaf_hops, min(2 * self._deaf_hops, self._MOST_PATIENCE_HOPS)
+        else:
+            self._deaf_for = self._PATIENCE_HOPS
+        overheard.begin()
 
     def _level(self, hop: Floats) -> float:
         """Power of the differences between samples: 6 dB less with every octave down, so that rumble hides no voice."""
@@ -374,7 +456,7 @@ class ReferenceCanceller:
     so that a reference of something else does no harm; a path that makes things worse is forgotten.
 
     It switches itself off where the reference is dead, where it is a copy of the voice channel, and where it hears
-    speech stand further out of the noise than the voice channel does (swapped); and on again when that is over.
+    speech better than the voice channel does (swapped); and on again when that is over.
     """
 
     delay_samples = 0
@@ -398,8 +480,13 @@ class ReferenceCanceller:
     _DOUBT_HOPS = 400
     """What is predicted at 10 dB below the voice channel, and does not fit, is a path that has moved; every 2 s."""
 
-    def __init__(self, path_ms: float = LONGEST_PATH_MS, highpass_hz: float = 15.0) -> None:
-        """``path_ms`` up to 64; ``highpass_hz`` as the voice has it: two equal filters leave the path alone."""
+    def __init__(
+        self, path_ms: float = LONGEST_PATH_MS, highpass_hz: float = 15.0, listener: Estimator | None = None
+    ) -> None:
+        """``path_ms`` up to 64; ``highpass_hz`` as the voice has it: two equal filters leave the path alone.
+        ``listener`` knows speech when it hears it, at the reference, to tell swapped channels in noise; for the voice
+        channel ``process`` is told, and that should be by one as good.
+        """
         assert 0 < path_ms <= LONGEST_PATH_MS
         self._partitions = math.ceil(path_ms / HOP_MS)
         self.resets = 0
@@ -412,6 +499,9 @@ class ReferenceCanceller:
         self._highpass = HighPass(highpass_hz)
         self._watch = Watch()
         self._nearness = Nearness()
+        self._listener = listener
+        self._transform = Transform()
+        self._gains = np.zeros(BANDS, np.float32)
         self._reference = np.zeros(HOP_SAMPLES, np.float32)
         self._error = np.zeros(HOP_SAMPLES, np.float32)
         self._scale = np.zeros(HOP_SAMPLES, np.float32)
@@ -445,7 +535,7 @@ class ReferenceCanceller:
             self.unsound += 1
             heard.fill(0)
         voice = hop if as_heard is None else as_heard
-        self.trouble = self._watch.look(voice, heard, speech)
+        self.trouble = self._watch.look(voice, heard, speech, self._overhear(heard))
         speech *= self._nearness.of(voice, heard)
         self._clipped_for = self._partitions if self._clips(heard) else max(self._clipped_for - 1, 0)
         self._highpass.process(heard)
@@ -481,9 +571,20 @@ class ReferenceCanceller:
         self._path.learn(self._error, share)
         self._mind()
 
+    def _overhear(self, heard: Floats) -> float | None:
+        """The probability of speech at the reference, while that is asked for. After a rest the listener begins with
+        what it heard before, and is not believed at first.
+        """
+        if self._listener is None or not self._watch.overhears:
+            return None
+        return self._listener.estimate(self._transform.analyse(heard), self._gains)
+
     def reset(self) -> None:
         """Forget the signal and the path; keep the counts."""
         self.trouble = ""
+        self._transform.reset()
+        if self._listener is not None:
+            self._listener.reset()
         self._watch.reset()
         self._nearness.reset()
         self._highpass.reset()

@@ -3,9 +3,11 @@
 import gc
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import fftconvolve
@@ -13,9 +15,10 @@ from scipy.signal import fftconvolve
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import Config, FeedforwardConfig, GateConfig, ReferenceConfig, SuppressConfig
-from edge.reference import AdaptivePath, Nearness, ReferenceCanceller
+from edge.reference import AdaptivePath, Nearness, ReferenceCanceller, Watch
 from edge.spectrum import Floats
 
+SOUNDS = Path(__file__).parent / "sounds" / "clean"
 HISS = 1e-4
 """-80 dBFS: no two microphones hear exactly the same."""
 
@@ -261,6 +264,48 @@ def test_swapped_channels_are_noticed_and_forgiven() -> None:
     assert np.array_equal(got[9 * RATE_HZ : 12 * RATE_HZ], heard[9 * RATE_HZ : 12 * RATE_HZ])
     right = walk(ReferenceCanceller(), near, far, speech)[1]
     assert not any(state.startswith("off") for state in right)
+
+
+def test_swapped_channels_are_noticed_in_loud_noise_by_who_hears_the_speech() -> None:
+    """At 0 dB the voice moves no level; and not one hop of the right channels is doubted."""
+    clean = [soundfile.read(file, dtype="float32")[0] for file in sorted(SOUNDS.glob("*.flac"))]
+    words = np.concatenate([clip / clip.std() for clip in clean])
+    words = 0.05 * np.tile(words, 24 * RATE_HZ // len(words) + 1)[: 24 * RATE_HZ].astype(np.float32)
+    noise = white(24, level=0.05)
+    near = words + through(path(5, 5), noise)
+    far = noise + np.float32(10 ** (-17 / 20)) * words
+    config = Config(gate=GateConfig(on=False), reference=ReferenceConfig(channel=2))
+    for voice, other, wanted in ((far, near, True), (near, far, False)):
+        chain, found = Chain(config), []
+        for hop, there in zip(voice.copy().reshape(-1, HOP_SAMPLES), other.reshape(-1, HOP_SAMPLES), strict=True):
+            chain.process(hop, there)
+            assert chain.reference is not None
+            found.append(chain.reference.trouble == "swapped")
+        assert any(found) == found[-1] == wanted
+
+
+def test_who_hears_the_speech_is_asked_now_and_then_and_may_change() -> None:
+    watch = Watch()
+    rng = np.random.default_rng(3)
+    lanes = rng.standard_normal((2, HOP_SAMPLES)).astype(np.float32) * 0.1
+
+    def after(seconds: float, here: float, there: float) -> tuple[str, float]:
+        """The verdict at the end, and the share of hops for which the reference was listened to."""
+        asked, verdict = 0, ""
+        for _ in range(round(seconds * 200)):
+            asked += watch.overhears
+            verdict = watch.look(*lanes, here, there if watch.overhears else None)
+        return verdict, asked / seconds / 200
+
+    assert after(60, 0.9, 0.1)[0] == ""
+    assert after(600, 0.9, 0.1)[1] < 0.15, "right channels are trusted longer and longer"
+    watch.reset()
+    assert after(3.9, 0.1, 0.9)[0] == "" and after(1, 0.1, 0.9)[0] == "swapped"
+    assert after(15, 0.9, 0.1)[0] == "swapped" and after(5, 0.9, 0.1)[0] == ""
+    watch.reset()
+    assert after(120, 0.9, 0.9)[0] == "", "in quiet both hear it"
+    watch.reset()
+    assert after(60, 0.0, 0.9)[0] == "", "an engine that tells no speech is no witness"
 
 
 def test_a_machine_that_runs_now_and_then_is_listened_to_and_then_cancelled() -> None:

@@ -45,6 +45,14 @@ def _rnn(model: str, notes: list[str]) -> Estimator:
     return Model("rnn").weights("rnn")
 
 
+def open_listener() -> Estimator | None:
+    """The smallest network, for its speech probability; none if its files are not there."""
+    try:
+        return _rnn("rnn", [])
+    except BadModel:
+        return None
+
+
 def _dsp(model: str, notes: list[str]) -> Estimator:
     from edge.suppress.dsp import Wiener  # SciPy takes long to load, and the trial of ONNX Runtime needs none of it
 
