@@ -321,7 +321,7 @@ def heard_noise(scene: Scene, microphones: Sequence[Point], samples: int, seed: 
     return from_place(sound, FAR_SIDE if scene.event == "far" else NOISE, microphones)
 
 
-def render(scene: Scene, seconds: float, seed: int = 0) -> Sound:
+def render(scene: Scene, seconds: float, seed: int = 0, snr_db: float = SNR_DB) -> Sound:
     """Let a scene sound: both microphones, and the speech alone at the voice microphone."""
     samples = int(seconds * RATE_HZ) // HOP_SAMPLES * HOP_SAMPLES
     lead = 0 if scene.event == "talk" else int(LEAD_S * RATE_HZ)
@@ -336,7 +336,7 @@ def render(scene: Scene, seconds: float, seed: int = 0) -> Sound:
         spoken[1] = 0
 
     spoken *= 10 ** (SPEECH_DBFS / 20) / spoken[0, lead:].std()
-    noisy *= 10 ** ((SPEECH_DBFS - SNR_DB) / 20) / noisy[0].std()
+    noisy *= 10 ** ((SPEECH_DBFS - snr_db) / 20) / noisy[0].std()
     own = 10 ** (SELF_NOISE_DBFS / 20) * np.random.default_rng([seed, 3141]).standard_normal((2, samples))
     voice, other = (spoken + noisy + own).astype(np.float32)
     clean = spoken[0].astype(np.float32)
