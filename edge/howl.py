@@ -181,10 +181,11 @@ class HowlGuard:
 
     Suspicion: over the last 100 ms our own output explains ``_EXPLAINED_DB`` more of the microphone (treble raised by
     6 dB an octave, or a voice's bass decides alone) than is already subtracted, and the sound grows or stands at the
-    limiter. Without a circle speech is explained by 1 dB at most (the step from hop to hop is small against its
-    changes), a held tone wholly. Probe: ``_DROP_DB`` down within a hop, learning stopped; from one round later for
-    50 ms two predictions stand against each other, ours and the one that knows nothing of the drop. A circle follows
-    the first.
+    limiter; or it explains nearly all, and what comes back is nearly as loud as what was played: with a suppressor in
+    it a circle dies away in every pause and is open none the less. Without a circle speech is explained by 1 dB at most
+    (the step from hop to hop is small against its changes), a held tone wholly. Probe: ``_DROP_DB`` down within a hop,
+    learning stopped; from one round later, over ten hops in which nothing else is louder, two predictions stand against
+    each other, ours and the one that knows nothing of the drop. A circle follows the first.
     """
 
     delay_samples = 0
@@ -192,6 +193,9 @@ class HowlGuard:
     _MEMORY_HOPS = 20
     _EXPLAINED_DB = 3.0
     _GROWTH_DB = 1.0
+    _WHOLLY_DB = 4.5
+    _RETURNED_DB = -10.0
+    """Over all frequencies; a circle on the verge of ringing, which is open at one, returns -14 dB of a voice."""
     _LOUD = 0.45
     """The limiter's threshold lies at 0.5."""
     _QUIETEST = 1e-6
@@ -200,9 +204,14 @@ class HowlGuard:
     _MOST_DROP_DB = 30.0
     _WATCH_HOPS = 10
     _REACHED = 0.3
-    """A hop counts if so much of its prediction's power is owed to the drop."""
+    """A hop counts if so much of its prediction's power is owed to the drop, ..."""
+    _TELLING = 0.5
+    """... and that prediction is so much of what is heard: another sound's hops tell nothing."""
+    _LONGEST_WATCH_HOPS = 60
     _FALLEN = 0.3
     """Of its power before: a circle that stood at the limiter has left that much or less, whatever was learnt of it."""
+    _UNMOVED = 1.15
+    """As loud as before, to 0.6 dB: a hum does not mind the drop, and only a clear sign speaks against it then."""
     _HOLD_HOPS = 20
     _DENIED_HOPS = round(200 / HOP_MS)
     _DENIED_MOST_HOPS = round(60_000 / HOP_MS)
@@ -233,7 +242,7 @@ class HowlGuard:
         partitions = max(2, round(span_ms / HOP_MS) - skipped)
         self._queue = np.zeros((skipped + 1, HOP_SAMPLES), np.float32)
         self.path = FeedbackPath(partitions)
-        self._longest_hops = partitions + self._WATCH_HOPS
+        self._longest_hops = partitions + self._LONGEST_WATCH_HOPS
         self.notches = Notches()
         self.events = 0
         """Circles found so far."""
@@ -246,6 +255,8 @@ class HowlGuard:
         self._treble = np.zeros(HOP_SAMPLES - 1, np.float32)
         self._heard = np.zeros(2 * self._MEMORY_HOPS)
         self._unexplained = np.zeros(2 * self._MEMORY_HOPS)
+        self._sent = np.zeros(2 * self._MEMORY_HOPS)
+        self._returned = np.zeros(2 * self._MEMORY_HOPS)
         self._gains = np.zeros(HOP_SAMPLES, np.float32)
         self._ramp = (np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES).astype(np.float32)
         self._recent = np.zeros(self._SPECTRUM_SAMPLES, np.float32)
@@ -289,6 +300,8 @@ class HowlGuard:
         self._recent.fill(0)
         self._heard.fill(0)
         self._unexplained.fill(0)
+        self._sent.fill(0)
+        self._returned.fill(0)
         self._place = 0
         self._ours = self._theirs = self._all = 0.0
         self._was_loud, self._level = False, 0.0
@@ -300,6 +313,8 @@ class HowlGuard:
         expected = self.path.predict(self._queue[0])
         left = self._left
         np.subtract(hop, expected, out=left)
+        self._sent[self._place] = self._treble_power(self._queue[0])
+        self._returned[self._place] = self._treble_power(expected)
         if self._probe_hops >= 0:
             self._watch(hop)
         else:
@@ -340,7 +355,11 @@ class HowlGuard:
         if heard < memory * self._QUIETEST or heard < unexplained * 10 ** (self._EXPLAINED_DB / 10):
             return False
         earlier = float(self._heard.sum()) - heard
-        return self._loud or heard > earlier * 10 ** (self._GROWTH_DB / 10)
+        if self._loud or heard > earlier * 10 ** (self._GROWTH_DB / 10):
+            return True
+        returned = 2 * float(self._returned[newest].sum())  # of what was played in twice the time
+        wholly = heard > unexplained * 10 ** (self._WHOLLY_DB / 10)
+        return wholly and returned > float(self._sent.sum()) * 10 ** (self._RETURNED_DB / 10)
 
     @property
     def _loud(self) -> bool:
@@ -355,7 +374,8 @@ class HowlGuard:
         np.subtract(hop, louder, out=self._scaled)
         theirs, loudness = self._treble_power(self._scaled), self._treble_power(louder)
         self._scaled -= self._left
-        if self._treble_power(self._scaled) > self._REACHED * loudness:
+        telling = loudness > self._TELLING * self._treble_power(hop)
+        if telling and self._treble_power(self._scaled) > self._REACHED * loudness:
             self._watched += 1
             self._all += self._treble_power(hop)
             self._ours += self._treble_power(self._left)
@@ -363,11 +383,14 @@ class HowlGuard:
         if self._watched < self._WATCH_HOPS and self._probe_hops < self._longest_hops:
             return
         self._probe_hops = -1
-        follows = self._ours < 0.8 * self._all and self._ours < 0.7 * self._theirs
-        fallen = self._was_loud and self._all < self._FALLEN * self._watched * self._level
+        level = self._watched * self._level
+        unmoved = level < self._all * self._UNMOVED and self._all < level * self._UNMOVED
+        clearly = self._ours < min(0.8 * self._all, self._theirs / 3)
+        follows = clearly or (self._ours < min(self._all, 0.7 * self._theirs) and not unmoved)
+        fallen = self._was_loud and self._all < self._FALLEN * level
         if follows or fallen:
             self._confirm()
-        elif self._theirs < min(0.5 * self._all, self._ours) or self._unclear == self._MOST_UNCLEAR:
+        elif unmoved or self._theirs < min(0.5 * self._all, self._ours) or self._unclear == self._MOST_UNCLEAR:
             self._deny()
         else:
             self._unclear += 1

@@ -157,6 +157,14 @@ def test_what_only_sounds_like_a_circle_makes_no_event(sound: object) -> None:
     assert guard.suspicions <= 6, "a probe is a dip that can be heard"
 
 
+@pytest.mark.parametrize("seed", [5000, 5007])
+def test_a_circle_is_found_though_the_network_holds_it_down(seed: int) -> None:
+    """Seeds that it was not tuned on; it lets the circle die away in every pause, so that nothing grows for long."""
+    found = measure(seed, 6.0, 4.0, "network")
+    assert found.events and found.rang_s == 0
+    assert found.turned_down_s < 1.5 and found.unstable_s < 0.3
+
+
 def test_below_stability_nothing_is_made_worse() -> None:
     sound = speech(NAMES[0], 1, 3.0)
     response = way(3, -12.0)
