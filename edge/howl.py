@@ -390,7 +390,9 @@ class HowlGuard:
         fallen = self._was_loud and self._all < self._FALLEN * level
         if follows or fallen:
             self._confirm()
-        elif unmoved or self._theirs < min(0.5 * self._all, self._ours) or self._unclear == self._MOST_UNCLEAR:
+        elif self._unclear == self._MOST_UNCLEAR or (
+            self._watched == self._WATCH_HOPS and (unmoved or self._theirs < min(0.5 * self._all, self._ours))
+        ):
             self._deny()
         else:
             self._unclear += 1

@@ -1,16 +1,18 @@
-"""What listeners' models mind, as losses with gradients: disturbance after PESQ, envelopes after STOI.
+"""What listeners mind, as losses with gradients: disturbance after PESQ, envelopes after STOI, the opinion of DNSMOS.
 
-Both follow the published measures in what they compare and leave out what training does not need: PESQ's alignment in
-time and its search for bad intervals, STOI's removal of silent frames (frames are weighed by their level instead). They
-are lessons, not measures: ``models.measures`` measures.
+The first two follow the published measures in what they compare and leave out what training does not need: PESQ's
+alignment in time and its search for bad intervals, STOI's removal of silent frames (frames are weighed by their level
+instead). They are lessons, not measures: ``models.measures`` measures.
 """
 
+import importlib.util
 import math
 
 import torch
 from torch import Tensor, nn
 
 from edge import RATE_HZ
+from models.measures import DNSMOS_POLYNOMIALS, dnsmos_file
 
 FFT_SAMPLES, STEP_SAMPLES = 512, 256
 BINS_HZ = torch.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)
@@ -27,11 +29,11 @@ class Disturbance(nn.Module):
 
     bands: Tensor
     threshold: Tensor
-    width: Tensor
     window: Tensor
 
     LEVEL_DB = 79.0
     """Speech is presented at so many dB SPL."""
+    WIDTH_BARK = 0.5
     EXPONENT = 0.23
     SYMMETRIC, ASYMMETRIC = 0.1, 0.0309
     LOUDNESS = 0.1866
@@ -39,7 +41,7 @@ class Disturbance(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         bark = 26.81 * BINS_HZ / (1960 + BINS_HZ) - 0.53
-        edges = torch.arange(0.5, float(bark[-1]), 0.5)
+        edges = torch.arange(0.5, float(bark[-1]), self.WIDTH_BARK)
         low, high = edges[:-1].unsqueeze(1), edges[1:].unsqueeze(1)
         bands = ((bark >= low) & (bark < high)).float()
         held = bands.sum(1) > 0
@@ -49,7 +51,6 @@ class Disturbance(nn.Module):
         )
         self.register_buffer("bands", bands[held].T.contiguous())
         self.register_buffer("threshold", 10 ** (threshold_db / 10))
-        self.register_buffer("width", torch.full((int(held.sum()),), 0.5))
         self.register_buffer("window", torch.hann_window(FFT_SAMPLES))
 
     def forward(self, output: Tensor, clean: Tensor) -> Tensor:
@@ -70,9 +71,9 @@ class Disturbance(nn.Module):
         added = ((heard + 50) / (meant + 50)) ** 1.2
         added = torch.where(added < 3, 0.0, added.clamp(max=12)).detach()
         emphasis = ((meant.sum(2) + 1e5) / 1e7) ** 0.04
-        total = self.width.sum()
-        even = total * ((gap * self.width).square().sum(2) / (total * self.width.max()) + 1e-9).sqrt() / emphasis
-        uneven = (gap * added * self.width).sum(2) / emphasis
+        width = self.WIDTH_BARK * gap.shape[2]
+        even = width * (self.WIDTH_BARK * gap.square().sum(2) / width + 1e-9).sqrt() / emphasis
+        uneven = self.WIDTH_BARK * (gap * added).sum(2) / emphasis
         return self.SYMMETRIC * self.over_time(even) + self.ASYMMETRIC * self.over_time(uneven)
 
     def power(self, wave: Tensor) -> Tensor:
@@ -130,6 +131,55 @@ class Envelopes(nn.Module):
         power = torch.view_as_real(bins).square().sum(3).transpose(1, 2) @ self.bands
         frames = min(self.STRETCH_FRAMES, power.shape[1])
         return (power + 1e-9).sqrt().unfold(1, frames, self.STRETCH_FRAMES // 4)
+
+
+class Opinion(nn.Module):
+    """The overall mark of DNSMOS P.835 (Reddy, Gopal & Cutler 2022), 1 to 5: its own network, read from the package
+    speechmos, with the convolutions in bfloat16. It judges without the clean speech and can be talked round, so it is
+    only ever one voice of several.
+    """
+
+    FRAME_SAMPLES, FRAME_STEP_SAMPLES = 320, 160
+    CONVOLUTIONS, POOLED = 7, (3, 4, 5)
+    LEVEL_DBFS = -26.0
+    """DNSMOS hears the level, too: waves of level 1 are presented at this one."""
+    LEAST_S = 5.0
+    """It was trained on nine seconds; of less than this it knows little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import onnx
+
+        for stored in onnx.load(str(dnsmos_file())).graph.initializer:
+            name = stored.name.split("/ReadVariableOp")[0].removeprefix("mos_estimator_logpow/")
+            values = torch.from_numpy(onnx.numpy_helper.to_array(stored).copy())
+            self.register_buffer(name.split(":")[0].replace("/", "_").replace("-", "_"), values, persistent=False)
+
+    @staticmethod
+    def found() -> bool:
+        """Whether the packages are installed."""
+        return all(importlib.util.find_spec(package) for package in ("speechmos", "onnx"))
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Waves (items, samples) whose speech has level 1 -> (items,)."""
+        frames = (output * 10 ** (self.LEVEL_DBFS / 20)).unfold(1, self.FRAME_SAMPLES, self.FRAME_STEP_SAMPLES)
+        turns = (self.get_buffer(f"time2freq_stft_{part}_kernel").squeeze(2).T for part in ("real", "imag"))
+        real, imaginary = (frames @ turn for turn in turns)
+        x = torch.log10((real.square() + imaginary.square()).clamp(min=1e-12)).unsqueeze(1)
+        with torch.autocast(output.device.type, torch.bfloat16):
+            x = x.to(memory_format=torch.channels_last)
+            for index in range(self.CONVOLUTIONS):
+                layer = f"conv2d_{index}" if index else "conv2d"
+                kernel, bias = self.get_buffer(f"{layer}_kernel"), self.get_buffer(f"{layer}_bias")
+                x = torch.relu(nn.functional.conv2d(x, kernel, bias, padding=1))
+                if index in self.POOLED:
+                    x = nn.functional.max_pool2d(x, 2)
+        x = x.float().amax((2, 3))
+        for layer in ("dense", "dense_1"):
+            x = torch.relu(x @ self.get_buffer(f"{layer}_MatMul") + self.get_buffer(f"{layer}_BiasAdd"))
+        raw = (x @ self.get_buffer("dense_3_MatMul") + self.get_buffer("dense_3_BiasAdd"))[:, 2]
+        square, slope, start = DNSMOS_POLYNOMIALS["OVRL"]
+        return (square * raw + slope) * raw + start
 
 
 def centred(envelope: Tensor) -> Tensor:

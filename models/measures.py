@@ -42,30 +42,37 @@ def stoi(clean: Floats, estimate: Floats, extended: bool = False) -> float:
     return float(measure(clean, estimate, RATE_HZ, extended=extended))
 
 
+DNSMOS_POLYNOMIALS = {
+    "SIG": (-0.08397278, 1.22083953, 0.0052439),
+    "BAK": (-0.13166888, 1.60915514, -0.39604546),
+    "OVRL": (-0.06766283, 1.11546468, 0.04602535),
+}
+"""From the model's three outputs to marks, highest power first: Microsoft's dnsmos_local.py has them."""
+
+
+def dnsmos_file() -> Path:
+    """The model in the package speechmos."""
+    spec = importlib.util.find_spec("speechmos")
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
+
+
 @cache
 def _dnsmos_session() -> Any:
     import onnxruntime
 
-    spec = importlib.util.find_spec("speechmos")
-    assert spec and spec.submodule_search_locations
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = Path(spec.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(dnsmos_file()), options, providers=["CPUExecutionProvider"])
 
 
 def dnsmos(estimate: Floats) -> tuple[float, float, float]:
-    """SIG, BAK, OVRL on the first 9.01 s; shorter sound is repeated, as Microsoft's dnsmos_local.py does.
-
-    The polynomials are that script's, for the model that ships in the package speechmos.
-    """
+    """SIG, BAK, OVRL on the first 9.01 s; shorter sound is repeated, as Microsoft's dnsmos_local.py does."""
     window = int(9.01 * RATE_HZ)
     audio = np.tile(estimate, -(-window // max(len(estimate), 1)))[:window]
     raw = _dnsmos_session().run(None, {"input_1": np.clip(audio, -1, 1)[np.newaxis].astype(np.float32)})[0][0]
-    sig = np.polyval([-0.08397278, 1.22083953, 0.0052439], raw[0])
-    bak = np.polyval([-0.13166888, 1.60915514, -0.39604546], raw[1])
-    ovrl = np.polyval([-0.06766283, 1.11546468, 0.04602535], raw[2])
-    return float(sig), float(bak), float(ovrl)
+    sig, bak, ovrl = (float(np.polyval(p, x)) for p, x in zip(DNSMOS_POLYNOMIALS.values(), raw, strict=True))
+    return sig, bak, ovrl
 
 
 def level_change_db(before: Floats, after: Floats) -> float:

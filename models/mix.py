@@ -80,6 +80,10 @@ class Recipe:
     p_band_limit: float = 0.1
     p_clip: float = 0.05
     p_speed: float = 0.3
+    speed: tuple[float, float] = (0.9, 1.1)
+    p_noise_speed: float = 0.5
+    noise_speed: tuple[float, float] = (0.7, 1.4)
+    """Machines of other sizes: there are fewer recordings of noise than kinds of it."""
     p_late_start: float = 0.05
     """Digital silence first, up to half of the item: a device that opens, a mute button let go."""
 
@@ -250,7 +254,7 @@ class Mixer:
         recipe, length = self.recipe, samples + MOST_ROOM_SAMPLES
         length = fast_length(length)
 
-        speech = torch.fft.rfft(self._speed(self.cut(self.speech, items, samples)), length)
+        speech = torch.fft.rfft(self._talk(items, samples), length)
         limit = self._band_limit(items, length)
         speech = speech * (self._eq(items, length) * limit)
         heard, clean = self._in_room(speech, length)
@@ -293,19 +297,25 @@ class Mixer:
     def _happens(self, items: int, p: float) -> Tensor:
         return (self._rand(items) < p).float().unsqueeze(1)
 
-    def _speed(self, wave: Tensor) -> Tensor:
-        """Some items played 10 % slower to 10 % faster: cubic interpolation; a faster one ends in silence."""
-        rows = (self._rand(wave.shape[0]) < self.recipe.p_speed).nonzero().squeeze(1)
-        ratio = self._between(wave.shape[0], 0.9, 1.1)[rows].unsqueeze(1)
-        if len(rows) == 0:
-            return wave
-        place = torch.arange(wave.shape[1], device=wave.device) * ratio
-        whole = place.floor()
-        x, index = place - whole, whole.long()
-        padded = torch.nn.functional.pad(wave[rows], (1, wave.shape[1] // 8 + 4))
-        a, b, c, d = (padded.gather(1, index + shift) for shift in range(4))
-        wave[rows] = b + 0.5 * x * (c - a + x * (2 * a - 5 * b + 4 * c - d + x * (3 * (b - c) + d - a)))
-        return wave
+    def _talk(self, items: int, samples: int) -> Tensor:
+        """One voice per item."""
+        return self._at_speed(self.speech, items, samples, self.recipe.p_speed, self.recipe.speed)
+
+    def _recorded_noise(self, items: int, samples: int) -> Tensor:
+        return unit(self._at_speed(self.noise, items, samples, self.recipe.p_noise_speed, self.recipe.noise_speed))
+
+    def _at_speed(self, bank: Bank, items: int, samples: int, p: float, speed: tuple[float, float]) -> Tensor:
+        """A cut for each item, some played slower or faster and so lower or higher, by cubic interpolation."""
+        wave = self.cut(bank, items, math.ceil(samples * speed[1]) + 4)
+        ratio = self._between(items, *speed)
+        rows = (self._rand(items) < p).nonzero().squeeze(1)
+        if len(rows):
+            place = torch.arange(samples, device=wave.device) * ratio[rows].unsqueeze(1)
+            whole = place.floor()
+            x, index = place - whole, whole.long()
+            a, b, c, d = (wave[rows].gather(1, index + shift) for shift in range(4))
+            wave[rows, :samples] = b + 0.5 * x * (c - a + x * (2 * a - 5 * b + 4 * c - d + x * (3 * (b - c) + d - a)))
+        return wave[:, :samples]
 
     def _eq(self, items: int, length: int) -> Tensor:
         """Zero-phase gains (items, bins): a smooth curve through eight random points, drawn anew for each sound."""
@@ -333,7 +343,7 @@ class Mixer:
     def _noise(self, items: int, samples: int) -> Tensor:
         """One recording, babble or drawn noise per item, and sometimes a second recording."""
         recipe = self.recipe
-        noise = unit(self.cut(self.noise, items, samples))
+        noise = self._recorded_noise(items, samples)
         roll = self._rand(items)
         talk = (roll < recipe.p_babble).nonzero().squeeze(1)
         if len(talk):
@@ -344,7 +354,7 @@ class Mixer:
         second = (self._rand(items) < recipe.p_second_noise).nonzero().squeeze(1)
         if len(second):
             gain = 10 ** (self._between(len(second), -10, 3) / 20).unsqueeze(1)
-            noise[second] += gain * unit(self.cut(self.noise, len(second), samples))
+            noise[second] += gain * self._recorded_noise(len(second), samples)
         return noise
 
     def _babble(self, items: int, samples: int) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.suppress.network import Shape
-from models.ear import Disturbance, Envelopes, si_sdr_loss_db
+from models.ear import Disturbance, Envelopes, Opinion, si_sdr_loss_db
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.mix import Batch, NoRecordings, active_power, open_mixer, power
 from models.network import Network, Spectrum, enhance, features_of
@@ -78,6 +78,7 @@ class Loss(nn.Module):
         super().__init__()
         self.register_buffer("window", torch.hann_window(512))
         self.disturbance, self.envelopes = Disturbance(), Envelopes()
+        self.opinion = Opinion() if Opinion.found() else None
 
     def forward(self, output: Tensor, speech: Tensor, batch: Batch, spoken: Tensor) -> dict[str, Tensor]:
         """Output waves aligned with ``batch.clean``, speech logits and labels (items, hops) -> named terms."""
@@ -88,16 +89,19 @@ class Loss(nn.Module):
         gap = clean_size - out_size
         spoken_to = (batch.kind != 2).float()
         share = spoken_to / spoken_to.sum().clamp(min=1)
-        return {
+        terms = {
             "size": 0.3 * gap.square().mean(),
             "bins": 0.4 * torch.view_as_real(clean_bins - out_bins).square().mean(),
             "lost": 0.45 * gap.clamp(min=0).square().mean(),
             "wave": 0.3 * (out - clean).abs().mean(),
-            "disturbance": 0.06 * (self.disturbance(out, clean) * share).sum(),
-            "envelopes": 1.0 * (self.envelopes(out, clean) * share).sum(),
-            "ratio": 0.02 * (si_sdr_loss_db(out, clean) * share).sum(),
+            "disturbance": 0.07 * (self.disturbance(out, clean) * share).sum(),
+            "envelopes": 1.2 * (self.envelopes(out, clean) * share).sum(),
+            "ratio": 0.03 * (si_sdr_loss_db(out, clean) * share).sum(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
+        if self.opinion and out.shape[1] >= Opinion.LEAST_S * RATE_HZ:
+            terms["opinion"] = 0.2 * ((5 - self.opinion(out)) * share).sum()
+        return terms
 
     def compressed(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Magnitudes to the power 0.3, alone and with the phase."""
@@ -149,7 +153,7 @@ class Student:
         self.processes = 1
         if torch.distributed.is_initialized():
             self.processes = torch.distributed.get_world_size()
-            self.learner = nn.parallel.DistributedDataParallel(self.lesson)
+            self.learner = nn.parallel.DistributedDataParallel(self.lesson, broadcast_buffers=False)
 
     @property
     def progress(self) -> float:

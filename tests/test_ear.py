@@ -7,8 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from models.ear import Disturbance, Envelopes, si_sdr_loss_db
-from models.measures import pesq_wb, si_sdr_db, stoi
+from edge import RATE_HZ
+from models.ear import Disturbance, Envelopes, Opinion, si_sdr_loss_db
+from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 
 SOUNDS = Path(__file__).parent / "sounds"
 PAIRS = sorted(path.name for path in (SOUNDS / "noisy").glob("*.flac") if (SOUNDS / "clean" / path.name).is_file())
@@ -57,3 +58,27 @@ def test_silence_and_noise_have_finite_gradients() -> None:
     for lesson in (Disturbance(), Envelopes(), si_sdr_loss_db):
         (gradient,) = torch.autograd.grad(lesson(output, clean).sum(), output)
         assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_opinion_is_that_of_dnsmos(name: str) -> None:
+    """On the same nine seconds, but for the last hundredth; what it sees of the samples' level is put right."""
+    noisy, _ = pair(name)
+    nine = noisy.tile(1, 9 * RATE_HZ // noisy.shape[1] + 1)[:, : 9 * RATE_HZ]
+    mark = Opinion()(nine * 10 ** (-Opinion.LEVEL_DBFS / 20)).item()
+    assert mark == pytest.approx(dnsmos(np.pad(nine[0].numpy(), (0, 160)))[2], abs=0.03)
+
+
+def test_the_opinion_teaches() -> None:
+    """A few steps of gain over time along its gradient raise the mark."""
+    noisy, _ = pair(PAIRS[0])
+    noisy = noisy[:, : 5 * RATE_HZ] / noisy.std()
+    gain = torch.ones(1, noisy.shape[1] // 800).requires_grad_()
+    opinion, marks = Opinion(), []
+    for _ in range(5):
+        mark = opinion(noisy * gain.repeat_interleave(800, 1))
+        (gradient,) = torch.autograd.grad(mark.sum(), gain)
+        assert torch.isfinite(gradient).all()
+        marks.append(mark.item())
+        gain = (gain + 0.3 * gradient / gradient.abs().max()).clamp(0, 1).detach().requires_grad_()
+    assert marks[-1] > marks[0]

@@ -45,6 +45,7 @@ PLAIN = Recipe(
     p_band_limit=0,
     p_clip=0,
     p_speed=0,
+    p_noise_speed=0,
     p_late_start=0,
 )
 """Nothing but speech plus one noise."""
@@ -165,6 +166,16 @@ def test_speed_moves_the_pitch() -> None:
     mixer = Mixer(bank(pure), bank(pure), None, 1, recipe)
     peaks_hz = torch.fft.rfft(mixer.batch(0, 16, SAMPLES).clean).abs().argmax(1) * RATE_HZ / SAMPLES
     assert peaks_hz.min() > 895 and peaks_hz.max() < 1105 and peaks_hz.std() > 20
+
+
+def test_noise_is_heard_at_other_speeds() -> None:
+    recipe = replace(PLAIN, p_noise_speed=1.0, p_noise_only=1.0)
+    pure = [np.sin(2 * np.pi * 1000 * np.arange(4 * RATE_HZ) / RATE_HZ)]
+    mixer = Mixer(bank(pure), bank(pure), None, 1, recipe)
+    noisy = mixer.batch(0, 32, SAMPLES).noisy
+    peaks_hz = torch.fft.rfft(noisy).abs().argmax(1) * RATE_HZ / SAMPLES
+    assert 695 < peaks_hz.min() < 850 and 1150 < peaks_hz.max() < 1405
+    assert (noisy[:, -800:].square().mean(1) > 0.5 * noisy.square().mean(1)).all(), "none ends in silence"
 
 
 def test_same_seed_and_step_same_batch() -> None:

@@ -184,6 +184,7 @@ def test_a_talker_at_the_noises_place_does_not() -> None:
 
 
 @given(gain_db=st.floats(-40, 40), seed=st.integers(0, 9))
+@settings(deadline=None)
 def test_nearness_needs_no_matched_gains(gain_db: float, seed: int) -> None:
     noise, talk = white(1, seed), white(0.5, seed + 10, 0.5)
     talk = np.concatenate([np.zeros(RATE_HZ // 2, np.float32), talk])

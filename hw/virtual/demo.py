@@ -62,7 +62,7 @@ def judge(clean: Floats, noisy: Floats, enhanced: Floats) -> Outcome:
 
     Noise removed: how much quieter the pauses of the speech became. Speech kept: level of the part of the output that
     is the clean speech (its projection) while somebody speaks; 0 dB is all of it. The output is compared with the clean
-    speech as the box's high-pass leaves it, because that filter turns the phase of everything below 200 Hz.
+    speech as the box's high-pass leaves it, because that filter turns the phase of the lowest voice.
     """
     pause = pauses(clean)
     passed = high_passed(clean)
