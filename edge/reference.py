@@ -234,8 +234,8 @@ class Overheard:
     _TIMES, _SHARE = 10, 0.2
     """... ten times what the voice channel heard alone, and a fifth of all that the reference heard."""
     _ENOUGH_HOPS = 3000
-    """After 15 s of speech, or a minute of anything, it has listened long enough."""
-    _MOST_HOPS = 12_000
+    _MOST_HOPS, _IDLE_HOPS = 12_000, 2000
+    """After 15 s of speech, a minute of anything, or 10 s of nobody, it has listened long enough."""
 
     def __init__(self) -> None:
         self.begin()
@@ -265,7 +265,8 @@ class Overheard:
 
     @property
     def ended(self) -> bool:
-        return self.heard_enough or self.hops >= self._MOST_HOPS
+        heard = self._there + self._here_alone
+        return self.heard_enough or self.hops >= (self._MOST_HOPS if heard else self._IDLE_HOPS)
 
 
 class Watch:
@@ -304,8 +305,8 @@ class Watch:
         self.reset()
 
     def reset(self) -> None:
-        self._dead = self._copy = self._swapped = self._drowned = False
-        self._deaf_for, self._deaf_hops = 0, self._PATIENCE_HOPS
+        self._dead = self._copy = self._swapped = self._swapped_in_noise = False
+        self._rest_for, self._rest_hops = 0, self._PATIENCE_HOPS
         self._overheard.begin()
         self._dead_for = self._alive_for = self._same_for = self._other_for = 0
         self._by_speech.forget()
@@ -319,7 +320,7 @@ class Watch:
     @property
     def overhears(self) -> bool:
         """Whether it wants to know the probability of speech at the reference."""
-        return not (self._deaf_for or self._dead or self._copy)
+        return not (self._rest_for or self._dead or self._copy)
 
     def look(self, voice: Floats, reference: Floats, speech: float, there: float | None = None) -> str:
         """Both hops as they came, and the probability of speech at the voice and, if anybody listens, the reference;
@@ -335,7 +336,7 @@ class Watch:
         same = bool(voice[0] == reference[0]) and np.array_equal(voice, reference)
         self._same_for, self._other_for = (self._same_for + 1, 0) if same else (0, self._other_for + 1)
         self._copy = self._same_for >= self.SURE_HOPS or (self._copy and self._other_for < self.SURE_HOPS)
-        self._deaf_for = max(self._deaf_for - 1, 0)
+        self._rest_for = max(self._rest_for - 1, 0)
         if there is not None and speech > 0:  # 0 itself: nobody decides there just now
             self._overhear(speech, there)
         near, far = self._level(voice), self._level(reference)
@@ -348,7 +349,7 @@ class Watch:
     def _verdict(self) -> str:
         if self._dead or self._copy:
             return "dead" if self._dead else "copy"
-        if self._swapped or self._drowned:
+        if self._swapped or self._swapped_in_noise:
             return "swapped"
         return "listening" if self._listen_for else ""
 
@@ -357,14 +358,14 @@ class Watch:
         overheard = self._overheard
         overheard.add(here, there)
         if overheard.swapped:
-            self._drowned = True
+            self._swapped_in_noise = True
         elif not overheard.ended:
             return
         elif overheard.heard_enough:
-            self._drowned = False
-            self._deaf_for, self._deaf_hops = self._deaf_hops, min(2 * self._deaf_hops, self._MOST_PATIENCE_HOPS)
+            self._swapped_in_noise = False
+            self._rest_for, self._rest_hops = self._rest_hops, min(2 * self._rest_hops, self._MOST_PATIENCE_HOPS)
         else:
-            self._deaf_for = self._PATIENCE_HOPS
+            self._rest_for = self._PATIENCE_HOPS
         overheard.begin()
 
     def _level(self, hop: Floats) -> float:

@@ -306,6 +306,8 @@ def test_who_hears_the_speech_is_asked_now_and_then_and_may_change() -> None:
     watch.reset()
     assert after(120, 0.9, 0.9)[0] == "", "in quiet both hear it"
     watch.reset()
+    assert after(600, 0.1, 0.1)[1] < 0.2, "nor is it listened to for long while nobody speaks"
+    watch.reset()
     assert after(60, 0.0, 0.9)[0] == "", "an engine that tells no speech is no witness"
 
 
