@@ -207,7 +207,7 @@ class HowlGuard:
     """A hop counts if so much of its prediction's power is owed to the drop, ..."""
     _TELLING = 0.5
     """... and that prediction is so much of what is heard: another sound's hops tell nothing."""
-    _LONGEST_WATCH_HOPS = 60
+    _LONGEST_WATCH_HOPS = 20
     _FALLEN = 0.3
     """Of its power before: a circle that stood at the limiter has left that much or less, whatever was learnt of it."""
     _UNMOVED = 1.15
