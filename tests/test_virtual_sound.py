@@ -16,7 +16,7 @@ from edge.capture import Capture
 from edge.cards import DeviceMissing, DeviceRefused, Event, list_pcms
 from edge.playback import Playback
 from hw.virtual import sound
-from hw.virtual.sound import ExactRig, NoVirtualSound, PacedRig
+from hw.virtual.sound import ExactRig, NoVirtualSound, PacedRig, forget_killed_servers
 
 
 def pass_through(capture: Capture, playback: Playback, hops: int) -> list[tuple[Event, Event]]:
@@ -220,3 +220,14 @@ def test_command_line_names_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "text.wav").write_text("no sound")
     assert sound.main(["exact", "--play", str(tmp_path / "text.wav"), "--", "true"]) == 2
     assert "no sound file" in capsys.readouterr().err
+
+
+def test_a_list_of_killed_servers_is_removed_unless_a_server_lives(tmp_path: Path) -> None:
+    registry, processes = tmp_path / "registry", tmp_path / "proc"
+    (processes / "12").mkdir(parents=True)
+    for name, removed in (("jackdbus", False), ("bash", True)):
+        registry.touch()
+        (processes / "12" / "comm").write_text(f"{name}\n")
+        assert forget_killed_servers(registry, processes) == removed
+        assert registry.exists() != removed
+    assert not forget_killed_servers(registry, processes), "there is none"

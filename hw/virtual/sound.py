@@ -65,12 +65,33 @@ RT_PRIORITY = 60
 JACK_NO_START, JACK_SERVER_NAME = 1, 4
 """JackOptions of jack/types.h."""
 SHM = Path("/dev/shm")
+REGISTRY = SHM / "jack-shm-registry"
+"""Where jackd lists the servers of this machine."""
 BANNER = ("jackdmp", "Copyright", "This is free", "under certain")
 """What jackd always says."""
 
 
 class NoVirtualSound(Exception):
     """Something this kind of rig needs is missing; the text names the package."""
+
+
+class FullList(NoVirtualSound):
+    """jackd's list of servers has no room."""
+
+
+def forget_killed_servers(registry: Path = REGISTRY, processes: Path = Path("/proc")) -> bool:
+    """Remove jackd's list if no jackd lives that could stand in it; whether that was done."""
+    for name in processes.glob("[0-9]*/comm"):
+        try:
+            if name.read_text().startswith("jackd"):
+                return False
+        except OSError:  # ended meanwhile
+            continue
+    try:
+        registry.unlink()
+    except OSError:
+        return False
+    return True
 
 
 class Rig:
@@ -254,13 +275,21 @@ class PacedRig(Rig):
             "JACK_NO_START_SERVER": "1",
             "JACK_NO_AUDIO_RESERVATION": "1",
         }
+        try:
+            self._launch()
+        except FullList:
+            if not forget_killed_servers():
+                raise
+            self._launch()
+        return PACED_CONF.format()
+
+    def _launch(self) -> None:
         log = (self.folder / "jackd.log").open("wb")
         self._jackd = subprocess.Popen(
             self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
         )
         log.close()
         self._wait_until_up()
-        return PACED_CONF.format()
 
     @staticmethod
     def _check() -> None:
@@ -294,7 +323,7 @@ class PacedRig(Rig):
         said = [line for line in text if not line.startswith(BANNER)]
         if any("Too many servers" in line for line in said):
             # Killed ones stay in its list as long as their process number is somebody's.
-            said = [f"its list is full of servers that were killed; rm {SHM}/jack-shm-registry"]
+            raise FullList(f"jackd does not start: its list is full of servers that were killed; rm {REGISTRY}")
         raise NoVirtualSound(f"jackd does not start: {said[-1] if said else 'it says nothing'}")
 
     def _end(self) -> None:
