@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from scipy.signal import correlate
 
 from edge import HOP_SAMPLES
@@ -16,6 +17,7 @@ from edge.capture import Capture
 from edge.cards import DeviceMissing, DeviceRefused, Event, list_pcms
 from edge.playback import Playback
 from hw.virtual import sound
+from hw.virtual.demo import SOUNDS, slipped
 from hw.virtual.sound import ExactRig, NoVirtualSound, PacedRig, forget_killed_servers
 
 
@@ -231,3 +233,13 @@ def test_a_list_of_killed_servers_is_removed_unless_a_server_lives(tmp_path: Pat
         assert forget_killed_servers(registry, processes) == removed
         assert registry.exists() != removed
     assert not forget_killed_servers(registry, processes), "there is none"
+
+
+def test_the_demo_notices_a_skipped_period() -> None:
+    """128 samples lost in the middle; what was only cleaned is no slip."""
+    clean, noisy = (
+        soundfile.read(SOUNDS / kind / "rain_en_5dB.flac", dtype="float32")[0] for kind in ("clean", "noisy")
+    )
+    middle = len(clean) // 2
+    skipped = np.concatenate([clean[:middle], clean[middle + 128 :], np.zeros(128, np.float32)])
+    assert slipped(skipped, noisy) and not slipped(clean, noisy)
