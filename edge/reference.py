@@ -226,7 +226,7 @@ class Overheard:
     noise moves itself. In quiet both hear everything, and it says nothing.
     """
 
-    SETTLE_HOPS = 200
+    _SETTLE_HOPS = 200
     """Nothing is believed within a second after the listening began."""
     _SURE, _DENIED = 0.8, 0.3
     _LEAST_HOPS = 600
@@ -238,17 +238,16 @@ class Overheard:
     """After 15 s of speech, a minute of anything, or 10 s of nobody, it has listened long enough."""
 
     def __init__(self) -> None:
-        self.begin()
+        self.forget()
 
-    def begin(self) -> None:
-        """Listen anew."""
-        self.hops = 0
+    def forget(self) -> None:
+        self._hops = 0
         self._here_alone = self._there_alone = self._there = 0
 
     def add(self, here: float, there: float) -> None:
         """One hop's probabilities."""
-        self.hops += 1
-        if self.hops <= self.SETTLE_HOPS:
+        self._hops += 1
+        if self._hops <= self._SETTLE_HOPS:
             return
         self._there += there > self._SURE
         self._there_alone += there > self._SURE and here < self._DENIED
@@ -261,12 +260,15 @@ class Overheard:
 
     @property
     def heard_enough(self) -> bool:
-        return self._there + self._here_alone >= self._ENOUGH_HOPS
+        return self._heard_hops >= self._ENOUGH_HOPS
 
     @property
     def ended(self) -> bool:
-        heard = self._there + self._here_alone
-        return self.heard_enough or self.hops >= (self._MOST_HOPS if heard else self._IDLE_HOPS)
+        return self.heard_enough or self._hops >= (self._MOST_HOPS if self._heard_hops else self._IDLE_HOPS)
+
+    @property
+    def _heard_hops(self) -> int:
+        return self._there + self._here_alone
 
 
 class Watch:
@@ -307,7 +309,7 @@ class Watch:
     def reset(self) -> None:
         self._dead = self._copy = self._swapped = self._swapped_in_noise = False
         self._rest_for, self._rest_hops = 0, self._PATIENCE_HOPS
-        self._overheard.begin()
+        self._overheard.forget()
         self._dead_for = self._alive_for = self._same_for = self._other_for = 0
         self._by_speech.forget()
         self._here.forget()
@@ -322,7 +324,7 @@ class Watch:
         """Whether it wants to know the probability of speech at the reference."""
         return not (self._rest_for or self._dead or self._copy)
 
-    def look(self, voice: Floats, reference: Floats, speech: float, there: float | None = None) -> str:
+    def look(self, voice: Floats, reference: Floats, speech: float, speech_there: float | None = None) -> str:
         """Both hops as they came, and the probability of speech at the voice and, if anybody listens, the reference;
         returns "dead", "copy", "swapped", "listening" or, where all is well, nothing.
         """
@@ -337,12 +339,12 @@ class Watch:
         self._same_for, self._other_for = (self._same_for + 1, 0) if same else (0, self._other_for + 1)
         self._copy = self._same_for >= self.SURE_HOPS or (self._copy and self._other_for < self.SURE_HOPS)
         self._rest_for = max(self._rest_for - 1, 0)
-        if there is not None and speech > 0:  # 0 itself: nobody decides there just now
-            self._overhear(speech, there)
-        near, far = self._level(voice), self._level(reference)
-        self._suspect(near, far)
+        if speech_there is not None and speech > 0:  # 0 itself: nobody decides about the voice just now
+            self._overhear(speech, speech_there)
+        here, there = self._level(voice), self._level(reference)
+        self._suspect(here, there)
         if speech > self._SPEECH or speech < self._PAUSE:
-            self._by_speech.add(near, far, speech > self._SPEECH)
+            self._by_speech.add(here, there, speech > self._SPEECH)
             self._judge()
         return self._verdict()
 
@@ -366,7 +368,7 @@ class Watch:
             self._rest_for, self._rest_hops = self._rest_hops, min(2 * self._rest_hops, self._MOST_PATIENCE_HOPS)
         else:
             self._rest_for = self._PATIENCE_HOPS
-        overheard.begin()
+        overheard.forget()
 
     def _level(self, hop: Floats) -> float:
         """Power of the differences between samples: 6 dB less with every octave down, so that rumble hides no voice."""

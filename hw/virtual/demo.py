@@ -216,8 +216,7 @@ def wait_until_running(folder: Path, box: subprocess.Popen[str]) -> None:
 
 def _lined_up(heard: Floats, noisy: Floats) -> Floats:
     """Cut what was recorded so that it lies on the recording that was sent."""
-    likeness = correlate(heard, high_passed(noisy), "full", "fft")
-    start = int(likeness.argmax()) - (len(noisy) - 1)
+    start = _lag(heard, high_passed(noisy))
     return np.pad(heard, (max(0, -start), len(noisy)))[max(0, start) : max(0, start) + len(noisy)]
 
 
@@ -225,12 +224,14 @@ def slipped(enhanced: Floats, noisy: Floats) -> bool:
     """Whether the thirds of what was recorded lie differently on what was sent: a stand-in sound server whose machine
     was held up skips a period without a word, and neither the box nor its card can know.
     """
-    third = len(noisy) // 3
-    lags = set()
-    for start in (0, third, 2 * third):
-        part = slice(start, start + third)
-        lags.add(int(correlate(enhanced[part], high_passed(noisy)[part], "full", "fft").argmax()))
-    return len(lags) > 1
+    sent, third = high_passed(noisy), len(noisy) // 3
+    thirds = [slice(start, start + third) for start in (0, third, 2 * third)]
+    return len({_lag(enhanced[part], sent[part]) for part in thirds}) > 1
+
+
+def _lag(heard: Floats, sent: Floats) -> int:
+    """How many samples later than ``sent`` it lies in ``heard``."""
+    return int(correlate(heard, sent, "full", "fft").argmax()) - (len(sent) - 1)
 
 
 def _level_db(sound: Floats) -> float:
