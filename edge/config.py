@@ -172,8 +172,8 @@ class HowlConfig:
 class LimiterConfig:
     """Hearing protection, always last and never off."""
 
-    threshold_dbfs: float = key(-6.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
-    peak_dbfs: float = key(-3.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
+    threshold_dbfs: float = key(-3.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
+    peak_dbfs: float = key(-1.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
     delay_ms: float = key(1.0, "how far it looks ahead; adds to the latency", unit="ms", low=0, high=10)
     attack_ms: float = key(0.25, "how fast it turns down", unit="ms", low=0.05, high=100)
     release_ms: float = key(60.0, "how fast it lets go", unit="ms", low=1, high=5000)
