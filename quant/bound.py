@@ -1,0 +1,137 @@
+"""What a latency allows: masks that know speech and noise, through the box's transform and through slower ones.
+
+    python -m quant.bound --pairs DIR
+
+Every mask is the Wiener gain of the true powers of speech and noise, each averaged over 45 ms, for no network knows
+them to the instant; so the rows differ in nothing but the transform. What a network does not reach of its row is its
+own fault; what one row lies below another is the price of the latency, or of the bands.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from rich.console import Console
+from rich.table import Table
+from scipy.ndimage import uniform_filter1d
+
+from edge import HOP_SAMPLES, RATE_HZ
+from edge.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
+from models.measures import pesq_wb, si_sdr_db, stoi
+from quant.calibrate import progress
+from quant.evaluate import BadRequest, Sound, read_pairs
+
+KNOWN_MS = 45
+"""Over so long the powers are averaged that a mask knows."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A transform: frames of ``analysis``, the last samples of each through ``synthesis``, overlapped to one."""
+
+    name: str
+    analysis: Floats
+    synthesis: Floats
+    hop_samples: int
+    bands: Floats | None = None
+    """(bands, bins), as ``band_weights``; None: every bin has a gain of its own."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Of the algorithm: what is overlapped must have been heard whole."""
+        return 1000 * len(self.synthesis) / RATE_HZ
+
+    def spectra(self, wave: Floats) -> Spectra:
+        """(samples,) -> (frames, bins); the first frame ends with the first hop, the last begins behind the end."""
+        padded = np.pad(wave, (len(self.analysis) - self.hop_samples, len(self.analysis) + self.hop_samples))
+        frames = sliding_window_view(padded, len(self.analysis))[:: self.hop_samples]
+        return np.fft.rfft(frames * self.analysis).astype(np.complex64)
+
+    def wave(self, spectra: Spectra, samples: int) -> Floats:
+        """(frames, bins) -> (samples,), in time with what was analysed."""
+        length, hop = len(self.synthesis), self.hop_samples
+        frames = np.fft.irfft(spectra, len(self.analysis))[:, -length:] * self.synthesis
+        whole = np.zeros(len(frames) * hop + length)
+        for at, frame in enumerate(frames):
+            whole[at * hop : at * hop + length] += frame
+        return whole[length - hop :][:samples].astype(np.float32)
+
+    def masked(self, noisy: Floats, clean: Floats) -> Floats:
+        """What the knowing mask makes of ``noisy``."""
+        heard, speech = self.spectra(noisy), self.spectra(clean)
+        frames = max(1, round(KNOWN_MS * RATE_HZ / 1000 / self.hop_samples))
+        wanted, other = (uniform_filter1d(np.abs(part) ** 2, frames, axis=0) for part in (speech, heard - speech))
+        if self.bands is not None:
+            wanted, other = wanted @ self.bands.T, other @ self.bands.T
+        gains = wanted / (wanted + other + 1e-12)
+        return self.wave(heard * (gains if self.bands is None else gains @ self.bands), len(noisy))
+
+
+def overlapping(window_samples: int, name: str) -> Way:
+    """An ordinary transform with root-Hann windows, four of them over each other."""
+    window = np.sin(np.pi * (np.arange(window_samples) + 0.5) / window_samples)
+    return Way(name, window.astype(np.float32), (window / 2).astype(np.float32), window_samples // 4)
+
+
+def ways() -> list[Way]:
+    """The box's own, the same with a gain for every bin, and those of other latencies."""
+    ours = analysis_window(), synthesis_window(), HOP_SAMPLES
+    return [
+        Way("the box's, 64 bands", *ours, band_weights()),
+        Way("the box's, every bin", *ours),
+        overlapping(2 * HOP_SAMPLES, "10 ms windows, every bin"),
+        overlapping(WINDOW_SAMPLES, "20 ms windows, every bin"),
+        overlapping(512, "32 ms windows, every bin"),
+    ]
+
+
+def judged(way: Way, sound: Sound) -> tuple[float, float, float]:
+    """PESQ, STOI and SI-SDR improvement of one pair."""
+    assert sound.clean is not None
+    out = way.masked(sound.noisy, sound.clean)
+    gain_db = si_sdr_db(sound.clean, out) - si_sdr_db(sound.clean, sound.noisy)
+    return pesq_wb(sound.clean, out), stoi(sound.clean, out), gain_db
+
+
+def table_of(rows: Iterable[tuple[Way, list[tuple[float, float, float]]]]) -> Table:
+    """Means over the pairs."""
+    table = Table(title=f"masks that know the powers, averaged over {KNOWN_MS} ms", title_justify="left")
+    for heading in ("transform", "latency", "PESQ-WB", "STOI", "SI-SDR improvement"):
+        table.add_column(heading, justify="left" if heading == "transform" else "right")
+    for way, found in rows:
+        pesq, intelligible, gain_db = np.nanmean(np.array(found), axis=0)
+        table.add_row(way.name, f"{way.latency_ms:.0f} ms", f"{pesq:.3f}", f"{intelligible:.3f}", f"{gain_db:+.2f} dB")
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0, or 2 after one line that says what is wrong."""
+    parser = argparse.ArgumentParser("python -m quant.bound", description=__doc__.split("\n")[0])
+    parser.add_argument("--pairs", type=Path, required=True, metavar="DIR", help="holds clean/ and noisy/, same names")
+    asked = parser.parse_args(argv)
+    try:
+        sounds = read_pairs(asked.pairs)
+        with progress() as bar:
+            task = bar.add_task(f"{len(sounds)} pairs", total=len(sounds) * len(ways()))
+            rows = []
+            for way in ways():
+                found = []
+                for sound in sounds:
+                    found.append(judged(way, sound))
+                    bar.advance(task)
+                rows.append((way, found))
+    except BadRequest as error:
+        print(f"bound: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    Console(width=None if sys.stdout.isatty() else 120).print(table_of(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
