@@ -23,7 +23,7 @@ from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
 from models.measures import pesq_wb, si_sdr_db, stoi
 from quant.calibrate import progress
-from quant.evaluate import BadRequest, Sound, read_pairs
+from quant.evaluate import BadRequest, Sound, need, read_pairs
 
 KNOWN_MS = 45
 """Over so long the powers are averaged that a mask knows."""
@@ -114,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=Path, required=True, metavar="DIR", help="holds clean/ and noisy/, same names")
     asked = parser.parse_args(argv)
     try:
+        need("pesq", "pystoi")
         sounds = read_pairs(asked.pairs)
         with progress() as bar:
             task = bar.add_task(f"{len(sounds)} pairs", total=len(sounds) * len(ways()))

@@ -643,6 +643,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def need(*packages: str) -> None:
+    """Raises BadRequest for packages that are not installed."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise BadRequest(f"{', '.join(missing)} not installed; pip install 'quietbox[evaluate]'")
+
+
 def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
     """The engines asked for; raises UserError for whatever would fail later, before the work begins."""
     names = [name.strip() for name in asked.engines.split(",") if name.strip()]
@@ -655,9 +661,7 @@ def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
         raise BadRequest(f"--jobs {asked.jobs}: at least 1")
     if not 0 <= asked.limit_db <= 100:
         raise BadRequest(f"--limit-db {asked.limit_db:g}: 0 to 100")
-    packages = ["speechmos", "onnxruntime", *(["pesq", "pystoi"] if asked.pairs else [])]
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise BadRequest(f"{', '.join(missing)} not installed; pip install 'quietbox[evaluate]'")
+    need("speechmos", "onnxruntime", *(["pesq", "pystoi"] if asked.pairs else []))
     for engine in engines:
         engine_named(engine).weights()
     for path in targets:
