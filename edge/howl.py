@@ -38,6 +38,8 @@ class FeedbackPath(AdaptivePath):
         self._steady: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._difference: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._steady_hops = 1
+        self.highest_db = self.overall_db = -np.inf
+        """The gain of what would be subtracted: at the frequency where it is highest, and the mean power over all."""
         self._taken: Spectra = np.zeros((partitions, BINS), np.complex64)
         """The steady estimate above ``_DEEP_HZ``, and the same as an impulse response, a row a partition."""
         self.taken_taps = np.zeros((partitions, HOP_SAMPLES), np.float32)
@@ -69,6 +71,9 @@ class FeedbackPath(AdaptivePath):
         taps = np.fft.irfft(self._steady, n=FFT_SAMPLES)[:, :HOP_SAMPLES]
         spectrum = np.fft.rfft(taps.ravel(), n=2 * taps.size)
         spectrum *= self._believed
+        power = spectrum.real**2 + spectrum.imag**2
+        self.highest_db = 10 * math.log10(float(power.max()) + 1e-12)
+        self.overall_db = 10 * math.log10(float(power.mean()) + 1e-12)
         self.taken_taps[:] = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
         np.fft.rfft(self.taken_taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
 
@@ -106,6 +111,7 @@ class FeedbackPath(AdaptivePath):
         self._taken.fill(0)
         self.taken_taps.fill(0)
         self._steady_hops = 1
+        self.highest_db = self.overall_db = -np.inf
 
 
 class Notches:
@@ -186,6 +192,8 @@ class HowlGuard:
     (the step from hop to hop is small against its changes), a held tone wholly. Probe: ``_DROP_DB`` down within a hop,
     learning stopped; from one round later, over ten hops in which nothing else is louder, two predictions stand against
     each other, ours and the one that knows nothing of the drop. A circle follows the first.
+    Doubt: if the microphone follows neither, the path is hardly known yet. Then the box plays ``_DOUBT_DB`` lower for
+    one to three seconds of sound, learns the path in peace and judges by that.
     """
 
     delay_samples = 0
@@ -217,8 +225,11 @@ class HowlGuard:
     _DENIED_MOST_HOPS = round(60_000 / HOP_MS)
     _FORGIVEN = 0.05
     """After a probe in vain the next one waits, each time twice as long; so much of a hop is forgiven with each hop."""
-    _UNCLEAR_HOPS, _MOST_UNCLEAR = 6, 2
-    """If the microphone follows neither prediction, the path is not known well enough: again soon, but not for ever."""
+    _DOUBT_DB, _DOUBT_HOPS, _LONGEST_DOUBT = 7.0, round(1000 / HOP_MS), 3
+    _CLOSED_DB, _TONE_DB, _BROAD_DB = 2.0, 10.0, -12.0
+    """Above the first the learnt path may ring, as it does in a circle 6 dB above the limit. But above the second it
+    would have rung long since: that is a tone which the suppressor takes away. And a way through the air lets more
+    frequencies through than a few of a voice: its mean gain exceeds the third."""
     _RELEASE_DB = 8.0 * HOP_MS / 1000
     _FIRST_KEPT_DB, _KEPT_STEP_DB, _MOST_KEPT_DB = 8.0, 3.0, 18.0
     """An event keeps the box so much lower, for what was learnt leaves up to 6 dB of the way at frequencies that were
@@ -290,7 +301,7 @@ class HowlGuard:
         self._subtracting = False
         self._idle_hops = 0
         self._delay_hops = 0
-        self._probe_hops, self._watched, self._unclear = -1, 0, 0
+        self._probe_hops, self._watched, self._doubt_hops = -1, 0, 0
         self._wait_hops = 0
         self._patience_hops = float(self._DENIED_HOPS)
         self._hold_hops = 0
@@ -319,13 +330,16 @@ class HowlGuard:
             self._watch(hop)
         else:
             self.path.learn(left, 1.0)
-        if self._subtracting:
+        if self._subtracting or self._doubt_hops:
             self.path.follow()
+        if self._subtracting:
             before = self._treble_power(hop)
             hop -= self.path.steady_echo()
             self._judge(before, self._treble_power(hop))
         self._remember(hop)
-        if self._probe_hops < 0 and self._wait_hops == 0 and self._suspicious():
+        if self._doubt_hops:
+            self._judge_path(hop)
+        elif self._probe_hops < 0 and self._wait_hops == 0 and self._suspicious():
             self.suspicions += 1
             self._probe_hops = self._watched = 0
             self._ours = self._theirs = self._all = 0.0
@@ -388,35 +402,47 @@ class HowlGuard:
         clearly = self._ours < min(0.8 * self._all, self._theirs / 3)
         follows = clearly or (self._ours < min(self._all, 0.7 * self._theirs) and not unmoved)
         fallen = self._was_loud and self._all < self._FALLEN * level
+        told = self._watched == self._WATCH_HOPS and (unmoved or self._theirs < min(0.5 * self._all, self._ours))
         if follows or fallen:
+            self.path.settle()
             self._confirm()
-        elif self._unclear == self._MOST_UNCLEAR or (
-            self._watched == self._WATCH_HOPS and (unmoved or self._theirs < min(0.5 * self._all, self._ours))
-        ):
+        elif told or self._subtracting or self._watched == 0:
             self._deny()
         else:
-            self._unclear += 1
-            self.gain_drop_db = self._drop_before_db
-            self._wait_hops = self._UNCLEAR_HOPS
+            self.path.settle()
+            self._doubt_hops = self._LONGEST_DOUBT * self._DOUBT_HOPS
+            self.gain_drop_db = min(self._drop_before_db + self._DOUBT_DB, self._MOST_DROP_DB)
+
+    def _judge_path(self, hop: Floats) -> None:
+        """One hop of a doubt, if it is a sound at all."""
+        if self._treble_power(hop) < self._QUIETEST:
+            return
+        self._doubt_hops -= 1
+        if self._doubt_hops % self._DOUBT_HOPS:
+            return
+        path = self.path
+        if self._CLOSED_DB < path.highest_db < self._TONE_DB and path.overall_db > self._BROAD_DB:
+            self._confirm()
+        elif self._doubt_hops == 0 or not 0 < path.highest_db < self._TONE_DB:
+            self._deny()
 
     def _confirm(self) -> None:
         self.events += 1
         self._subtracting = True
         self._idle_hops = 0
-        self.path.settle()
         self._hold_hops = self._HOLD_HOPS
         self._wait_hops = 2 * self._MEMORY_HOPS  # until what is remembered is younger than the drop
         if self._calm_hops:  # again, and soon: subtracting alone does not do
             self._place_notch()
         self._kept_db = min(max(self._kept_db + self._KEPT_STEP_DB, self._FIRST_KEPT_DB), self._MOST_KEPT_DB)
         self._calm_hops = self._CALM_HOPS
+        self._doubt_hops = 0
         self._patience_hops = self._DENIED_HOPS
-        self._unclear = 0
 
     def _deny(self) -> None:
         """A sound from outside: back at once, and do not ask again too soon."""
         self.gain_drop_db = self._drop_before_db
-        self._unclear = 0
+        self._doubt_hops = 0
         self._wait_hops = round(self._patience_hops)
         self._patience_hops = min(2 * self._patience_hops, self._DENIED_MOST_HOPS)
 
@@ -459,7 +485,7 @@ class HowlGuard:
     def _let_go(self) -> None:
         if self._calm_hops:
             self._calm_hops -= 1
-        if self._probe_hops >= 0:
+        if self._probe_hops >= 0 or self._doubt_hops:
             return
         self._kept_db = max(self._LEAST_KEPT_DB if self._subtracting else 0.0, self._kept_db - self._FORGET_DB)
         if self._hold_hops:

@@ -165,6 +165,31 @@ def test_a_circle_is_found_though_the_network_holds_it_down(seed: int) -> None:
     assert found.turned_down_s < 1.5 and found.unstable_s < 0.3
 
 
+@pytest.mark.parametrize("seed", [7008, 8012])
+def test_a_doubt_keeps_the_circle_open_until_the_way_is_known(seed: int) -> None:
+    """The first probe comes before the way is learnt, and its answer fits neither; the second doubt takes longer."""
+    found = measure(seed, 6.0, 4.0, "network")
+    assert found.turned_down_s < 0.5 and found.events == 1
+    assert found.gain_db < 0 and found.unstable_s == 0 and found.rang_s == 0
+
+
+def test_a_doubt_ends_when_nothing_comes_back() -> None:
+    guard, voice = HowlGuard(), speech(NAMES[1], 1, 4.0)
+    dropped = []
+    for number, hop in enumerate(voice.reshape(-1, HOP_SAMPLES)):
+        heard = hop.copy()
+        guard.hear(heard)
+        if number == 100:
+            guard._watched, guard._probe_hops = 1, guard._longest_hops  # a probe that hardly anything answered
+            guard._watch(heard)
+            assert guard.gain_drop_db == guard._DOUBT_DB
+        guard.process(heard)
+        guard.played(heard)
+        dropped.append(guard.gain_drop_db)
+    assert guard.events == 0 and not guard.subtracting
+    assert dropped[200] > 0 and dropped[-1] == 0, "back after a second of sound"
+
+
 def test_below_stability_nothing_is_made_worse() -> None:
     sound = speech(NAMES[0], 1, 3.0)
     response = way(3, -12.0)
