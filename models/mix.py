@@ -73,8 +73,10 @@ class Recipe:
     p_room: float = 0.3
     p_second_noise: float = 0.3
     p_babble: float = 0.1
-    p_drawn_noise: float = 0.06
-    """Noise that is no recording: random numbers with a random spectral tilt."""
+    p_drawn_noise: float = 0.1
+    """Noise that is no recording: random numbers with a random spectral tilt, steady or in bursts."""
+    p_tones: float = 0.12
+    """Sounds with a pitch that are no voice, drawn as well: horns, sirens, engines, bells, calls."""
     p_hum: float = 0.1
     p_self_noise: float = 0.5
     p_band_limit: float = 0.1
@@ -348,9 +350,14 @@ class Mixer:
         talk = (roll < recipe.p_babble).nonzero().squeeze(1)
         if len(talk):
             noise[talk] = unit(self._babble(len(talk), samples))
-        drawn = (roll > 1 - recipe.p_drawn_noise).nonzero().squeeze(1)
+        above = 1 - recipe.p_drawn_noise
+        drawn = (roll > above).nonzero().squeeze(1)
         if len(drawn):
-            noise[drawn] = unit(self._tilted(len(drawn), samples))
+            bursts = torch.where(self._happens(len(drawn), 0.5) > 0, self._events(len(drawn), samples), 1.0)
+            noise[drawn] = unit(self._tilted(len(drawn), samples) * bursts)
+        toned = ((roll <= above) & (roll > above - recipe.p_tones)).nonzero().squeeze(1)
+        if len(toned):
+            noise[toned] = unit(self._tones(len(toned), samples))
         second = (self._rand(items) < recipe.p_second_noise).nonzero().squeeze(1)
         if len(second):
             gain = 10 ** (self._between(len(second), -10, 3) / 20).unsqueeze(1)
@@ -376,6 +383,45 @@ class Mixer:
         bins = torch.arange(1, samples // 2 + 2, device=self.device, dtype=torch.float32)
         tilt = bins.clamp(min=samples / 400) ** -self._rand(items, 1)
         return torch.fft.irfft(torch.fft.rfft(white) * tilt, samples)
+
+    def _tones(self, items: int, samples: int) -> Tensor:
+        """Up to 24 partials over a pitch of 30 to 3000 Hz that stands, wanders or swings, steady or in strokes."""
+        device, count = self.device, torch.arange(1, 25, device=self.device)
+        time_s = torch.arange(samples, device=device) / RATE_HZ
+        knots = self._rand(items, 1, 2 + samples // (RATE_HZ // 4)) * 2 - 1
+        wander = torch.nn.functional.interpolate(knots, samples, mode="linear", align_corners=True).squeeze(1)
+        swing_hz = 10 ** self._between(items, -0.5, 1).unsqueeze(1)
+        swing = torch.sin(2 * math.pi * (swing_hz * time_s + self._rand(items, 1)))
+        octaves = wander * self._happens(items, 0.5) + swing * self._happens(items, 0.4)
+        octaves = octaves * 10 ** self._between(items, -2, 0.2).unsqueeze(1)
+        pitch_hz = (30 * 10 ** self._between(items, 0, 2)).unsqueeze(1) * 2**octaves
+        turns = (pitch_hz.double() / RATE_HZ).cumsum(1)
+
+        stretch = 1 + self._happens(items, 0.3) * (self._rand(items, 1) * 0.3 - 0.1)  # bells, not strings
+        partials = count**stretch
+        size = count ** -self._between(items, 0, 2).unsqueeze(1) * 10 ** -self._rand(items, 24)
+        size = size * (self._rand(items, 24) < self._between(items, 0.3, 1.2).unsqueeze(1))
+        size[:, 0] += 1e-3
+        tone = torch.zeros(items, samples, device=device)
+        for partial, own in zip(partials.T, size.T, strict=True):
+            angle = (turns * partial.unsqueeze(1) + self._rand(items, 1)).remainder(1).float()
+            below = (pitch_hz * partial.unsqueeze(1) < RATE_HZ / 2).float()
+            tone += own.unsqueeze(1) * torch.sin(2 * math.pi * angle) * below
+        breath = unit(self._tilted(items, samples)) * 10 ** self._between(items, -2, -0.2).unsqueeze(1)
+        strokes = torch.where(self._happens(items, 0.6) > 0, self._events(items, samples), 1.0)
+        return (unit(tone) + breath) * strokes
+
+    def _events(self, items: int, samples: int) -> Tensor:
+        """(items, samples), not negative: strokes at random times, 0.3 to 10 a second, that die away in 5 ms to 1 s."""
+        rate_hz = 0.3 * 33 ** self._rand(items, 1)
+        strokes = (self._rand(items, samples) < rate_hz / RATE_HZ) * self._rand(items, samples)
+        strokes[:, 0] += self._rand(items)
+        age_s = torch.arange(samples, device=self.device) / RATE_HZ
+        rise_s, fall_s = 0.001 * 30 ** self._rand(items, 1), 0.005 * 200 ** self._rand(items, 1)
+        shape = (1 - torch.exp(-age_s / rise_s)) * torch.exp(-age_s / fall_s)
+        length = fast_length(2 * samples)
+        wave = torch.fft.irfft(torch.fft.rfft(strokes, length) * torch.fft.rfft(shape, length), length)
+        return wave[:, :samples].clamp(min=0)
 
     def _microphone(self, noisy: Tensor) -> Tensor:
         """Self-noise 30 to 60 dB and mains hum 10 to 40 dB below what is heard, where they happen."""

@@ -12,6 +12,7 @@ from edge import HOP_SAMPLES
 from edge.spectrum import (
     BANDS,
     BINS,
+    DELAY_SAMPLES,
     POWER_FLOOR,
     SILENCE,
     WINDOW_SAMPLES,
@@ -179,8 +180,27 @@ class Network(nn.Module):
         return torch.cat([bands[:, past : past + hops] for past in range(self.shape.past_hops + 1)], 3)
 
 
+def deepened(weights: dict[str, Tensor], shape: Shape, network: Network) -> dict[str, Tensor]:
+    """Weights of ``shape`` for a ``network`` of more rounds: those put in front add nothing until they have learnt."""
+    more = network.shape.rounds - shape.rounds
+    whole = dict(network.state_dict())
+    for name, value in weights.items():
+        part, _, rest = name.partition(".")
+        index, _, rest = rest.partition(".")
+        whole[f"{part}.{int(index) + more}.{rest}" if part in ("groups", "full") else name] = value
+    for added in range(more):
+        for part in (f"groups.{added}.back", f"full.{added}.widen"):
+            for name in (f"{part}.weight", f"{part}.bias"):
+                whole[name] = torch.zeros_like(whole[name])
+    whole["silence"] = network.silence  # of another size; found anew by ``settle``
+    return whole
+
+
 class Spectrum(nn.Module):
     """edge.spectrum.Transform for whole batches of waves, with gradients: the same windows, hops and delay."""
+
+    delay_samples = DELAY_SAMPLES
+    """How far what ``synthesise`` returns lies behind what ``analyse`` took."""
 
     def __init__(self) -> None:
         super().__init__()

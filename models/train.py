@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ from edge.suppress.network import Shape
 from models.ear import Disturbance, Envelopes, Opinion, si_sdr_loss_db
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.mix import Batch, NoRecordings, active_power, open_mixer, power
-from models.network import Network, Spectrum, enhance, features_of
+from models.network import Network, Spectrum, deepened, enhance, features_of
 
 COMPRESSION = 0.3
 SEGMENT_HOPS = 307
@@ -96,7 +97,7 @@ class Loss(nn.Module):
             "wave": 0.3 * (out - clean).abs().mean(),
             "disturbance": 0.07 * (self.disturbance(out, clean) * share).sum(),
             "envelopes": 1.2 * (self.envelopes(out, clean) * share).sum(),
-            "ratio": 0.03 * (si_sdr_loss_db(out, clean) * share).sum(),
+            "ratio": 0.05 * (si_sdr_loss_db(out, clean) * share).sum(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
         if self.opinion and out.shape[1] >= Opinion.LEAST_S * RATE_HZ:
@@ -121,17 +122,16 @@ def speech_labels(spectrum: Spectrum, batch: Batch) -> Tensor:
 class Lesson(nn.Module):
     """Network and transform as one module, so that the distributed wrapper has one ``forward`` to follow."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, spectrum: Spectrum) -> None:
         super().__init__()
-        self.network, self.spectrum, self.loss = network, Spectrum(), Loss()
+        self.network, self.spectrum, self.loss = network, spectrum, Loss()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         output, speech = enhance(self.network, self.spectrum, batch.noisy)
-        keep = batch.clean.shape[1] - DELAY_SAMPLES
+        late = self.spectrum.delay_samples
+        keep = batch.clean.shape[1] - late
         aligned = Batch(batch.noisy[:, :keep], batch.clean[:, :keep], batch.snr_db, batch.kind)
-        terms: dict[str, Tensor] = self.loss(
-            output[:, DELAY_SAMPLES:], speech, aligned, speech_labels(self.spectrum, batch)
-        )
+        terms: dict[str, Tensor] = self.loss(output[:, late:], speech, aligned, speech_labels(self.spectrum, batch))
         return terms
 
 
@@ -141,10 +141,12 @@ class Lesson(nn.Module):
 class Student:
     """Network, optimiser, averaged weights and how far they have come: all that a checkpoint holds."""
 
+    transform: type[Spectrum] = Spectrum
+
     def __init__(self, shape: Shape, plan: Plan, device: torch.device) -> None:
         torch.manual_seed(plan.seed)
         self.shape, self.plan, self.device = shape, plan, device
-        self.lesson = Lesson(Network(shape)).to(device)
+        self.lesson = Lesson(Network(shape), self.transform()).to(device)
         self.network = self.lesson.network
         self.averaged = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.peak_rate, weight_decay=0.01, fused=True)
@@ -200,6 +202,15 @@ class Student:
         network.settle()
         return network.eval()
 
+    @staticmethod
+    def heard_by(network: Network, waves: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The waves as the box would play them."""
+        return stream(network, waves)
+
+    def measure(self, folder: Path, every: int = 1, full: bool = True) -> dict[str, float]:
+        """``measure`` of the averaged network."""
+        return measure(partial(self.heard_by, self.averaged_network()), folder, every, full)
+
     def save(self, folder: Path) -> None:
         """checkpoint.pt to resume from and weights.pt to ship; each replaced in one move, never half written."""
         weights: dict[str, Any] = {
@@ -228,8 +239,13 @@ class Student:
         self.audio_hours = content["audio_hours"]
 
     def start_from(self, file: Path) -> None:
-        """Fine-tuning: the weights of a finished run, everything else fresh."""
-        weights = read_weights(file, self.shape)["weights"]
+        """Fine-tuning: the weights of a finished run, everything else fresh. A network of fewer rounds is deepened."""
+        content = read_weights(file)
+        stored, weights = Shape(**content["shape"]), content["weights"]
+        if replace(stored, rounds=self.shape.rounds) == self.shape and stored.rounds < self.shape.rounds:
+            weights = deepened(weights, stored, self.network)
+        elif stored != self.shape:
+            raise Refused(f"{file}: holds a network of another shape, {stored}; asked for was {self.shape}")
         self.network.load_state_dict(weights)
         self.averaged = {name: weights[name].to(self.device) for name in self.averaged}
 
@@ -301,10 +317,15 @@ def read_pairs(folder: Path, every: int = 1) -> list[tuple[NDArray[np.float32], 
     return [(read_mono(folder / "clean" / name), read_mono(folder / "noisy" / name)) for name in names[::every]]
 
 
-def measure(network: Network | None, folder: Path, every: int = 1, full: bool = True) -> dict[str, float]:
-    """Means over a folder of pairs, through the streaming path; without a network, of the noisy files themselves."""
+def measure(
+    heard: Callable[[list[NDArray[np.float32]]], list[NDArray[np.float32]]],
+    folder: Path,
+    every: int = 1,
+    full: bool = True,
+) -> dict[str, float]:
+    """Means over a folder of pairs of what ``heard`` makes of the noisy waves."""
     pairs = read_pairs(folder, every)
-    outputs = [noisy for _, noisy in pairs] if network is None else stream(network, [noisy for _, noisy in pairs])
+    outputs = heard([noisy for _, noisy in pairs])
     means: dict[str, float] = {"pairs": float(len(pairs))}
     for name, judge in judges(full).items():
         means[name] = float(np.nanmean([judge(clean, out) for (clean, _), out in zip(pairs, outputs, strict=True)]))
@@ -463,14 +484,14 @@ def train(
             if finished:
                 break
             if rank == 0 and dev is not None and now - measured > dev_minutes * 60:
-                diary.dev(measure(student.averaged_network(), dev, every=4, full=False))
+                diary.dev(student.measure(dev, every=4, full=False))
                 last = measured = time.monotonic()
     if rank == 0 and dev is not None and student.progress >= 1:
-        diary.dev(measure(student.averaged_network(), dev))
+        diary.dev(student.measure(dev))
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m models.train", description=__doc__.split("\n")[0])
+def parse(arguments: list[str] | None, name: str = "train", about: str = __doc__) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(f"python -m models.{name}", description=about.split("\n")[0])
     parser.add_argument("--data", type=Path, help="folder with speech.tsv, noise.tsv and rir/")
     parser.add_argument("--speech", type=Path, action="append", default=[], help="folder of your own clean recordings")
     parser.add_argument("--noise", type=Path, action="append", default=[], help="folder of your own noise recordings")
@@ -492,12 +513,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(wanted: argparse.Namespace) -> None:
+def run(wanted: argparse.Namespace, learner: type[Student] = Student) -> None:
     torch.set_num_threads(wanted.threads)
     if wanted.evaluate:
         if wanted.dev is None:
             raise Refused("--evaluate needs --dev, a folder of pairs")
-        print(json.dumps(measure(load_network(wanted.evaluate), wanted.dev, wanted.every)))
+        heard = partial(learner.heard_by, load_network(wanted.evaluate))
+        print(json.dumps(measure(heard, wanted.dev, wanted.every)))
         return
     if wanted.out is None:
         raise Refused("give --out, the folder for checkpoints")
@@ -510,13 +532,13 @@ def run(wanted: argparse.Namespace) -> None:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    student = new_student(wanted, device, ranks)
+    student = new_student(learner, wanted, device, ranks)
     cache = wanted.cache or wanted.out / "cache"
     mixer = open_mixer(wanted.data, cache, student.plan.seed, device, wanted.speech, wanted.noise)
     train(student, mixer, wanted.out, wanted.dev, rank=rank, ranks=ranks)
 
 
-def new_student(wanted: argparse.Namespace, device: torch.device, ranks: int) -> Student:
+def new_student(learner: type[Student], wanted: argparse.Namespace, device: torch.device, ranks: int) -> Student:
     """A student as the command line, the checkpoint to resume or the weights to start from want it."""
     shape = shape_of(wanted)
     plan = Plan(
@@ -532,7 +554,7 @@ def new_student(wanted: argparse.Namespace, device: torch.device, ranks: int) ->
         plan = Plan(**asdict(stored) | {name: value for name, value in changes.items() if value})
     if ranks > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    student = Student(shape, plan, device)
+    student = learner(shape, plan, device)
     if wanted.resume:
         student.resume(wanted.out)
     if wanted.init:

@@ -27,9 +27,9 @@ from edge.config import WindowConfig
 from edge.spectrum import Floats
 from edge.suppress.shipped import BadModel
 from edge.suppress.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper
-from models.measures import si_sdr_db
 from models.mix import Batch, NoRecordings, open_mixer
-from models.train import Loss, Plan, Refused, Student, judges, read_pairs, train
+from models.train import Loss, Plan, Refused, Student, train
+from models.train import measure as measure_pairs
 
 WINDOWS = 8
 """Windows of a segment, 1.46 s."""
@@ -254,13 +254,8 @@ def heard(core: WindowCore, wave: Floats) -> Floats:
 
 def measure(core: WindowCore, folder: Path, every: int = 1) -> dict[str, float]:
     """Means over every so many of a folder's pairs, by the measures that are installed, and the latency."""
-    pairs = read_pairs(folder, every)
-    outputs = [heard(core, noisy) for _, noisy in pairs]
-    means = {"pairs": float(len(pairs)), "latency_ms": 1000 * (core.delay_samples + core.block_samples) / RATE_HZ}
-    for name, judge in judges(full=True).items():
-        means[name] = float(np.nanmean([judge(clean, out) for (clean, _), out in zip(pairs, outputs, strict=True)]))
-    before = float(np.mean([si_sdr_db(clean, noisy) for clean, noisy in pairs]))
-    return {name: round(value, 4) for name, value in (means | {"si_sdr_gain_db": means["si_sdr_db"] - before}).items()}
+    figures = measure_pairs(lambda waves: [heard(core, wave) for wave in waves], folder, every)
+    return figures | {"latency_ms": 1000 * (core.delay_samples + core.block_samples) / RATE_HZ}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -40,6 +40,7 @@ PLAIN = Recipe(
     p_second_noise=0,
     p_babble=0,
     p_drawn_noise=0,
+    p_tones=0,
     p_hum=0,
     p_self_noise=0,
     p_band_limit=0,
@@ -136,6 +137,24 @@ def test_clipping_flattens_the_noisy_side_only() -> None:
     at_roof = (batch.noisy.abs() >= batch.noisy.abs().amax(1, keepdim=True) * 0.9999).float().mean(1)
     assert (at_roof > 0.002).all()
     assert (batch.clean.abs() >= batch.clean.abs().amax(1, keepdim=True) * 0.9999).float().mean(1).max() < 0.02
+
+
+def test_tones_stand_out_and_bursts_come_and_go() -> None:
+    def drawn(**recipe: float) -> torch.Tensor:
+        return make_mixer(replace(PLAIN, p_noise_only=1.0, **recipe)).batch(0, 32, 2 * RATE_HZ).noisy
+
+    def sizes(waves: torch.Tensor) -> torch.Tensor:
+        """Per wave, by how much its loudest bin of a spectrogram exceeds the middle one of its loudest frame."""
+        frames = waves.unfold(1, 2048, 1024) * torch.hann_window(2048)
+        loudest = torch.fft.rfft(frames).abs()[torch.arange(len(waves)), frames.square().sum(2).argmax(1)]
+        return 20 * torch.log10(loudest.amax(1) / loudest.median(1).values)
+
+    tones, bursts = drawn(p_tones=1.0), drawn(p_drawn_noise=1.0)
+    assert tones.isfinite().all() and (power(tones) > 1e-6).all() and (power(bursts) > 1e-6).all()
+    assert sizes(tones).median() > sizes(bursts).median() + 10
+    parts = bursts.unfold(1, 800, 800).square().mean(2)
+    steady = parts.median(1).values > 0.5 * parts.mean(1)
+    assert 8 < int(steady.sum()) < 28, "about half of them steady"
 
 
 def test_hum_is_at_mains_frequency() -> None:

@@ -1,6 +1,7 @@
 """Training learns, resumes to the same bit, measures through the box's path and refuses in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 from edge import RATE_HZ  # noqa: E402
 from edge.spectrum import DELAY_SAMPLES  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
+from models import twin  # noqa: E402
 from models.measures import si_sdr_db  # noqa: E402
 from models.mix import Batch  # noqa: E402
 from models.network import Network, Spectrum, enhance  # noqa: E402
@@ -29,6 +31,7 @@ from models.train import (  # noqa: E402
     speech_labels,
     stream,
 )
+from models.twin import LateSpectrum  # noqa: E402
 
 SMALL = '{"channels": 8, "squeeze": 4, "hidden": 12, "rounds": 1}'
 
@@ -199,9 +202,10 @@ def test_speech_labels_follow_the_clean_energy() -> None:
     assert (labels[2] == 0).all()
 
 
-def test_the_output_meets_its_target_in_time() -> None:
+@pytest.mark.parametrize("transform", [Spectrum, LateSpectrum])
+def test_the_output_meets_its_target_in_time(transform: type[Spectrum]) -> None:
     """An open network on clean speech costs nothing: output and target lie on each other sample by sample."""
-    lesson = Lesson(Network(Shape(**json.loads(SMALL))))
+    lesson = Lesson(Network(Shape(**json.loads(SMALL))), transform())
     with torch.no_grad():
         lesson.network.spread.weight.zero_()
         lesson.network.spread.bias.fill_(20)
@@ -221,11 +225,40 @@ def test_stream_equals_the_batch_path_and_keeps_lengths() -> None:
     assert np.allclose(whole[0, DELAY_SAMPLES:].numpy(), streamed[0], atol=1e-5)
 
 
+def test_a_deepened_network_begins_as_the_one_it_was(recordings: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    small = Shape(**json.loads(SMALL))
+    plan, features = Plan(), torch.randn(2, 40, 64)
+    before = Student(small, plan, torch.device("cpu"))
+    before.save(tmp_path)
+    deeper = Student(replace(small, rounds=3), plan, torch.device("cpu"))
+    deeper.start_from(tmp_path / "weights.pt")
+    for got, wanted in zip(deeper.network(features)[:2], before.network(features)[:2], strict=True):
+        assert torch.allclose(got, wanted, atol=1e-6)
+    assert set(deeper.averaged) == {name for name, _ in deeper.network.named_parameters()}
+    deeper.learn(make_batch(torch.randn(1, 4000), torch.randn(1, 4000)))
+    assert deeper.network.groups[0].back.weight.any() and deeper.network.full[1].widen.weight.any()
+
+
+def test_the_twin_trains_and_is_measured_in_time(recordings: Path, tmp_path: Path) -> None:
+    shape, pairs = Shape(**json.loads(SMALL)), recordings / "pairs"
+    sounds = ("--speech", recordings / "speech", "--noise", recordings / "noise", "--items", 2, "--shape", SMALL)
+    assert twin.main([str(word) for word in ("--out", tmp_path, *sounds, "--steps", 2, "--dev", pairs)]) == 0
+    assert twin.main(["--evaluate", str(tmp_path / "weights.pt")]) == 2
+    network = Network(shape)
+    with torch.no_grad():
+        network.spread.weight.zero_()
+        network.spread.bias.fill_(20)
+    waves = [np.random.default_rng(length).standard_normal(length).astype(np.float32) for length in (4000, 2411)]
+    for heard, wave in zip(twin.TwinStudent.heard_by(network, waves), waves, strict=True):
+        assert np.allclose(heard, wave, atol=1e-5)
+
+
 def test_measures(recordings: Path) -> None:
     wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
     other = np.random.default_rng(1).standard_normal(8000).astype(np.float32)
     assert si_sdr_db(wave, 0.1 * wave + 0.01 * other) == pytest.approx(20, abs=0.3)
-    assert measure(None, recordings / "pairs", full=False)["si_sdr_gain_db"] == 0
+    assert measure(lambda waves: waves, recordings / "pairs", full=False)["si_sdr_gain_db"] == 0
 
 
 def test_rate_rises_and_falls() -> None:
