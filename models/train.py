@@ -532,13 +532,15 @@ def run(wanted: argparse.Namespace, learner: type[Student] = Student) -> None:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    student = new_student(learner, wanted, device, ranks)
+    student = new_student(wanted, device, ranks, learner)
     cache = wanted.cache or wanted.out / "cache"
     mixer = open_mixer(wanted.data, cache, student.plan.seed, device, wanted.speech, wanted.noise)
     train(student, mixer, wanted.out, wanted.dev, rank=rank, ranks=ranks)
 
 
-def new_student(learner: type[Student], wanted: argparse.Namespace, device: torch.device, ranks: int) -> Student:
+def new_student(
+    wanted: argparse.Namespace, device: torch.device, ranks: int, learner: type[Student] = Student
+) -> Student:
     """A student as the command line, the checkpoint to resume or the weights to start from want it."""
     shape = shape_of(wanted)
     plan = Plan(
