@@ -169,7 +169,7 @@ def test_a_circle_is_found_though_the_network_holds_it_down(seed: int) -> None:
 def test_a_doubt_keeps_the_circle_open_until_the_way_is_known(seed: int) -> None:
     """The first probe comes before the way is learnt, and its answer fits neither; the second doubt takes longer."""
     found = measure(seed, 6.0, 4.0, "network")
-    assert found.turned_down_s < 0.5 and found.events == 1
+    assert found.turned_down_s < 1 and found.events == 1
     assert found.gain_db < 0 and found.unstable_s == 0 and found.rang_s == 0
 
 
