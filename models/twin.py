@@ -2,9 +2,9 @@
 
     torchrun --nproc_per_node 2 -m models.twin --data DIR --out TWIN --init models/quietbox/weights.pt --dev DIR/dev
 
-Twice the rounds of the shipped network, and an ordinary symmetric transform: 30 ms of sound on either side of each
-gain instead of 20 ms behind and 5 ms ahead of it, so that the sound leaves 30 ms late, as the peers' does. All else is
-``models.train``: mixtures, loss, schedule, checkpoints. ``--evaluate`` measures a twin, with its latency.
+Twice the rounds of the shipped network, and an ordinary transform: root-Hann windows of 30 ms on both sides, so
+that the sound leaves 30 ms late, as the peers' does. All else is ``models.train``: mixtures, loss, schedule,
+checkpoints. ``--evaluate`` measures a twin.
 """
 
 import json
