@@ -56,7 +56,7 @@ class CaptureConfig:
 class FeedforwardConfig:
     """What is removed without looking at the result."""
 
-    highpass_hz: float = key(5.0, "2nd-order Butterworth high-pass; 0 is off", unit="Hz", low=2, high=400, choices=(0,))
+    highpass_hz: float = key(2.0, "2nd-order Butterworth high-pass; 0 is off", unit="Hz", low=2, high=400, choices=(0,))
     mains: str = key("auto", "mains hum to cancel", choices=("auto", "50", "60", "off"))
 
 

@@ -1,9 +1,11 @@
 """The low-latency transform: 320-sample analysis, 160-sample synthesis, hop 80, and the 64 bands on top.
 
-A long analysis window resolves speech harmonics; a short synthesis window decides the delay. Both are asymmetric and
-their product is an ordinary Hann window of 160 samples, whose copies 80 apart add up to one: perfect reconstruction at
-10 ms (Mauler & Martin 2007, "A low delay, variable resolution, perfect reconstruction spectral analysis-synthesis
-system"; figures in models/quietbox/CARD.md). The runtime, the training and the NumPy engines all import this file.
+A long analysis window resolves speech harmonics; a short synthesis window decides the delay. Both are asymmetric, and
+copies of their product 80 apart add up to one: perfect reconstruction at 10 ms (Mauler & Martin 2007, "A low delay,
+variable resolution, perfect reconstruction spectral analysis-synthesis system"). Unlike theirs the product is no Hann
+window but nearly a rectangle: of the two frames over a sample the newer one, which has heard 5 ms more of what
+follows, says it nearly alone (figures in models/README.md). The runtime, the training and the NumPy engines all
+import this file.
 """
 
 import math
@@ -15,6 +17,10 @@ from edge import HOP_SAMPLES, RATE_HZ
 
 WINDOW_SAMPLES = 320
 """Analysis window, 20 ms."""
+FALL_SAMPLES = 112
+"""The end of it that falls: the peak lies over the hop that is about to be played, 5 to 10 ms back."""
+FADE_SAMPLES = 24
+"""From one frame to the next the sound fades over 1.5 ms."""
 BINS = WINDOW_SAMPLES // 2 + 1
 BANDS = 64
 DELAY_SAMPLES = HOP_SAMPLES
@@ -30,18 +36,19 @@ Spectra = NDArray[np.complex64]
 
 
 def analysis_window() -> Floats:
-    """float32, 320: square-root Hann, rising over 240 samples and falling over the last 80."""
-    rise, fall = WINDOW_SAMPLES - HOP_SAMPLES, HOP_SAMPLES
+    """float32, 320: square-root Hann, rising over 208 samples and falling over the last 112."""
+    rise = WINDOW_SAMPLES - FALL_SAMPLES
     up = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / rise)
-    down = np.cos(np.pi / 2 * (np.arange(fall) + 0.5) / fall)
+    down = np.cos(np.pi / 2 * (np.arange(FALL_SAMPLES) + 0.5) / FALL_SAMPLES)
     return np.concatenate([up, down]).astype(np.float32)
 
 
 def synthesis_window() -> Floats:
-    """float32, 160: Hann(160) / analysis over the last two hops, so that analysis x synthesis overlaps to one."""
-    span = 2 * HOP_SAMPLES
-    hann = np.sin(np.pi * (np.arange(span) + 0.5) / span) ** 2
-    return (hann / analysis_window()[-span:].astype(np.float64)).astype(np.float32)
+    """float32, 160: over the last two hops analysis x synthesis fades in, stays one, and out as the next fades in."""
+    fade_in = np.ones(HOP_SAMPLES)
+    fade_in[:FADE_SAMPLES] = np.sin(np.pi / 2 * (np.arange(FADE_SAMPLES) + 0.5) / FADE_SAMPLES) ** 2
+    product = np.concatenate([fade_in, 1 - fade_in])
+    return (product / analysis_window()[-2 * HOP_SAMPLES :].astype(np.float64)).astype(np.float32)
 
 
 def band_centres_hz() -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from edge.spectrum import (
     BANDS,
     BINS,
     DELAY_SAMPLES,
+    FADE_SAMPLES,
     Transform,
     analysis_window,
     band_centres_hz,
@@ -32,6 +33,20 @@ def test_unity_gains_are_a_pure_delay_of_one_hop() -> None:
 def test_the_windows_overlap_to_one_in_double_precision() -> None:
     product = analysis_window()[-2 * HOP_SAMPLES :].astype(float) * synthesis_window()
     np.testing.assert_allclose(product[:HOP_SAMPLES] + product[HOP_SAMPLES:], 1, atol=1e-6)
+
+
+def test_the_newest_frame_says_all_but_the_first_moment_of_a_hop() -> None:
+    transform, sound = Transform(), np.random.default_rng(2).uniform(-1, 1, (9, HOP_SAMPLES)).astype(np.float32)
+    played = np.zeros(HOP_SAMPLES, np.float32)
+    for hop in sound[:-1]:
+        transform.analyse(hop)
+        transform.synthesise(played)
+    transform.analyse(sound[-1])
+    transform.spectrum[:] = 0
+    transform.synthesise(played)
+    assert (played[FADE_SAMPLES:] == 0).all()
+    fading = np.cos(np.pi / 2 * (np.arange(FADE_SAMPLES) + 0.5) / FADE_SAMPLES) ** 2
+    np.testing.assert_allclose(played[:FADE_SAMPLES], sound[-2][:FADE_SAMPLES] * fading, atol=1e-6)
 
 
 def test_the_delay_with_its_hop_is_ten_milliseconds() -> None:
