@@ -97,7 +97,7 @@ class Loss(nn.Module):
             "wave": 0.3 * (out - clean).abs().mean(),
             "disturbance": 0.07 * (self.disturbance(out, clean) * share).sum(),
             "envelopes": 1.2 * (self.envelopes(out, clean) * share).sum(),
-            "ratio": 0.12 * (si_sdr_loss_db(out, clean) * share).sum(),
+            "ratio": 0.05 * (si_sdr_loss_db(out, clean) * share).sum(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
         if self.opinion and out.shape[1] >= Opinion.LEAST_S * RATE_HZ:
