@@ -135,8 +135,8 @@ class Envelopes(nn.Module):
 
 class Opinion(nn.Module):
     """The overall mark of DNSMOS P.835 (Reddy, Gopal & Cutler 2022), 1 to 5: its own network, read from the package
-    speechmos, with the convolutions in bfloat16. It judges without the clean speech and can be talked round, so it is
-    only ever one voice of several.
+    speechmos, with the convolutions in bfloat16 where that is quick. It judges without the clean speech and can be
+    talked round, so it is only ever one voice of several.
     """
 
     FRAME_SAMPLES, FRAME_STEP_SAMPLES = 320, 160
@@ -166,7 +166,7 @@ class Opinion(nn.Module):
         turns = (self.get_buffer(f"time2freq_stft_{part}_kernel").squeeze(2).T for part in ("real", "imag"))
         real, imaginary = (frames @ turn for turn in turns)
         x = torch.log10((real.square() + imaginary.square()).clamp(min=1e-12)).unsqueeze(1)
-        with torch.autocast(output.device.type, torch.bfloat16):
+        with torch.autocast(output.device.type, torch.bfloat16, enabled=quick_in_bfloat16(output.device)):
             x = x.to(memory_format=torch.channels_last)
             for index in range(self.CONVOLUTIONS):
                 layer = f"conv2d_{index}" if index else "conv2d"
@@ -182,6 +182,11 @@ class Opinion(nn.Module):
         return (square * raw + slope) * raw + start
 
 
+def quick_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself; a processor without AVX-512 BF16 takes a hundred times as long."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 def centred(envelope: Tensor) -> Tensor:
     """Less its mean over frames, at length 1."""
     envelope = envelope - envelope.mean(3, keepdim=True)
@@ -194,3 +199,8 @@ def si_sdr_loss_db(output: Tensor, clean: Tensor) -> Tensor:
     rest = (output - wanted).square().sum(1)
     kept = wanted.square().sum(1)
     return 10 / math.log(10) * torch.log((rest + 1e-3 * kept + 1e-6) / (kept + 1e-6))
+
+
+def left_db(output: Tensor, noisy: Tensor) -> Tensor:
+    """(items, samples) -> (items,): what is left of noise without speech, for which there is no SI-SDR; 0 to -20."""
+    return 10 * torch.log10((output.square().mean(1) + 1e-8) / (noisy.square().mean(1) + 1e-8) + 0.01)

@@ -27,20 +27,20 @@ from torch import Tensor, nn
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.suppress.network import Shape
-from models.ear import Disturbance, Envelopes, Opinion, si_sdr_loss_db
+from models.ear import Disturbance, Envelopes, Opinion, left_db, quick_in_bfloat16, si_sdr_loss_db
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.mix import Batch, NoRecordings, active_power, open_mixer, power
 from models.network import Network, Spectrum, deepened, enhance, features_of
 
 COMPRESSION = 0.3
-SEGMENT_HOPS = 307
-"""1.5 s: with half a second of room behind it a segment fills a Fourier transform of 32 768 nearly exactly."""
+SEGMENT_HOPS = 614
+"""3 s; the first runs had 1.5 s. SI-SDR is minded over a segment: in short ones a burst of noise weighs too little."""
 SETTLE_EVERY = 400
 """Steps between two looks for the state that silence leads to: every segment begins there."""
 MOST_SKIPPED = 10
 """One step without a finite gradient is left out, so many in a row end the run."""
 LONG_EVERY = 8
-"""Every so many steps a batch of a quarter of the items, four times as long: memories must hold beyond 1.5 s."""
+"""Every so many steps a batch of half of the items, twice as long: memories must hold beyond 3 s."""
 
 
 class Refused(Exception):
@@ -97,11 +97,12 @@ class Loss(nn.Module):
             "wave": 0.3 * (out - clean).abs().mean(),
             "disturbance": 0.07 * (self.disturbance(out, clean) * share).sum(),
             "envelopes": 1.2 * (self.envelopes(out, clean) * share).sum(),
-            "ratio": 0.05 * (si_sdr_loss_db(out, clean) * share).sum(),
+            "ratio": 0.2 * (si_sdr_loss_db(out, clean) * share).sum(),
+            "left": 0.2 * (left_db(output, batch.noisy) * (1 - spoken_to)).mean(),
             "speech": 0.05 * nn.functional.binary_cross_entropy_with_logits(speech, spoken),
         }
         if self.opinion and out.shape[1] >= Opinion.LEAST_S * RATE_HZ:
-            terms["opinion"] = 0.2 * ((5 - self.opinion(out)) * share).sum()
+            terms["opinion"] = 1.6 * ((5 - self.opinion(out)) * share).sum()
         return terms
 
     def compressed(self, wave: Tensor) -> tuple[Tensor, Tensor]:
@@ -349,7 +350,7 @@ def batches(mixer: Source, plan: Plan, step: int, rank: int, ranks: int) -> Iter
 
     def mix(step: int) -> Batch:
         long = step % LONG_EVERY == LONG_EVERY - 1
-        items, hops = (max(plan.items // 4, 1), plan.segment_hops * 4) if long else (plan.items, plan.segment_hops)
+        items, hops = (max(plan.items // 2, 1), plan.segment_hops * 2) if long else (plan.items, plan.segment_hops)
         return mixer.batch(step * ranks + rank, items, hops * HOP_SAMPLES)
 
     with ThreadPoolExecutor(1) as ahead:
@@ -375,7 +376,7 @@ def draw_curve(log: Path, picture: Path) -> None:
     figure, axes = pyplot.subplots(1, 1 + len(names), figsize=(4 * (1 + len(names)), 3), layout="constrained")
     axes = np.atleast_1d(axes)
     axes[0].plot([row["audio_hours"] for row in learned], [row["loss"] for row in learned])
-    axes[0].set(title="training loss", xlabel="hours of audio", yscale="log")
+    axes[0].set(title="training loss", xlabel="hours of audio")
     for axis, name in zip(axes[1:], names, strict=True):
         shown = [row for row in heard if name in row["dev"]]
         axis.plot([row["audio_hours"] for row in shown], [row["dev"][name] for row in shown], "o-")
@@ -443,10 +444,10 @@ class Diary:
 
 
 @contextmanager
-def bfloat16_products() -> Iterator[None]:
-    """Products of float32 matrices in bfloat16 where the processor or GPU has them: twice as fast, sums in float32."""
+def bfloat16_products(device: torch.device) -> Iterator[None]:
+    """Products of float32 matrices in bfloat16 where the device has them: twice as fast, sums in float32."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision("medium" if quick_in_bfloat16(device) else "highest")
     try:
         yield
     finally:
@@ -468,7 +469,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     diary, stop_at = Diary(out, student, rank == 0), student.step + most_steps
     last = saved = measured = time.monotonic()
-    with diary.bar, bfloat16_products():
+    with diary.bar, bfloat16_products(student.device):
         for batch in batches(mixer, student.plan, student.step, rank, ranks):
             diary.note(student.learn(batch))
             now = time.monotonic()
@@ -500,7 +501,7 @@ def parse(arguments: list[str] | None, name: str = "train", about: str = __doc__
     parser.add_argument("--dev", type=Path, help="folder with clean/ and noisy/ of the same names, measured only")
     parser.add_argument("--minutes", type=float, help="planned training time over all resumptions (default 120)")
     parser.add_argument("--steps", type=int, help="plan steps instead of minutes")
-    parser.add_argument("--items", type=int, default=16, help="segments of 1.5 s a step and process")
+    parser.add_argument("--items", type=int, default=16, help="segments of 3 s a step and process")
     parser.add_argument("--rate", type=float, help="highest learning rate (default 2e-3, with --init 3e-4)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shape", default="{}", help='sizes as JSON, e.g. {"channels": 48}')

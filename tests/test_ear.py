@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from edge import RATE_HZ
-from models.ear import Disturbance, Envelopes, Opinion, si_sdr_loss_db
+from models.ear import Disturbance, Envelopes, Opinion, left_db, si_sdr_loss_db
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 
 SOUNDS = Path(__file__).parent / "sounds"
@@ -51,11 +51,19 @@ def test_clean_speech_is_perfect_at_any_level() -> None:
         assert si_sdr_loss_db(gain * clean, clean).item() < -29
 
 
+def test_what_is_left_of_noise_is_told_in_decibels() -> None:
+    noise = torch.randn(1, 24_000, generator=torch.Generator().manual_seed(1))
+    for gain_db in (0, -6, -10):
+        assert left_db(10 ** (gain_db / 20) * noise, noise).item() == pytest.approx(gain_db, abs=0.5)
+    assert left_db(0 * noise, noise).item() == pytest.approx(-20, abs=0.1)
+    assert abs(left_db(0 * noise, 0 * noise).item()) < 0.1, "silence stays silence"
+
+
 def test_silence_and_noise_have_finite_gradients() -> None:
     rng = torch.Generator().manual_seed(1)
     clean = torch.randn(3, 24_000, generator=rng) * torch.tensor([[0.0], [1e-4], [0.3]])
     output = (torch.randn(3, 24_000, generator=rng) * torch.tensor([[0.1], [0.0], [0.3]])).requires_grad_()
-    for lesson in (Disturbance(), Envelopes(), si_sdr_loss_db):
+    for lesson in (Disturbance(), Envelopes(), si_sdr_loss_db, left_db):
         (gradient,) = torch.autograd.grad(lesson(output, clean).sum(), output)
         assert torch.isfinite(gradient).all()
 

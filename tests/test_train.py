@@ -18,6 +18,7 @@ from models.measures import si_sdr_db  # noqa: E402
 from models.mix import Batch  # noqa: E402
 from models.network import Network, Spectrum, enhance  # noqa: E402
 from models.train import (  # noqa: E402
+    LONG_EVERY,
     Lesson,
     Loss,
     Plan,
@@ -276,8 +277,8 @@ def test_some_batches_are_long(recordings: Path, tmp_path: Path) -> None:
     from models.mix import open_mixer
 
     mixer = open_mixer(None, tmp_path, 1, speech=[recordings / "speech"], noise=[recordings / "noise"])
-    stretch = batches(mixer, Plan(items=4, segment_hops=20), 6, 0, 1)
-    assert [next(stretch).noisy.shape for _ in range(3)] == [(4, 1600), (1, 6400), (4, 1600)]
+    stretch = batches(mixer, Plan(items=4, segment_hops=20), LONG_EVERY - 2, 0, 1)
+    assert [next(stretch).noisy.shape for _ in range(3)] == [(4, 1600), (2, 3200), (4, 1600)]
     stretch.close()
 
 
