@@ -56,7 +56,7 @@ class CaptureConfig:
 class FeedforwardConfig:
     """What is removed without looking at the result."""
 
-    highpass_hz: float = key(2.0, "2nd-order Butterworth high-pass; 0 is off", unit="Hz", low=2, high=400, choices=(0,))
+    highpass_hz: float = key(1.0, "2nd-order Butterworth high-pass; 0 is off", unit="Hz", low=1, high=400, choices=(0,))
     mains: str = key("auto", "mains hum to cancel", choices=("auto", "50", "60", "off"))
 
 
@@ -172,7 +172,7 @@ class HowlConfig:
 class LimiterConfig:
     """Hearing protection, always last and never off."""
 
-    threshold_dbfs: float = key(-3.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
+    threshold_dbfs: float = key(-2.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
     peak_dbfs: float = key(-1.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
     delay_ms: float = key(1.0, "how far it looks ahead; adds to the latency", unit="ms", low=0, high=10)
     attack_ms: float = key(0.25, "how fast it turns down", unit="ms", low=0.05, high=100)

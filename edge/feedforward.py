@@ -84,7 +84,7 @@ class HighPass:
 
     delay_samples = 0
 
-    def __init__(self, cutoff_hz: float = 2.0) -> None:
+    def __init__(self, cutoff_hz: float = 1.0) -> None:
         assert 0 <= cutoff_hz < RATE_HZ / 2
         self.nonfinite_samples = 0
         """NaN or Inf that came in."""
@@ -414,7 +414,7 @@ class Feedforward:
 
     delay_samples = 0
 
-    def __init__(self, highpass_hz: float = 2.0, mains: str | int = "auto") -> None:
+    def __init__(self, highpass_hz: float = 1.0, mains: str | int = "auto") -> None:
         self.highpass = HighPass(highpass_hz)
         self.hum = HumCanceller(mains)
 

@@ -161,7 +161,7 @@ class Limiter:
     A steady level e leaves as e (1 + t - e): full scale leaves at t, and nothing steady leaves above (1 + t)^2 / 4.
     A hard ceiling follows: no sample ever leaves above ``peak_dbfs``. NaN and Inf become silence on the way in.
 
-    The defaults: -3 dBFS leaves all but the loudest speech alone (-6 dBFS took 3 dB of SI-SDR from a voice whose peaks
+    The defaults: -2 dBFS leaves all but the loudest speech alone (-6 dBFS took 3 dB of SI-SDR from a voice whose peaks
     reach full scale); the delay is four attack times, so the gain has covered 98 % of its way when the sample that
     caused it leaves; what still overshoots ends at -1 dBFS; 60 ms of release keep the gain from following a 100 Hz
     voice.
@@ -177,7 +177,7 @@ class Limiter:
 
     def __init__(
         self,
-        threshold_dbfs: float = -3.0,
+        threshold_dbfs: float = -2.0,
         peak_dbfs: float = -1.0,
         delay_ms: float = 1.0,
         attack_ms: float = 0.25,

@@ -204,8 +204,8 @@ class HowlGuard:
     _WHOLLY_DB = 4.5
     _RETURNED_DB = -10.0
     """Over all frequencies; a circle on the verge of ringing, which is open at one, returns -14 dB of a voice."""
-    _LOUD = 0.64
-    """The limiter's threshold lies at 0.71."""
+    _LOUD = 0.72
+    """The limiter's threshold lies at 0.79."""
     _QUIETEST = 1e-6
     """Mean square of the microphone's treble: -60 dBFS; nothing quieter is worth a probe."""
     _DROP_DB = 12.0

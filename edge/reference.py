@@ -484,7 +484,7 @@ class ReferenceCanceller:
     """What is predicted at 10 dB below the voice channel, and does not fit, is a path that has moved; every 2 s."""
 
     def __init__(
-        self, path_ms: float = LONGEST_PATH_MS, highpass_hz: float = 2.0, listener: Estimator | None = None
+        self, path_ms: float = LONGEST_PATH_MS, highpass_hz: float = 1.0, listener: Estimator | None = None
     ) -> None:
         """``path_ms`` up to 64; ``highpass_hz`` as the voice has it: two equal filters leave the path alone.
         ``listener`` knows speech when it hears it, at the reference, to tell swapped channels in noise; for the voice

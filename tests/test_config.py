@@ -47,7 +47,7 @@ def test_values_arrive_where_they_belong() -> None:
         ("[capture]\nperiods = 2.5", "is not a whole number from 2 to 64"),
         ("[capture]\nchannel = 9", 'is not a whole number from 1 to 8 or "auto" or "mean"'),
         ('[suppress]\nengine = "deepest"', 'is not "auto" or "network" or "rnn" or "dsp" or "off"'),
-        ("[feedforward]\nhighpass_hz = 1", "is not a number from 2 to 400 Hz or 0"),
+        ("[feedforward]\nhighpass_hz = 0.5", "is not a number from 1 to 400 Hz or 0"),
         ("[gate]\non = 1", "is not true or false"),
         ("[capture]\ndevice = ''", "is not a name in quotes"),
         ("suppress = 3", "is a section; write [suppress] on a line of its own"),

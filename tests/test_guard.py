@@ -13,7 +13,7 @@ from edge.guard import Fader, Limiter, SoftGate, VoiceBodyEq, decay_per_sample, 
 
 Floats = NDArray[np.float32]
 
-T_DBFS, PEAK_DBFS = -3.0, -1.0
+T_DBFS, PEAK_DBFS = -2.0, -1.0
 PEAK = 10 ** (PEAK_DBFS / 20)
 
 
