@@ -25,9 +25,10 @@ as_root() {
 }
 
 # Debian packages: pyalsaaudio is built here (Debian 12 carries 0.8.4), the rest are libraries and, off the Pi, the
-# sound server that stands in for a sound card.
+# sound server that stands in for a sound card. More by name: what only the tests need.
 system_packages() {
     local wanted=(python3 python3-venv python3-dev gcc libasound2-dev libsndfile1 alsa-utils) missing=() package
+    wanted+=("$@")
     on_a_pi || wanted+=(jackd2 libasound2-plugins)
     for package in "${wanted[@]}"; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -96,7 +97,7 @@ board() {
 
 case ${1-} in
     '') if on_a_pi; then board; else system_packages; python_packages pictures; demo; fi ;;
-    --setup) system_packages; python_packages "${2:-pictures}" ;;
+    --setup) system_packages device-tree-compiler; python_packages "${2:-pictures}" ;;
     --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0"; echo; board --help ;;
     *) board "$@" ;;
 esac
