@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edge import RATE_HZ
 from models.measures import DNSMOS_POLYNOMIALS, dnsmos_file
+from models.mix import power
 
 FFT_SAMPLES, STEP_SAMPLES = 512, 256
 BINS_HZ = torch.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)
@@ -203,4 +204,4 @@ def si_sdr_loss_db(output: Tensor, clean: Tensor) -> Tensor:
 
 def left_db(output: Tensor, noisy: Tensor) -> Tensor:
     """(items, samples) -> (items,): what is left of noise without speech, for which there is no SI-SDR; 0 to -20."""
-    return 10 * torch.log10((output.square().mean(1) + 1e-8) / (noisy.square().mean(1) + 1e-8) + 0.01)
+    return 10 * torch.log10((power(output) + 1e-8) / (power(noisy) + 1e-8) + 0.01)

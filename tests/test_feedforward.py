@@ -97,8 +97,10 @@ def test_highpass_is_butterworth_of_second_order(cutoff_hz: float) -> None:
     assert abs(response_db(cutoff_hz, 10 * cutoff_hz)) < 0.01
 
 
-def test_highpass_removes_dc() -> None:
-    assert np.abs(in_hops(HighPass(), np.full(4 * RATE_HZ, 0.9))[-HOP_SAMPLES:]).max() < 1e-6
+@pytest.mark.parametrize("cutoff_hz", [1.0, 5.0])
+def test_highpass_removes_dc_in_four_periods(cutoff_hz: float) -> None:
+    dc = np.full(round(4 / cutoff_hz * RATE_HZ), 0.9)
+    assert np.abs(in_hops(HighPass(cutoff_hz), dc)[-HOP_SAMPLES:]).max() < 1e-6
 
 
 @pytest.mark.parametrize("edge_hz", [15.0, 90.0, 400.0])
@@ -126,9 +128,9 @@ def test_broken_samples_become_silence_and_leave_no_trace(cutoff_hz: float) -> N
     assert stage.nonfinite_samples == 4
 
 
-def test_a_fading_highpass_never_becomes_subnormal() -> None:
-    stage = HighPass()
-    out = in_hops(stage, np.concatenate([np.ones(800), np.zeros(18 * RATE_HZ)]))
+@pytest.mark.parametrize("cutoff_hz", [1.0, 5.0])
+def test_a_fading_highpass_never_becomes_subnormal(cutoff_hz: float) -> None:
+    out = in_hops(HighPass(cutoff_hz), np.concatenate([np.ones(800), np.zeros(round(18 / cutoff_hz * RATE_HZ))]))
     left = np.abs(out[np.nonzero(out)])
     assert left.min() >= np.finfo(np.float32).tiny
     assert np.abs(out[-HOP_SAMPLES:]).max() < 1e-30
