@@ -1,7 +1,7 @@
 """The howl guard: an open headphone or a loudspeaker is heard by the microphone again, and the circle must not ring.
 
 The box knows what it plays. ``FeedbackPath`` learns all the time how that comes back, unheard. ``HowlGuard`` compares:
-where the microphone is explained by our own output and grows, the circle may be closing. Then the output is turned down
+where the microphone is explained by our own output, the circle may be closing. Then the output is turned down
 at once and watched: a circle answers one round later by fading, a whistle or an organ does not. Only a circle makes an
 event: from then on the learnt path is subtracted at the very front of the chain, a peak that comes again gets a notch,
 and the level comes back, but for a margin. Without an event not one bit of the sound changes.
@@ -29,6 +29,8 @@ class FeedbackPath(AdaptivePath):
     _AVERAGE_HOPS = 400
     _EVEN_DOUBT = 0.1
     """The buffers decide when it comes back: no partition is likelier than another."""
+    _DOUBT = 1e-4
+    """Headphones are taken off at any time, also after an hour: never so sure as of a reference microphone's path."""
     _DEEP_HZ, _HIGH_HZ = 150.0, 300.0
     """Below no headphone closes a circle, and a voice's pitch resembles itself for longest: what seems to come back
     there is the voice, and is not subtracted; above it is."""
@@ -38,8 +40,8 @@ class FeedbackPath(AdaptivePath):
         self._steady: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._difference: Spectra = np.zeros((partitions, BINS), np.complex64)
         self._steady_hops = 1
-        self.highest_db = self.overall_db = -np.inf
-        """The gain of what would be subtracted: at the frequency where it is highest, and the mean power over all."""
+        self.highest_db = -np.inf
+        """The gain of what would be subtracted, at the frequency where it is highest."""
         self._taken: Spectra = np.zeros((partitions, BINS), np.complex64)
         """The steady estimate above ``_DEEP_HZ``, and the same as an impulse response, a row a partition."""
         self.taken_taps = np.zeros((partitions, HOP_SAMPLES), np.float32)
@@ -73,7 +75,6 @@ class FeedbackPath(AdaptivePath):
         spectrum *= self._believed
         power = spectrum.real**2 + spectrum.imag**2
         self.highest_db = 10 * math.log10(float(power.max()) + 1e-12)
-        self.overall_db = 10 * math.log10(float(power.mean()) + 1e-12)
         self.taken_taps[:] = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
         np.fft.rfft(self.taken_taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
 
@@ -111,7 +112,7 @@ class FeedbackPath(AdaptivePath):
         self._taken.fill(0)
         self.taken_taps.fill(0)
         self._steady_hops = 1
-        self.highest_db = self.overall_db = -np.inf
+        self.highest_db = -np.inf
 
 
 class Notches:
@@ -182,28 +183,70 @@ class Notches:
         self._left_hops.fill(0)
 
 
+class Bands:
+    """How much of a sound is explained, band by band: a way through the air explains a little of every one, a held tone
+    all of its own and nothing else.
+    """
+
+    _BINS = slice(3, 72)
+    """300 Hz to 7.1 kHz, 100 Hz each."""
+    _MOST_DB = 6.0
+    """No band counts for more."""
+    _HUSH = 1e-9
+
+    def __init__(self, signals: int) -> None:
+        self.shape = signals, len(range(BINS)[self._BINS])
+        self._frames = np.zeros((signals, FFT_SAMPLES), np.float32)
+        self._windowed = np.zeros((signals, FFT_SAMPLES), np.float32)
+        self._window = np.hanning(FFT_SAMPLES).astype(np.float32)
+        self._powers = np.zeros(self.shape, np.float32)
+
+    def powers(self, *hops: Floats) -> Floats:
+        """A hop of each, float32, 80 samples -> float32, (signals, bands), over 10 ms; good until called again."""
+        frames = self._frames
+        frames[:, :HOP_SAMPLES] = frames[:, HOP_SAMPLES:]
+        for frame, hop in zip(frames, hops, strict=True):
+            frame[HOP_SAMPLES:] = hop
+        np.multiply(frames, self._window, out=self._windowed)
+        np.abs(np.fft.rfft(self._windowed, axis=1)[:, self._BINS], out=self._powers)
+        np.square(self._powers, out=self._powers)
+        return self._powers
+
+    @classmethod
+    def explained_db(cls, heard: Floats, left: Floats) -> float:
+        """Powers of a sound and of what a prediction leaves of it, (bands,) -> the mean over the bands."""
+        each_db = 10 * np.log10((heard + cls._HUSH) / (left + cls._HUSH))
+        np.minimum(each_db, cls._MOST_DB, out=each_db)
+        np.maximum(each_db, -cls._MOST_DB, out=each_db)
+        return float(each_db.sum()) / len(each_db)
+
+    def reset(self) -> None:
+        self._frames.fill(0)
+
+
 class HowlGuard:
     """``hear`` the microphone's hop at the front, ``process`` the hop before the limiter, say what was ``played``.
 
-    Suspicion: over the last 100 ms our own output explains ``_EXPLAINED_DB`` more of the microphone (treble raised by
-    6 dB an octave, or a voice's bass decides alone) than is already subtracted, and the sound grows or stands at the
-    limiter; or it explains nearly all, and what comes back is nearly as loud as what was played: with a suppressor in
-    it a circle dies away in every pause and is open none the less. Without a circle speech is explained by 1 dB at most
-    (the step from hop to hop is small against its changes), a held tone wholly. Probe: ``_DROP_DB`` down within a hop,
-    learning stopped; from one round later, over ten hops in which nothing else is louder, two predictions stand against
-    each other, ours and the one that knows nothing of the drop. A circle follows the first.
-    Doubt: if the microphone follows neither, the path is hardly known yet. Then the box plays ``_DOUBT_DB`` lower for
-    one to three seconds of sound, learns the path in peace and judges by that.
+    Suspicion: over the last 100 ms our own output explains ``_EXPLAINED_DB`` of the microphone in the mean over all
+    bands, and the microphone does not hear less than was played. That is little, but a voice without a circle resembles
+    itself in some bands and never in all; and it is there long before anything rings, or where a suppressor holds the
+    circle down. Or it rings already: one tone at the limiter, half of it explained.
+    Probe: ``_DROP_DB`` down within a hop, learning stopped; from one round later, over ten hops in which nothing else
+    is louder, two predictions stand against each other, ours and the one that knows nothing of the drop. A circle
+    follows the first, a held tone the second.
+    Doubt: if the microphone follows neither, the path is hardly known yet. Then the box plays ``_DOUBT_DB`` lower,
+    which opens a circle 6 dB above the limit, and learns in peace; after each second of sound it judges by all of it.
     """
 
     delay_samples = 0
 
     _MEMORY_HOPS = 20
-    _EXPLAINED_DB = 3.0
-    _GROWTH_DB = 1.0
-    _WHOLLY_DB = 4.5
-    _RETURNED_DB = -10.0
-    """Over all frequencies; a circle on the verge of ringing, which is open at one, returns -14 dB of a voice."""
+    _EXPLAINED_DB, _AGAIN_DB = 0.4, 1.0
+    """To suspect a circle; and once something is subtracted, when what is left of the path still explains a little."""
+    _RINGING = 2.0
+    """Times the power that is not explained, where the output stands at the limiter."""
+    _COMES_BACK = 0.9
+    """Of what was played, as power: a circle that is open at all frequencies is mostly quieter in the microphone."""
     _LOUD = 0.72
     """The limiter's threshold lies at 0.79."""
     _QUIETEST = 1e-6
@@ -216,24 +259,29 @@ class HowlGuard:
     _TELLING = 0.5
     """... and that prediction is so much of what is heard: another sound's hops tell nothing."""
     _LONGEST_WATCH_HOPS = 20
-    _FALLEN = 0.3
-    """Of its power before: a circle that stood at the limiter has left that much or less, whatever was learnt of it."""
-    _UNMOVED = 1.15
-    """As loud as before, to 0.6 dB: a hum does not mind the drop, and only a clear sign speaks against it then."""
+    _FOLLOWS_DB, _AHEAD_DB = 0.4, 0.8
+    """A circle: so much is explained by what was really played, and so much more than by what would have been."""
+    _ENDED = 0.1
+    """Of its power before: no more is left where a voice stopped, and an open circle rang out, during the probe."""
     _HOLD_HOPS = 20
     _DENIED_HOPS = round(200 / HOP_MS)
     _DENIED_MOST_HOPS = round(60_000 / HOP_MS)
     _FORGIVEN = 0.05
     """After a probe in vain the next one waits, each time twice as long; so much of a hop is forgiven with each hop."""
+    _PATIENT_HOPS = 3 * _DENIED_HOPS
+    """From then on, which is after two in vain, no doubt follows."""
     _DOUBT_DB, _DOUBT_HOPS, _LONGEST_DOUBT = 7.0, round(1000 / HOP_MS), 3
-    _CLOSED_DB, _TONE_DB, _BROAD_DB = 2.0, 10.0, -12.0
-    """Above the first the learnt path may ring, as it does in a circle 6 dB above the limit. But above the second it
-    would have rung long since: that is a tone which the suppressor takes away. And a way through the air lets more
-    frequencies through than a few of a voice: its mean gain exceeds the third."""
+    _KNOWN_DB, _UNKNOWN_DB = 0.15, -0.02
+    """Explained after one second of a doubt, the first half as much after two: the more was heard, the surer."""
+    _TONE_DB, _OPEN_DB = 10.0, -2.0
+    """Above the first the learnt path would have rung long since: that is a tone which the suppressor takes away. Below
+    the second it cannot ring at all."""
     _RELEASE_DB = 8.0 * HOP_MS / 1000
-    _FIRST_KEPT_DB, _KEPT_STEP_DB, _MOST_KEPT_DB = 8.0, 3.0, 18.0
+    _FIRST_KEPT_DB, _KEPT_STEP_DB, _MOST_KEPT_DB = 10.0, 3.0, 19.0
     """An event keeps the box so much lower, for what was learnt leaves up to 6 dB of the way at frequencies that were
     hardly heard yet; each further event soon after it a step more ..."""
+    _ABOVE_DB = 1.0
+    """... and never less at first than the learnt path's own gain and this; ..."""
     _FORGET_DB = 0.02 * HOP_MS / 1000
     """... for some minutes: so much of that is given back each hop, ..."""
     _LEAST_KEPT_DB = 3.0
@@ -265,9 +313,17 @@ class HowlGuard:
         self._scaled = np.zeros(HOP_SAMPLES, np.float32)
         self._treble = np.zeros(HOP_SAMPLES - 1, np.float32)
         self._heard = np.zeros(2 * self._MEMORY_HOPS)
-        self._unexplained = np.zeros(2 * self._MEMORY_HOPS)
         self._sent = np.zeros(2 * self._MEMORY_HOPS)
-        self._returned = np.zeros(2 * self._MEMORY_HOPS)
+        self._bands = Bands(2)
+        signals, bands = self._bands.shape
+        self._lately = np.zeros((self._MEMORY_HOPS, signals, bands), np.float32)
+        """Powers of the last 100 ms: heard, and not explained."""
+        self._sums = np.zeros((signals, bands), np.float32)
+        self._trial = Bands(3)
+        self._tried = np.zeros(self._trial.shape, np.float32)
+        """Their sums over a probe: heard, not explained by what was played, and not by what would have been; over a
+        doubt the first two.
+        """
         self._gains = np.zeros(HOP_SAMPLES, np.float32)
         self._ramp = (np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES).astype(np.float32)
         self._recent = np.zeros(self._SPECTRUM_SAMPLES, np.float32)
@@ -310,12 +366,12 @@ class HowlGuard:
         self._queue.fill(0)
         self._recent.fill(0)
         self._heard.fill(0)
-        self._unexplained.fill(0)
         self._sent.fill(0)
-        self._returned.fill(0)
+        self._bands.reset()
+        self._lately.fill(0)
         self._place = 0
         self._ours = self._theirs = self._all = 0.0
-        self._was_loud, self._level = False, 0.0
+        self._level = 0.0
 
     # --- at the front
 
@@ -324,8 +380,6 @@ class HowlGuard:
         expected = self.path.predict(self._queue[0])
         left = self._left
         np.subtract(hop, expected, out=left)
-        self._sent[self._place] = self._treble_power(self._queue[0])
-        self._returned[self._place] = self._treble_power(expected)
         if self._probe_hops >= 0:
             self._watch(hop)
         else:
@@ -336,6 +390,8 @@ class HowlGuard:
             before = self._treble_power(hop)
             hop -= self.path.steady_echo()
             self._judge(before, self._treble_power(hop))
+            if self._calm_hops:
+                self._kept_db = max(self._kept_db, min(self.path.highest_db + self._ABOVE_DB, self._MOST_KEPT_DB))
         self._remember(hop)
         if self._doubt_hops:
             self._judge_path(hop)
@@ -343,7 +399,8 @@ class HowlGuard:
             self.suspicions += 1
             self._probe_hops = self._watched = 0
             self._ours = self._theirs = self._all = 0.0
-            self._was_loud = self._loud
+            self._tried.fill(0)
+            self._trial.reset()
             self._level = float(self._heard.mean())
             self._delay_hops = len(self._queue) + self.path.delay_hops
             self._drop_before_db = self.gain_drop_db
@@ -354,26 +411,24 @@ class HowlGuard:
             self._patience_hops = max(self._patience_hops - self._FORGIVEN, self._DENIED_HOPS)
 
     def _remember(self, hop: Floats) -> None:
-        place = self._place
-        self._heard[place] = self._treble_power(hop)
-        self._unexplained[place] = self._treble_power(self._left)
-        self._place = (place + 1) % len(self._heard)
+        self._heard[self._place] = self._treble_power(hop)
+        self._sent[self._place] = self._treble_power(self._queue[0])
+        if self._probe_hops < 0:
+            self._lately[self._place % self._MEMORY_HOPS] = self._bands.powers(hop, self._left)
+        self._place = (self._place + 1) % len(self._heard)
         recent = self._recent
         recent[:-HOP_SAMPLES] = recent[HOP_SAMPLES:]
         recent[-HOP_SAMPLES:] = hop
 
     def _suspicious(self) -> bool:
-        memory, place = self._MEMORY_HOPS, self._place
-        newest = np.arange(place - memory, place)
-        heard, unexplained = float(self._heard[newest].sum()), float(self._unexplained[newest].sum())
-        if heard < memory * self._QUIETEST or heard < unexplained * 10 ** (self._EXPLAINED_DB / 10):
+        heard = float(self._heard.sum())
+        if heard < len(self._heard) * self._QUIETEST or heard < self._COMES_BACK * float(self._sent.sum()):
             return False
-        earlier = float(self._heard.sum()) - heard
-        if self._loud or heard > earlier * 10 ** (self._GROWTH_DB / 10):
+        np.add.reduce(self._lately, axis=0, out=self._sums)
+        if self._loud and self._sums[0].sum() > self._RINGING * self._sums[1].sum():
             return True
-        returned = 2 * float(self._returned[newest].sum())  # of what was played in twice the time
-        wholly = heard > unexplained * 10 ** (self._WHOLLY_DB / 10)
-        return wholly and returned > float(self._sent.sum()) * 10 ** (self._RETURNED_DB / 10)
+        least_db = self._AGAIN_DB if self._subtracting else self._EXPLAINED_DB
+        return Bands.explained_db(self._sums[0], self._sums[1]) > least_db
 
     @property
     def _loud(self) -> bool:
@@ -386,45 +441,60 @@ class HowlGuard:
         undropped = 10 ** ((self.gain_drop_db - self._drop_before_db) / 20)
         louder = self.path.louder_echo(max(0, self._probe_hops - len(self._queue) + 1), undropped)
         np.subtract(hop, louder, out=self._scaled)
-        theirs, loudness = self._treble_power(self._scaled), self._treble_power(louder)
+        powers = self._trial.powers(hop, self._left, self._scaled)
+        heard, loudness, theirs = (self._treble_power(each) for each in (hop, louder, self._scaled))
         self._scaled -= self._left
-        telling = loudness > self._TELLING * self._treble_power(hop)
-        if telling and self._treble_power(self._scaled) > self._REACHED * loudness:
+        if loudness > self._TELLING * heard and self._treble_power(self._scaled) > self._REACHED * loudness:
             self._watched += 1
-            self._all += self._treble_power(hop)
+            self._all += heard
             self._ours += self._treble_power(self._left)
             self._theirs += theirs
+            self._tried += powers
         if self._watched < self._WATCH_HOPS and self._probe_hops < self._longest_hops:
             return
         self._probe_hops = -1
-        level = self._watched * self._level
-        unmoved = level < self._all * self._UNMOVED and self._all < level * self._UNMOVED
-        clearly = self._ours < min(0.8 * self._all, self._theirs / 3)
-        follows = clearly or (self._ours < min(self._all, 0.7 * self._theirs) and not unmoved)
-        fallen = self._was_loud and self._all < self._FALLEN * level
-        told = self._watched == self._WATCH_HOPS and (unmoved or self._theirs < min(0.5 * self._all, self._ours))
-        if follows or fallen:
+        closed = self._verdict()
+        if closed:
             self.path.settle()
             self._confirm()
-        elif told or self._subtracting or self._watched == 0:
+        elif closed is False or self._subtracting or self._patience_hops > self._PATIENT_HOPS:
             self._deny()
         else:
             self.path.settle()
+            self._tried.fill(0)
             self._doubt_hops = self._LONGEST_DOUBT * self._DOUBT_HOPS
             self.gain_drop_db = min(self._drop_before_db + self._DOUBT_DB, self._MOST_DROP_DB)
+
+    def _verdict(self) -> bool | None:
+        """What the probe says: True, a circle; False, a sound from outside; None, neither."""
+        heard, left, unchanged = self._tried
+        ours_db, theirs_db = Bands.explained_db(heard, left), Bands.explained_db(heard, unchanged)
+        held = self._theirs < min(0.3 * self._all, self._ours)
+        ended = self._all < self._ENDED * self._watched * self._level
+        one_tone = self._ours < min(0.8 * self._all, self._theirs / 3) and ours_db > 0
+        everywhere = ours_db > self._FOLLOWS_DB and ours_db - theirs_db > self._AHEAD_DB and not held
+        if (one_tone or everywhere) and not (ended and self._subtracting):
+            return True
+        return False if held and theirs_db < 0 else None
 
     def _judge_path(self, hop: Floats) -> None:
         """One hop of a doubt, if it is a sound at all."""
         if self._treble_power(hop) < self._QUIETEST:
             return
         self._doubt_hops -= 1
+        self._tried[:2] += self._lately[(self._place - 1) % self._MEMORY_HOPS]
         if self._doubt_hops % self._DOUBT_HOPS:
             return
-        path = self.path
-        if self._CLOSED_DB < path.highest_db < self._TONE_DB and path.overall_db > self._BROAD_DB:
-            self._confirm()
-        elif self._doubt_hops == 0 or not 0 < path.highest_db < self._TONE_DB:
+        path, rounds = self.path, self._LONGEST_DOUBT - self._doubt_hops // self._DOUBT_HOPS
+        explained_db = Bands.explained_db(self._tried[0], self._tried[1])
+        if path.highest_db > self._TONE_DB:
             self._deny()
+        elif explained_db > self._KNOWN_DB / rounds:
+            self._confirm()
+        elif self._doubt_hops == 0 or explained_db < self._UNKNOWN_DB or path.highest_db < self._OPEN_DB:
+            self._deny()
+        else:
+            path.settle()
 
     def _confirm(self) -> None:
         self.events += 1
@@ -435,6 +505,7 @@ class HowlGuard:
         if self._calm_hops:  # again, and soon: subtracting alone does not do
             self._place_notch()
         self._kept_db = min(max(self._kept_db + self._KEPT_STEP_DB, self._FIRST_KEPT_DB), self._MOST_KEPT_DB)
+        self.gain_drop_db = max(self.gain_drop_db, self._kept_db)
         self._calm_hops = self._CALM_HOPS
         self._doubt_hops = 0
         self._patience_hops = self._DENIED_HOPS

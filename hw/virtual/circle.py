@@ -1,12 +1,14 @@
 """Open headphones on a table: does the howl guard open the circle within half a second, and does it stay open?
 
-    python -m hw.virtual.circle [--circles 24] [--gain-db 6] [--first 1000] [--seconds 10] [--engine off] [--json FILE]
+    python -m hw.virtual.circle [--circles 24] [--gain-db 6] [--first 1000] [--seconds 10] [--closes-s 0] [--engine off]
+    python -m hw.virtual.circle --without FOLDER [--engine off]     # no circle: what does the guard do to these sounds?
 
 Every circle is an ear cup or a small room drawn anew: its way from output to microphone, 6 dB above the limit of
-stability where it is strongest, is closed from the start, and somebody speaks. At each hop the open loop's gain is
-known here, for the way is: what comes back less what the guard subtracts, times what the box plays it with. Below 0 dB
-at all frequencies the circle cannot ring, whatever its phase (the small-gain theorem). The exit status is 1 if one
-rings or stands above 0 dB later than half a second after it was first heard or first turned down.
+stability where it is strongest, is closed from the start, or later, as when a headphone is taken off, and somebody
+speaks. At each hop the open loop's gain is known here, for the way is: what comes back less what the guard subtracts,
+times what the box plays it with. Below 0 dB at all frequencies the circle cannot ring, whatever its phase (the
+small-gain theorem). The exit status is 1 if one rings or stands above 0 dB later than half a second after it was first
+heard or first turned down, or is neither heard nor turned down at all.
 """
 
 import argparse
@@ -30,6 +32,8 @@ from edge.spectrum import Floats
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds" / "clean"
 STABLE_WITHIN_S = 0.5
+WORN_DB = -26.0
+"""So much less comes back before the circle closes: the headphone is still on the ears."""
 RINGS_DB = 3.0
 """So much louder than the same words without a circle, over 50 ms, is ringing."""
 POINTS = 8192
@@ -81,8 +85,10 @@ def settings(guarded: bool, engine: str = "off") -> Config:
     return Config(suppress=suppress, gate=GateConfig(on=False), howl=HowlConfig(on=guarded))
 
 
-def circle(config: Config, sound: Floats, response: Floats, look: bool = False) -> Circle:
-    """Sound and what comes back, clipped as a converter does, through the whole chain; ``look`` at the gains, too."""
+def circle(config: Config, sound: Floats, response: Floats, look: bool = False, closes_s: float = 0.0) -> Circle:
+    """Sound and what comes back, clipped as a converter does, through the whole chain; ``look`` at the gains, too.
+    Before ``closes_s`` the way back is weaker by WORN_DB.
+    """
     chain = Chain(config)
     air = np.zeros(len(sound) + len(response) + HOP_SAMPLES, np.float32)
     air[: len(sound)] = sound
@@ -95,11 +101,12 @@ def circle(config: Config, sound: Floats, response: Floats, look: bool = False) 
         played[start : start + HOP_SAMPLES] = hop
         # played from the next hop on
         at = start + HOP_SAMPLES
-        echo = np.convolve(response, hop)[: len(air) - at]
+        strength = 1.0 if start >= closes_s * RATE_HZ else 10 ** (WORN_DB / 20)
+        echo = strength * np.convolve(response, hop)[: len(air) - at]
         air[at : at + len(echo)] += echo
         drops.append(chain.howl.gain_drop_db if chain.howl else 0.0)
         if look:
-            gains.append(open_loop_db(chain.howl, returned))
+            gains.append(open_loop_db(chain.howl, strength * returned))
     return Circle(played, chain, np.array(gains, np.float32), np.array(drops, np.float32))
 
 
@@ -128,7 +135,7 @@ class Row:
     seed: int
     kind: str
     turned_down_s: float
-    """After the beginning."""
+    """After the circle closed."""
     gain_db: float
     """The open loop's highest gain later than STABLE_WITHIN_S."""
     unstable_s: float
@@ -150,29 +157,73 @@ def speech(seed: int, seconds: float) -> Floats:
     return np.asarray(sound + 1e-4 * rng.standard_normal(samples), np.float32)
 
 
-def measure(seed: int, gain_db: float, seconds: float, engine: str) -> Row:
-    """One circle of its own, with and without the way back."""
+def measure(seed: int, gain_db: float, seconds: float, engine: str, closes_s: float = 0.0) -> Row:
+    """One circle of its own, with and without the way back; nothing before ``closes_s`` is counted but the events."""
     room = bool(seed % 2)
     sound, response = speech(seed, seconds), way(seed, gain_db, room)
     usual = levels_db(circle(settings(False, engine), sound, 0 * response).played)
-    found = circle(settings(True, engine), sound, response, look=True)
+    found = circle(settings(True, engine), sound, response, look=True, closes_s=closes_s)
     louder = levels_db(found.played) > np.maximum(usual, usual.max() - 10) + RINGS_DB
+    louder = louder[round(1000 * closes_s / LEVEL_MS) :]
+    closed_hop = round(1000 * closes_s / HOP_MS)
+    down = found.drops_db[closed_hop:] > 0
+    turned_down_s = float(np.argmax(down)) * HOP_MS / 1000 if down.any() else float("inf")
     rings_s = float(np.argmax(louder)) * LEVEL_MS / 1000 if louder.any() else float("inf")
-    begins = min(rings_s, found.dropped_s) + STABLE_WITHIN_S
-    late_hops = slice(round(1000 * begins / HOP_MS), None)
-    louder = louder[round(1000 * begins / LEVEL_MS) :]
+    first_s = min(rings_s, turned_down_s)
+    begins_s = STABLE_WITHIN_S + (first_s if first_s < seconds else 0.0)
+    late_db = found.gains_db[closed_hop + round(1000 * begins_s / HOP_MS) :]
+    louder = louder[round(1000 * begins_s / LEVEL_MS) :]
     guard = found.chain.howl
     assert guard is not None
     return Row(
         seed,
         "room" if room else "cup",
-        found.dropped_s,
-        float(found.gains_db[late_hops].max()),
-        float(np.count_nonzero(found.gains_db[late_hops] > 0)) * HOP_MS / 1000,
+        turned_down_s,
+        float(late_db.max(initial=-np.inf)),
+        float(np.count_nonzero(late_db > 0)) * HOP_MS / 1000,
         float(np.count_nonzero(louder)) * LEVEL_MS / 1000,
         guard.events,
         guard.gain_drop_db,
     )
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A sound that nothing of comes back."""
+
+    name: str
+    same: bool
+    """Whether it passed as without a guard, bit by bit."""
+    probes: int
+    events: int
+    lower_s: float
+    """How long the box played lower."""
+
+
+def visit(path: Path, engine: str) -> Visit:
+    """One recording, 16 kHz mono, through a box with a guard and one without."""
+    sound, rate_hz = soundfile.read(path, dtype="float32")
+    if rate_hz != RATE_HZ or sound.ndim > 1:
+        raise ValueError(f"{path}: {rate_hz} Hz; make it 16 kHz mono (quietbox enhance does)")
+    sound, nothing = sound[: len(sound) // HOP_SAMPLES * HOP_SAMPLES], np.zeros(1600, np.float32)
+    usual, found = (circle(settings(on, engine), sound, nothing) for on in (False, True))
+    guard = found.chain.howl
+    assert guard is not None
+    same = np.array_equal(usual.played, found.played)
+    lower_s = float(np.count_nonzero(found.drops_db)) * HOP_MS / 1000
+    return Visit(path.name, same, guard.suspicions, guard.events, lower_s)
+
+
+def without(folder: Path, engine: str) -> None:
+    """Every sound of a folder: prints those that the guard touched, and how many it did not."""
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".flac", ".wav"))
+    if not files:
+        raise ValueError(f"{folder}: no flac or wav in it")
+    visits = [visit(path, engine) for path in track(files, "sounds", console=Console(stderr=True))]
+    for each in visits:
+        if not each.same:
+            print(f"{each.name}: {each.probes} probes, {each.events} events, {each.lower_s:.1f} s lower")
+    print(f"{len(visits)} sounds: {sum(each.same for each in visits)} passed bit by bit")
 
 
 def tabulate(rows: Sequence[Row]) -> Table:
@@ -189,7 +240,7 @@ def tabulate(rows: Sequence[Row]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 if all were and stayed stable."""
+    """Returns the exit status: 0 if all were and stayed stable, or nothing was to be."""
     parser = argparse.ArgumentParser(
         prog="python -m hw.virtual.circle", description="The howl guard in closed circles."
     )
@@ -197,14 +248,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gain-db", type=float, default=6.0, metavar="DB", help="above the limit of stability (6)")
     parser.add_argument("--first", type=int, default=1000, metavar="SEED", help="of the first circle (1000)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="each lasts (10)")
+    parser.add_argument(
+        "--closes-s", type=float, default=0.0, metavar="S", help="later than the beginning: taken off while it runs (0)"
+    )
     parser.add_argument("--engine", default="off", help="which suppressor stands in the circle (off)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content")
+    parser.add_argument("--without", type=Path, metavar="FOLDER", help="sounds (16 kHz mono) in place of circles")
     options = parser.parse_args(arguments)
-    if options.circles < 1 or options.seconds < 2:
-        parser.error("at least one circle of 2 s")
+    if options.without:
+        try:
+            without(options.without, options.engine)
+        except (OSError, ValueError, soundfile.LibsndfileError) as error:
+            parser.error(str(error))
+        return 0
+    if options.circles < 1 or not 0 <= options.closes_s <= options.seconds - 2:
+        parser.error("at least one circle, closed for 2 s")
     seeds = range(options.first, options.first + options.circles)
     rows = [
-        measure(seed, options.gain_db, options.seconds, options.engine)
+        measure(seed, options.gain_db, options.seconds, options.engine, options.closes_s)
         for seed in track(seeds, "circles", console=Console(stderr=True))
     ]
     Console(width=110).print(tabulate(rows))
