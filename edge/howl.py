@@ -246,7 +246,7 @@ class HowlGuard:
     _RINGING = 2.0
     """Times the power that is not explained, where the output stands at the limiter."""
     _COMES_BACK = 0.9
-    """Of what was played, as power: a circle that is open at all frequencies is mostly quieter in the microphone."""
+    """Of what was played, as power, if the box raises nothing: an open circle is mostly quieter in the microphone."""
     _LOUD = 0.72
     """The limiter's threshold lies at 0.79."""
     _QUIETEST = 1e-6
@@ -293,14 +293,16 @@ class HowlGuard:
     """A peak so far above its surroundings is given a notch."""
     _SPECTRUM_SAMPLES = 1024
 
-    def __init__(self, span_ms: float = 100.0, least_ms: float = 10.0) -> None:
+    def __init__(self, span_ms: float = 100.0, least_ms: float = 10.0, raised_db: float = 0.0) -> None:
         """``span_ms``: the latest that what is played may come back; ``least_ms``: sooner it cannot, for the buffers.
-        What is looked for below that would only be the voice itself.
+        What is looked for below that would only be the voice itself. ``raised_db``: how much louder than it was heard
+        the box plays some frequencies.
         """
         skipped = max(0, math.floor(least_ms / HOP_MS) - 1)
         partitions = max(2, round(span_ms / HOP_MS) - skipped)
         self._queue = np.zeros((skipped + 1, HOP_SAMPLES), np.float32)
         self.path = FeedbackPath(partitions)
+        self._comes_back = self._COMES_BACK * 10 ** (-max(0.0, raised_db) / 10)
         self._longest_hops = partitions + self._LONGEST_WATCH_HOPS
         self.notches = Notches()
         self.events = 0
@@ -422,7 +424,7 @@ class HowlGuard:
 
     def _suspicious(self) -> bool:
         heard = float(self._heard.sum())
-        if heard < len(self._heard) * self._QUIETEST or heard < self._COMES_BACK * float(self._sent.sum()):
+        if heard < len(self._heard) * self._QUIETEST or heard < self._comes_back * float(self._sent.sum()):
             return False
         np.add.reduce(self._lately, axis=0, out=self._sums)
         if self._loud and self._sums[0].sum() > self._RINGING * self._sums[1].sum():
