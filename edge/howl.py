@@ -70,13 +70,23 @@ class FeedbackPath(AdaptivePath):
     def _take_over(self) -> None:
         """Subtract by the steady estimate as it is now, without the deep."""
         self._since_taken_hops = 0
-        taps = np.fft.irfft(self._steady, n=FFT_SAMPLES)[:, :HOP_SAMPLES]
+        spectrum = self._response(self._steady)
+        self.highest_db = _highest_db(spectrum)
+        taps = self.taken_taps
+        taps[:] = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
+        np.fft.rfft(taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
+
+    def _response(self, weights: Spectra) -> NDArray[np.complex128]:
+        """Of the whole way, by frequency, without the deep."""
+        taps = np.fft.irfft(weights, n=FFT_SAMPLES)[:, :HOP_SAMPLES]
         spectrum = np.fft.rfft(taps.ravel(), n=2 * taps.size)
         spectrum *= self._believed
-        power = spectrum.real**2 + spectrum.imag**2
-        self.highest_db = 10 * math.log10(float(power.max()) + 1e-12)
-        self.taken_taps[:] = np.fft.irfft(spectrum)[: taps.size].reshape(taps.shape)
-        np.fft.rfft(self.taken_taps, n=FFT_SAMPLES, axis=1, out=self._taken)  # type: ignore[arg-type]
+        return spectrum
+
+    @property
+    def quick_db(self) -> float:
+        """The gain of the quick estimate at the frequency where it is highest."""
+        return _highest_db(self._response(self.weights))
 
     def steady_echo(self) -> Floats:
         """What the steady estimate expects of the same past as the last ``predict``: float32, 80; good until called
@@ -113,6 +123,10 @@ class FeedbackPath(AdaptivePath):
         self.taken_taps.fill(0)
         self._steady_hops = 1
         self.highest_db = -np.inf
+
+
+def _highest_db(spectrum: NDArray[np.complex128]) -> float:
+    return 10 * math.log10(float((spectrum.real**2 + spectrum.imag**2).max()) + 1e-12)
 
 
 class Notches:
@@ -273,9 +287,9 @@ class HowlGuard:
     _DOUBT_DB, _DOUBT_HOPS, _LONGEST_DOUBT = 7.0, round(1000 / HOP_MS), 3
     _KNOWN_DB, _UNKNOWN_DB = 0.15, -0.02
     """Explained after one second of a doubt, the first half as much after two: the more was heard, the surer."""
-    _TONE_DB, _OPEN_DB = 10.0, -2.0
+    _TONE_DB, _OPEN_DB, _FAINT_DB = 10.0, -2.0, -3.0
     """Above the first the learnt path would have rung long since: that is a tone which the suppressor takes away. Below
-    the second it cannot ring at all."""
+    the second it cannot ring at all; below the third it is not even suspected."""
     _RELEASE_DB = 8.0 * HOP_MS / 1000
     _FIRST_KEPT_DB, _KEPT_STEP_DB, _MOST_KEPT_DB = 10.0, 3.0, 19.0
     """An event keeps the box so much lower, for what was learnt leaves up to 6 dB of the way at frequencies that were
@@ -430,7 +444,9 @@ class HowlGuard:
         if self._loud and self._sums[0].sum() > self._RINGING * self._sums[1].sum():
             return True
         least_db = self._AGAIN_DB if self._subtracting else self._EXPLAINED_DB
-        return Bands.explained_db(self._sums[0], self._sums[1]) > least_db
+        if Bands.explained_db(self._sums[0], self._sums[1]) < least_db:
+            return False
+        return self.path.quick_db > self._FAINT_DB
 
     @property
     def _loud(self) -> bool:
@@ -475,6 +491,7 @@ class HowlGuard:
         ended = self._all < self._ENDED * self._watched * self._level
         one_tone = self._ours < min(0.8 * self._all, self._theirs / 3) and ours_db > 0
         everywhere = ours_db > self._FOLLOWS_DB and ours_db - theirs_db > self._AHEAD_DB and not held
+        everywhere = everywhere and self.path.quick_db > self._OPEN_DB  # else it is real, but cannot ring
         if (one_tone or everywhere) and not (ended and self._subtracting):
             return True
         return False if held and theirs_db < 0 else None
