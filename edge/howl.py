@@ -285,8 +285,9 @@ class HowlGuard:
     _PATIENT_HOPS = 3 * _DENIED_HOPS
     """From then on, which is after two in vain, no doubt follows."""
     _DOUBT_DB, _DOUBT_HOPS, _LONGEST_DOUBT = 7.0, round(1000 / HOP_MS), 3
-    _KNOWN_DB, _UNKNOWN_DB = 0.15, -0.02
-    """Explained after one second of a doubt, the first half as much after two: the more was heard, the surer."""
+    _KNOWN_DB, _UNKNOWN_DB = 0.15, 0.03
+    """Explained after one second of a doubt, the first half as much after two: the more was heard, the surer. Less than
+    the second is nothing, but after one second only if the learnt path is open, too."""
     _TONE_DB, _OPEN_DB, _FAINT_DB = 10.0, -2.0, -3.0
     """Above the first the learnt path would have rung long since: that is a tone which the suppressor takes away. Below
     the second it cannot ring at all; below the third it is not even suspected."""
@@ -510,7 +511,7 @@ class HowlGuard:
             self._deny()
         elif explained_db > self._KNOWN_DB / rounds:
             self._confirm()
-        elif self._doubt_hops == 0 or explained_db < self._UNKNOWN_DB or path.highest_db < self._OPEN_DB:
+        elif self._doubt_hops == 0 or (explained_db < self._UNKNOWN_DB and (rounds > 1 or path.highest_db < 0)):
             self._deny()
         else:
             path.settle()
