@@ -1,10 +1,10 @@
 """The howl guard: an open headphone or a loudspeaker is heard by the microphone again, and the circle must not ring.
 
 The box knows what it plays. ``FeedbackPath`` learns all the time how that comes back, unheard. ``HowlGuard`` compares:
-where the microphone is explained by our own output, the circle may be closing. Then the output is turned down
-at once and watched: a circle answers one round later by fading, a whistle or an organ does not. Only a circle makes an
-event: from then on the learnt path is subtracted at the very front of the chain, a peak that comes again gets a notch,
-and the level comes back, but for a margin. Without an event not one bit of the sound changes.
+where the microphone is explained by our own output, the circle may be closing. Then the output is turned down at once
+and watched: a circle answers one round later by fading, a whistle or an organ does not. Only a circle makes an event:
+from then on the learnt path is subtracted at the very front of the chain, a peak that comes again gets a notch, and the
+level comes back, but for a margin. Without an event and a probe not one bit of the sound changes.
 """
 
 import math

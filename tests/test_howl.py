@@ -42,7 +42,7 @@ def test_six_db_above_stability_is_stable_within_half_a_second(seed: int, room: 
     found = circle(GUARDED, sound, response)
     assert found.chain.howl is not None
     assert found.chain.howl.events >= 1
-    assert found.dropped_s < 0.5
+    assert found.dropped_s() < 0.5
     assert levels_db(found.played)[10:].max() < usual + 3
     assert levels_db(found.played)[-2:].max() < -45, "nothing rings on in the silence"
 
@@ -173,11 +173,11 @@ def test_a_headphone_taken_off_while_the_box_runs(seed: int, engine: str) -> Non
     assert found.gain_db < 0 and found.unstable_s == 0 and found.rang_s == 0
 
 
-@pytest.mark.parametrize("seed", [7013, 8017, 8019, 7008, 8012])
-def test_a_doubt_keeps_the_circle_open_until_the_way_is_known(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "within_s"), [(7008, 0.5), (8012, 0.5), (8017, 0.5), (8019, 0.5), (7013, 1.1)])
+def test_a_doubt_keeps_the_circle_open_until_the_way_is_known(seed: int, within_s: float) -> None:
     """Some probes come before the way is learnt, or while the voice stops, and their answer fits neither."""
     found = measure(seed, 6.0, 6.0, "network")
-    assert found.turned_down_s < 1.1 and found.events == 1
+    assert found.turned_down_s < within_s and found.events == 1
     assert found.gain_db < 0 and found.unstable_s == 0 and found.rang_s == 0
 
 

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
-from edge.config import Config, GateConfig, HowlConfig, SuppressConfig
+from edge.config import ENGINES, FOREIGN_ENGINES, Config, GateConfig, HowlConfig, SuppressConfig
 from edge.howl import HowlGuard
 from edge.spectrum import Floats
 
@@ -72,10 +72,9 @@ class Circle:
     drops_db: Floats
     """How much lower than normal the box played."""
 
-    @property
-    def dropped_s(self) -> float:
-        """The first time the output was turned down; infinity if never."""
-        down = np.flatnonzero(self.drops_db > 0)
+    def dropped_s(self, since_s: float = 0.0) -> float:
+        """How long after ``since_s`` the output was turned down for the first time; infinity if never."""
+        down = np.flatnonzero(self.drops_db[round(1000 * since_s / HOP_MS) :] > 0)
         return float(down[0]) * HOP_MS / 1000 if len(down) else float("inf")
 
 
@@ -166,8 +165,7 @@ def measure(seed: int, gain_db: float, seconds: float, engine: str, closes_s: fl
     louder = levels_db(found.played) > np.maximum(usual, usual.max() - 10) + RINGS_DB
     louder = louder[round(1000 * closes_s / LEVEL_MS) :]
     closed_hop = round(1000 * closes_s / HOP_MS)
-    down = found.drops_db[closed_hop:] > 0
-    turned_down_s = float(np.argmax(down)) * HOP_MS / 1000 if down.any() else float("inf")
+    turned_down_s = found.dropped_s(closes_s)
     rings_s = float(np.argmax(louder)) * LEVEL_MS / 1000 if louder.any() else float("inf")
     first_s = min(rings_s, turned_down_s)
     begins_s = STABLE_WITHIN_S + (first_s if first_s < seconds else 0.0)
@@ -202,10 +200,10 @@ class Visit:
 
 def visit(path: Path, engine: str) -> Visit:
     """One recording, 16 kHz mono, through a box with a guard and one without."""
-    sound, rate_hz = soundfile.read(path, dtype="float32")
-    if rate_hz != RATE_HZ or sound.ndim > 1:
-        raise ValueError(f"{path}: {rate_hz} Hz; make it 16 kHz mono (quietbox enhance does)")
-    sound, nothing = sound[: len(sound) // HOP_SAMPLES * HOP_SAMPLES], np.zeros(1600, np.float32)
+    sounds, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    if rate_hz != RATE_HZ or sounds.shape[1] > 1:
+        raise ValueError(f"{path}: {rate_hz} Hz, {sounds.shape[1]} channels; convert it to 16 kHz mono first")
+    sound, nothing = sounds[: len(sounds) // HOP_SAMPLES * HOP_SAMPLES, 0], np.zeros(1600, np.float32)
     usual, found = (circle(settings(on, engine), sound, nothing) for on in (False, True))
     guard = found.chain.howl
     assert guard is not None
@@ -251,7 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--closes-s", type=float, default=0.0, metavar="S", help="later than the beginning: taken off while it runs (0)"
     )
-    parser.add_argument("--engine", default="off", help="which suppressor stands in the circle (off)")
+    engines = ENGINES + FOREIGN_ENGINES
+    parser.add_argument("--engine", default="off", choices=engines, help="which suppressor stands in the circle (off)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content")
     parser.add_argument("--without", type=Path, metavar="FOLDER", help="sounds (16 kHz mono) in place of circles")
     options = parser.parse_args(arguments)
