@@ -1,19 +1,24 @@
 """A version of the product as one file, and how it becomes a folder again on the box. Needs nothing but Python.
 
-The first member is ``contents.json``: name, Python, processor, and the sha256 of every file. Nothing is believed that
-does not stand in there.
+A bundle is a gzip'd tar (POSIX ustar) of regular files. The first member is ``contents.json``: name, Python, processor,
+and the sha256 of every file. Nothing is believed that does not stand in there, and nothing is read without a bound:
+what else tar knows (links, devices, pax and GNU headers, sparse files) is refused by the type in its header.
 """
 
 import hashlib
 import json
 import os
 import re
+import shutil
 import tarfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edge import UserError
+from edge import UserError, files
+from hw import ledger
 
 PYTHON = "3.11"
 """Debian 12's."""
@@ -21,7 +26,16 @@ MACHINE = "aarch64"
 CONTENTS = "contents.json"
 STAMP = "complete.json"
 """Written last: a folder without it is no version."""
-MOST_BYTES = 1 << 30
+MOST_PACKED_BYTES = 320 << 20
+"""Of the bundle itself. A version is some 300 MB in 3000 files today, the largest 37 MB, and a third of that packed."""
+MOST_BYTES = 640 << 20
+"""Of all files together, unpacked."""
+MOST_FILE_BYTES = 128 << 20
+MOST_CONTENTS_BYTES = 4 << 20
+"""170 bytes a file: seven times of what a version needs today."""
+MOST_FILES = 20_000
+SPARE_BYTES = 32 << 20
+"""Stays free on the data partition, for the journal and the settings."""
 NAME = r"[0-9a-z][0-9a-z.+-]{0,60}"
 LAUNCHER = """#!/opt/quietbox/current/bin/python
 import sys
@@ -31,6 +45,8 @@ from edge.cli import main
 sys.exit(main())
 """
 """By the link to the version in use: where the folder itself lies nobody knows before it is there."""
+MADE_HERE = ("bin/quietbox", "pyvenv.cfg", STAMP)
+"""What the box writes itself; no bundle brings it."""
 
 
 def dress(folder: Path) -> None:
@@ -51,7 +67,7 @@ def digests(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and not path.is_symlink() and name not in ("bin/quietbox", "pyvenv.cfg", STAMP):
+        if path.is_file() and not path.is_symlink() and name not in MADE_HERE:
             with path.open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
@@ -59,58 +75,192 @@ def digests(folder: Path) -> dict[str, str]:
 
 def contents(path: Path) -> dict[str, Any]:
     """What a bundle says of itself. Raises UserError if it is none, or none for this box."""
-    try:
-        with tarfile.open(path, "r:gz") as tar:
-            head = tar.next()
-            if head is None or head.name != CONTENTS or not head.isfile() or head.size > 16 << 20:
-                raise UserError(f"{path} is no Quietbox update: hw/image/update --make FILE makes one")
-            file = tar.extractfile(head)
-            told = json.loads(file.read() if file else b"{}")
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be read as an update ({error}); copy it anew") from None
-    if not isinstance(told, dict) or not re.fullmatch(NAME, str(told.get("name"))):
-        raise UserError(f"{path} does not say which version it is; make it anew with hw/image/update --make FILE")
-    if (told.get("python"), told.get("machine")) != (PYTHON, MACHINE) or not isinstance(told.get("files"), dict):
-        raise UserError(f"{path} is for Python {told.get('python')} on {told.get('machine')}, not for this box")
-    return told
+    with _opened(path) as (_, head):
+        return _checked(path, head)
 
 
 def unpack(path: Path, folder: Path) -> None:
     """Write the version in the bundle to the new folder ``folder``, stamped and on the disk when this returns.
 
-    Raises UserError if anything in it is not what its contents say.
+    Raises UserError if anything in it is not what its contents say; then there is no such folder.
     """
-    told: dict[str, str] = contents(path)["files"]
-    if any(name.startswith(("/", "bin/")) or ".." in Path(name).parts for name in told):
-        raise UserError(f"{path} wants to write outside its folder; it is not made by hw/image/update")
-    missing = dict(told)
-    total = 0
-    folder.mkdir(parents=True)
-    try:
-        with tarfile.open(path, "r:gz") as tar:
-            for member in tar:
-                if member.name == CONTENTS:
-                    continue
-                total += member.size
-                if not member.isfile() or member.name not in missing or total > MOST_BYTES:
-                    raise UserError(f"{path} holds {member.name}, which does not stand in its contents; make it anew")
-                target = folder / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file = tar.extractfile(member)
-                data = file.read() if file else b""
-                if hashlib.sha256(data).hexdigest() != missing.pop(member.name):
-                    raise UserError(f"{path}: {member.name} is damaged; copy the update anew")
-                target.write_bytes(data)
-                target.chmod(0o755 if member.mode & 0o100 else 0o644)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}); is the card full, the file whole?") from None
-    if missing:
-        raise UserError(f"{path} lacks {len(missing)} files, {min(missing)} first; copy the update anew")
-    dress(folder)
-    (folder / STAMP).write_text("{}\n")
+    with _opened(path) as (stream, head):
+        told = _checked(path, head)
+        missing: dict[str, str] = dict(told["files"])
+        left = told.get("bytes", MOST_BYTES)
+        if os.path.lexists(folder):
+            raise UserError(f"{folder} is there already; remove it")
+        try:
+            folder.mkdir(parents=True)
+            if "bytes" in told:
+                _check_room(path, folder, left)
+            for member in stream.members():
+                if member.name not in missing:
+                    raise UserError(f"{path} holds {_shown(member.name)}, which does not stand in its contents")
+                left -= member.size
+                if left < 0:
+                    raise UserError(f"{path} holds more than its contents say; make it anew with hw/image/update")
+                _check_room(path, folder, member.size)
+                _write_out(path, stream, member, folder, missing.pop(member.name))
+            if missing:
+                raise UserError(f"{path} lacks {len(missing)} files, {_shown(min(missing))} first; copy it anew")
+            dress(folder)
+            (folder / STAMP).write_text("{}\n")
+        except BaseException:
+            ledger.remove_tree(folder)
+            raise
     os.sync()
 
 
 def whole(folder: Path) -> bool:
-    """Whether a version was unpacked to its end."""
-    return (folder / STAMP).is_file() and (folder / "bin/quietbox").is_file()
+    """Whether a version was unpacked to its end. A folder that cannot be looked at is none."""
+    try:
+        return (folder / STAMP).is_file() and (folder / "bin/quietbox").is_file()
+    except (OSError, ValueError):
+        return False
+
+
+class _Stream:
+    """The unpacked bytes of a bundle, in order, and the tar members in it. Memory and length are bounded."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._gzip = zlib.decompressobj(31)  # with the header and the sums of gzip
+        self._packed = b""
+        self._left = MOST_BYTES + MOST_CONTENTS_BYTES + 1024 * MOST_FILES
+        """With a header and the padding of each file."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly ``size`` bytes; raises EOFError, zlib.error, tarfile.TarError or OSError."""
+        if size > self._left:
+            raise tarfile.ReadError(f"it unpacks to more than {files.in_bytes(MOST_BYTES)}")
+        self._left -= size
+        parts = list[bytes]()
+        while size:
+            if not self._packed and not (packed := os.read(self._descriptor, files.READ_BYTES)):
+                raise EOFError("it ends too early")
+            part = self._gzip.decompress(self._packed or packed, size)
+            self._packed = self._gzip.unconsumed_tail
+            if not part and self._gzip.eof:
+                raise EOFError("it ends too early")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def next(self) -> tarfile.TarInfo | None:
+        """The next member; its ``size`` bytes, and padding to a multiple of 512, come next. None at the end."""
+        block = self.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            return None
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise tarfile.ReadError(f"it holds {_shown(member.name)}, which is no plain file")
+        if not 0 <= member.size <= MOST_FILE_BYTES:
+            size = files.in_bytes(member.size) if member.size > 0 else "less than nothing"
+            raise tarfile.ReadError(f"{_shown(member.name)} has {size}, at most {files.in_bytes(MOST_FILE_BYTES)}")
+        return member
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """All that follow; whoever takes one reads its data."""
+        while member := self.next():
+            yield member
+
+    def skip_padding(self, size: int) -> None:
+        """After ``size`` bytes of data."""
+        self.read(-size % tarfile.BLOCKSIZE)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[_Stream, bytes]]:
+    """The bundle behind its first member, and that: contents.json, as it was packed. Raises UserError, one line,
+    whatever is wrong with the archive now or while the caller reads on.
+    """
+    try:
+        descriptor = files.open_regular(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as an update ({error.strerror})") from None
+    try:
+        try:
+            if (size := os.fstat(descriptor).st_size) > MOST_PACKED_BYTES:
+                raise files.BadFile(
+                    path, f"has {files.in_bytes(size)}; an update has at most {files.in_bytes(MOST_PACKED_BYTES)}"
+                )
+            stream = _Stream(descriptor)
+            head = stream.next()
+            if head is None or head.name != CONTENTS or head.size > MOST_CONTENTS_BYTES:
+                raise UserError(f"{path} is no Quietbox update: hw/image/update --make FILE makes one")
+            listing = stream.read(head.size)
+            stream.skip_padding(head.size)
+            yield stream, listing
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"{path} cannot be unpacked ({error.strerror}); is the card full, the file whole?") from None
+    except (EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        raise UserError(f"{path} cannot be read as an update ({_shown(str(error))}); copy it anew") from None
+
+
+def _checked(path: Path, listing: bytes) -> dict[str, Any]:
+    """The parsed contents of a bundle, believed as far as its form goes; raises UserError."""
+    try:
+        told = json.loads(listing)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as an update ({CONTENTS}: {_shown(str(error))})") from None
+    name = told.get("name") if isinstance(told, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise UserError(f"{path} does not say which version it is; make it anew with hw/image/update --make FILE")
+    target = told.get("python"), told.get("machine")
+    if target != (PYTHON, MACHINE):
+        python, machine = (_shown(one) if isinstance(one, str) else "nothing known" for one in target)
+        raise UserError(f"{path} is for Python {python} on {machine}, not for this box")
+    listed = told.get("files")
+    if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
+        raise UserError(f"{path} does not list its files; make it anew with hw/image/update --make FILE")
+    if len(listed) > MOST_FILES:
+        raise UserError(f"{path} lists {len(listed)} files; a version has at most {MOST_FILES}")
+    declared = told.get("bytes", 0)
+    if not isinstance(declared, int) or isinstance(declared, bool) or not 0 <= declared <= MOST_BYTES:
+        raise UserError(f"{path} does not say how large it is, or more than {files.in_bytes(MOST_BYTES)}")
+    if (bad := next((name for name in listed if not _stays_inside(name)), None)) is not None:
+        raise UserError(f"{path} wants to write {_shown(bad)} outside its folder; it is not made by hw/image/update")
+    return dict(told)
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a file of that name lies where only the bundle's own files lie, and has one spelling."""
+    place = PurePosixPath(name)
+    plain = name.isprintable() and str(place) == name and not place.is_absolute() and ".." not in place.parts
+    return plain and name not in MADE_HERE and place.parts[:1] not in ((), ("bin",))
+
+
+def _check_room(path: Path, folder: Path, size: int) -> None:
+    """Raises UserError where ``size`` more bytes would fill the disk."""
+    free = shutil.disk_usage(folder).free
+    if size + SPARE_BYTES > free:
+        raise UserError(
+            f"{path} does not fit: it needs {files.in_bytes(size)}, {files.in_bytes(free)} are free and "
+            f"{files.in_bytes(SPARE_BYTES)} stay so"
+        )
+
+
+def _write_out(path: Path, stream: _Stream, member: tarfile.TarInfo, folder: Path, digest: str) -> None:
+    """One file of a bundle, checked before it counts; raises UserError, or what ``_opened`` turns into one."""
+    target = folder / member.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    summed, left = hashlib.sha256(), member.size
+    with target.open("xb") as out:
+        while left:
+            data = stream.read(min(left, files.READ_BYTES))
+            summed.update(data)
+            out.write(data)
+            left -= len(data)
+    stream.skip_padding(member.size)
+    if summed.hexdigest() != digest:
+        raise UserError(f"{path}: {_shown(member.name)} is damaged; copy the update anew")
+    target.chmod(0o755 if member.mode & 0o100 else 0o644)
+
+
+def _shown(text: str) -> str:
+    """What came from outside as at most 80 printable characters."""
+    line = "".join(sign if sign.isprintable() else "?" for sign in text[:100])
+    return line if len(line) <= 80 else f"{line[:77]}..."

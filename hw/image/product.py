@@ -158,14 +158,16 @@ def _wheel(work: Path, epoch: int) -> Path:
 
 def pack(place: Path, name: str, out: Path, epoch: int) -> None:
     """The version in ``place`` as the bundle ``out``."""
-    listing = {"name": name, "python": bundle.PYTHON, "machine": bundle.MACHINE, "files": bundle.digests(place)}
+    listed = bundle.digests(place)
+    total = sum((place / name_there).stat().st_size for name_there in listed)
+    listing = {"name": name, "python": bundle.PYTHON, "machine": bundle.MACHINE, "bytes": total, "files": listed}
     with tempfile.TemporaryDirectory() as folder:
         head = Path(folder, bundle.CONTENTS)
         head.write_text(json.dumps(listing, sort_keys=True, indent=1))
         with (
             out.open("wb") as raw,
             gzip.GzipFile("", "wb", 6, raw, mtime=epoch) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for path, name_there in [(head, bundle.CONTENTS), *_members(place)]:
                 info = tarfile.TarInfo(name_there)
