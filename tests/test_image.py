@@ -1,5 +1,6 @@
 """The card image: its table, its partitions, which settings hold, and which version runs after any power cut."""
 
+import functools
 import gzip
 import hashlib
 import io
@@ -10,9 +11,11 @@ import shutil
 import struct
 import subprocess
 import tarfile
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -21,7 +24,22 @@ from hypothesis import strategies as st
 
 from edge import UserError, config
 from hw import ledger
-from hw.image import boot, bundle, card, disk, first, found, libraries, product, settings, table, update, versions
+from hw.image import (
+    boot,
+    bundle,
+    card,
+    disk,
+    first,
+    found,
+    libraries,
+    owner,
+    product,
+    settings,
+    signature,
+    table,
+    update,
+    versions,
+)
 from hw.image.versions import Versions
 
 EPOCH = 1_735_689_600
@@ -194,14 +212,14 @@ def test_an_update_is_sent_by_ssh_and_a_refusal_is_one_line(tmp_path: Path) -> N
     ssh = tmp_path / "ssh"
     ssh.write_text(f'#!/bin/sh\necho "$@" > {called}\ncmp -s - {offered} && exit\n')
     ssh.chmod(0o755)
-    assert update.send(offered, "box:2222", f"{ssh} -i key") == "7"
+    assert update.send(offered, "box:2222", owner_key(), f"{ssh} -i key") == "7"
     words = called.read_text()
     assert words.startswith("-i key ssh://root@box:2222 ") and "quietbox-versions update" in words
     ssh.write_text("#!/bin/sh\necho 'warning: x' >&2; echo 'Permission denied (publickey).' >&2; exit 255\n")
     with pytest.raises(UserError, match=r"box did not take it: Permission denied \(publickey\)\.$"):
-        update.send(offered, "box", str(ssh))
+        update.send(offered, "box", owner_key(), str(ssh))
     with pytest.raises(UserError, match="is no host"):
-        update.send(offered, "-oProxyCommand=x", str(ssh))
+        update.send(offered, "-oProxyCommand=x", owner_key(), str(ssh))
 
 
 def test_the_overlay_compiles(tmp_path: Path) -> None:
@@ -374,6 +392,20 @@ class PowerCut(BaseException):
 CHANGES = ("replace", "rename", "unlink", "symlink", "mkdir", "rmdir", "link", "fsync", "sync")
 
 
+def asked_once(fault: Callable[[BinaryIO, bytes, Path], str]) -> Callable[[BinaryIO, bytes, Path], str]:
+    """ssh-keygen's answer about one update does not change: thousands of starts need not ask it again."""
+    known: dict[tuple[bytes, bytes, bytes], str] = {}
+
+    def asked(payload: BinaryIO, told: bytes, signers: Path) -> str:
+        payload.seek(0)
+        key = payload.read(), told, signers.read_bytes()
+        if key not in known:
+            known[key] = fault(payload, told, signers)
+        return known[key]
+
+    return asked
+
+
 class Power:
     """Lets ``left`` changes of the file system happen, then cuts; before or after the change itself."""
 
@@ -381,6 +413,7 @@ class Power:
         self.left, self.used = 1 << 30, 0
         for name in CHANGES:
             patch.setattr(os, name, self._counted(getattr(os, name)))
+        patch.setattr(signature, "_fault", asked_once(signature._fault))
 
     def _counted(self, real: Callable[..., object]) -> Callable[..., object]:
         def change(*arguments: object, **named: object) -> object:
@@ -401,10 +434,22 @@ def power() -> Iterator[Power]:
         yield Power(patch)
 
 
+KEYS = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def owner_key() -> Path:
+    """The key that signs updates here; beside it lies the list of signers of the boxes here."""
+    key = Path(KEYS.name, "update-key")
+    owner.new_key(key)
+    key.with_name("signers").write_text(owner.allowed_signers(owner.public_of(key)))
+    return key
+
+
 def bundle_of(path: Path, called: str, **changed: object) -> Path:
-    """A bundle with one small file."""
+    """A signed bundle with one small file."""
     data = called.encode()
-    told: dict[str, object] = {"name": called, "python": bundle.PYTHON, "machine": bundle.MACHINE}
+    told: dict[str, object] = {"name": called, "python": bundle.PYTHON, "machine": bundle.MACHINE, "build": EPOCH}
     told |= {"files": {"lib/program": hashlib.sha256(data).hexdigest()}} | changed
     file = path / f"{called}.quietbox"
     with tarfile.open(file, "w:gz") as tar:
@@ -412,6 +457,7 @@ def bundle_of(path: Path, called: str, **changed: object) -> Path:
             info = tarfile.TarInfo(member)
             info.size = len(held)
             tar.addfile(info, io.BytesIO(held))
+    owner.sign(file, owner_key())
     return file
 
 
@@ -420,7 +466,7 @@ def box(tmp_path: Path) -> Versions:
     (shipped / "bin").mkdir(parents=True)
     (shipped / "bin/quietbox").write_text("")
     (tmp_path / "store/versions").mkdir(parents=True)
-    return Versions(tmp_path / "store", shipped, tmp_path / "run/version")
+    return Versions(tmp_path / "store", shipped, tmp_path / "run/version", owner_key().with_name("signers"))
 
 
 def quiet(text: str) -> None:
@@ -610,7 +656,7 @@ def test_what_is_packed_is_what_is_unpacked(tmp_path: Path) -> None:
     bundle.dress(place)
     made = []
     for number in range(2):
-        product.pack(place, "0.1.0-abc", tmp_path / f"{number}.quietbox", EPOCH)
+        product.pack(place, "0.1.0-abc", tmp_path / f"{number}.quietbox", EPOCH, EPOCH)
         made.append((tmp_path / f"{number}.quietbox").read_bytes())
     assert made[0] == made[1]
     bundle.unpack(tmp_path / "0.quietbox", tmp_path / "out")
@@ -625,14 +671,14 @@ def test_an_update_is_laid_on_a_card_whole_or_not_at_all(tmp_path: Path) -> None
     folder = tmp_path / "card"
     folder.mkdir()
     with pytest.raises(UserError, match="no first partition"):
-        update.lay_on(file, folder)
+        update.lay_on(file, folder, owner_key())
     (folder / "cmdline.txt").write_text("quiet\n")
-    assert update.lay_on(file, folder) == "1"
+    assert update.lay_on(file, folder, owner_key()) == "1"
     held = box(tmp_path)
     versions.take_offered(held, folder / versions.OFFERED.name, quiet)
     assert held.current == "1"
-    with pytest.raises(UserError, match="cannot be read as an update"):
-        update.lay_on(folder / "cmdline.txt", folder)
+    with pytest.raises(UserError, match="is not signed"):
+        update.lay_on(folder / "cmdline.txt", folder, owner_key())
 
 
 # The command.

@@ -80,8 +80,9 @@ quietbox.toml         the settings; take the # off a line and change it. What is
                       blinks fast for some seconds after power-on, and the last good settings are used.
 ssh/authorized_keys   put your public key there (make the folder) and the box can be reached by SSH, as root
 wifi.conf             network={ ssid="NAME" psk="PASSWORD" } on lines of their own, as wpa_supplicant takes it
-update.quietbox       an update, made by hw/image/update --make; it is put in at the next power-on
+update.quietbox       an update, made and signed by hw/image/update --make; it is put in at the next power-on
 
+Whoever holds this card can read wifi.conf and change everything on it.
 Without the last three the box has no password, no network and no open port.
 """
 

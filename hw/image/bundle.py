@@ -1,8 +1,9 @@
 """A version of the product as one file, and how it becomes a folder again on the box. Needs nothing but Python.
 
-A bundle is a gzip'd tar (POSIX ustar) of regular files. The first member is ``contents.json``: name, Python, processor,
-and the sha256 of every file. Nothing is believed that does not stand in there, and nothing is read without a bound:
-what else tar knows (links, devices, pax and GNU headers, sparse files) is refused by the type in its header.
+A bundle is a gzip'd tar (POSIX ustar) of regular files. The first member is ``contents.json``: name, build number,
+Python, processor, and the sha256 of every file. Nothing is believed that does not stand in there, and nothing is read
+without a bound: what else tar knows (links, devices, pax and GNU headers, sparse files) is refused by the type in its
+header. What follows the tar is its signature, which ``hw/image/signature.py`` checks before anything is read here.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ MACHINE = "aarch64"
 CONTENTS = "contents.json"
 STAMP = "complete.json"
 """Written last: a folder without it is no version."""
+MOST_STAMP_BYTES = 4096
 MOST_PACKED_BYTES = 320 << 20
 """Of the bundle itself. A version is some 300 MB in 3000 files today, the largest 37 MB, and a third of that packed."""
 MOST_BYTES = 640 << 20
@@ -37,6 +39,8 @@ MOST_FILES = 20_000
 SPARE_BYTES = 32 << 20
 """Stays free on the data partition, for the journal and the settings."""
 NAME = r"[0-9a-z][0-9a-z.+-]{0,60}"
+MOST_BUILD = 1 << 40
+"""A build number counts seconds since 1970, of the newest change in the version: a later version has a greater one."""
 LAUNCHER = """#!/opt/quietbox/current/bin/python
 import sys
 
@@ -105,11 +109,26 @@ def unpack(path: Path, folder: Path) -> None:
             if missing:
                 raise UserError(f"{path} lacks {len(missing)} files, {_shown(min(missing))} first; copy it anew")
             dress(folder)
-            (folder / STAMP).write_text("{}\n")
+            stamp(folder, told["build"])
         except BaseException:
             ledger.remove_tree(folder)
             raise
     os.sync()
+
+
+def stamp(folder: Path, build: int) -> None:
+    """Mark ``folder`` as a version unpacked to its end, with its build number."""
+    (folder / STAMP).write_text(json.dumps({"build": build}) + "\n")
+
+
+def build_of(folder: Path) -> int:
+    """The build number of an unpacked version; 0 where it says none."""
+    try:
+        with (folder / STAMP).open("rb") as file:
+            build = json.loads(file.read(MOST_STAMP_BYTES))["build"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return build if type(build) is int and 0 <= build <= MOST_BUILD else 0
 
 
 def whole(folder: Path) -> bool:
@@ -213,6 +232,8 @@ def _checked(path: Path, listing: bytes) -> dict[str, Any]:
     if target != (PYTHON, MACHINE):
         python, machine = (_shown(one) if isinstance(one, str) else "nothing known" for one in target)
         raise UserError(f"{path} is for Python {python} on {machine}, not for this box")
+    if type(told.get("build")) is not int or not 0 <= told["build"] <= MOST_BUILD:
+        raise UserError(f"{path} has no build number; make it anew with hw/image/update --make FILE")
     listed = told.get("files")
     if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
         raise UserError(f"{path} does not list its files; make it anew with hw/image/update --make FILE")

@@ -1,7 +1,8 @@
-"""Makes the card image: ``hw/image/build [OUT] [--cache DIR] [--wheels DIR] [--as MANIFEST]``.
+"""Makes the card image: ``hw/image/build [OUT] [--signer FILE] [--cache DIR] [--wheels DIR] [--as MANIFEST]``.
 
 Steps whose inputs did not change are taken from the cache. Beside the image lies a manifest with version and sha256 of
 every input; ``--as MANIFEST`` refuses to build from others. The same inputs give the same image, byte for byte.
+The public key in ``--signer FILE`` goes onto the card: a box takes only updates that are signed with that key.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 
 from edge import UserError
 from hw import install, ledger, wheels
-from hw.image import boot, bundle, debian, disk, libraries, product, table
+from hw.image import boot, bundle, debian, disk, libraries, owner, product, signature, table
 
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/quietbox-image"
@@ -45,8 +46,10 @@ MASKED = (
 class Build:
     """One run: its folders, its clock, and what it used."""
 
-    def __init__(self, cache: Path, given: Path | None) -> None:
-        self.cache, self.given = cache, given
+    def __init__(self, cache: Path, given: Path | None, signers: str = "") -> None:
+        """``signers``: the allowed-signers file of the image; empty: it takes no updates."""
+        self.cache, self.given, self.signers = cache, given, signers
+        self.number = product.build_number()
         self.epoch = int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH))
         self.began_s = time.monotonic()
 
@@ -74,7 +77,7 @@ class Build:
     def version(self, folder: Path) -> tuple[str, Path]:
         """The product as it will run, from the cache if checkout and wheels are the same as then."""
         marks = [f"{path.name} {_digest(path)}" for path in product.used(folder)]
-        marks += [f"{path} {_digest(path)}" for path in sources()]
+        marks += [f"{path} {_digest(path)}" for path in product.sources()]
         key = hashlib.sha256("\n".join([*marks, str(self.epoch)]).encode()).hexdigest()[:12]
         place, told = self.cache / f"product-{key}", self.cache / f"product-{key}.name"
         if not told.exists():
@@ -106,7 +109,7 @@ class Build:
         self.say("kernel and firmware")
         boot.fill(first, root, ids.of("root"))
         self.say("product and services")
-        equip(root, place, {"root": ids.of("root"), "data": ids.of("data"), "boot": ids.fat})
+        equip(root, place, {"root": ids.of("root"), "data": ids.of("data"), "boot": ids.fat}, self.number, self.signers)
         for library, files in sorted(libraries.missing(root, "opt/quietbox").items()):
             raise UserError(f"{files[0]} asks for {library}, which is in no package of debian.WANTED; add it there")
         for name in ("quietbox/versions", "settings", "journal", "state"):
@@ -127,6 +130,8 @@ class Build:
             "debian": {one.name: {"version": one.version, "sha256": one.sha256} for one in packages if one.used},
             "wheels": {path.name: _digest(path) for path in product.used(folder)},
             "quietbox": version,
+            "build": self.number,
+            "update signers": self.signers,
             "recipe": {str(path): _digest(wheels.SOURCE / path) for path in recipe()},
             "epoch": self.epoch,
         }
@@ -139,19 +144,12 @@ def recipe() -> list[Path]:
     return [path.relative_to(wheels.SOURCE) for path in paths if path.is_file()]
 
 
-def sources() -> list[Path]:
-    """The checkout's files that the product is made of."""
-    found = []
-    for part in product.arm64.PRODUCT:
-        top = wheels.SOURCE / part
-        found += [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
-    return [path for path in found if "__pycache__" not in path.parts and path.suffix != ".pt"]
-
-
-def equip(root: Path, place: Path, ids: dict[str, str]) -> None:
-    """The product, its services and accounts, and a root that nothing needs to write to."""
+def equip(root: Path, place: Path, ids: dict[str, str], build: int = 0, signers: str = "") -> None:
+    """The product with its build number, its services and accounts, who may sign updates, and a root that nothing
+    needs to write to."""
     shipped = root / "opt/quietbox/shipped"
     shutil.copytree(place, shipped, symlinks=True)
+    bundle.stamp(shipped, build)
     (root / "opt/quietbox/current").symlink_to("/run/quietbox-version")
     (root / install.COMMAND).parent.mkdir(parents=True, exist_ok=True)
     (root / install.COMMAND).symlink_to(f"/{install.CURRENT}/bin/quietbox")
@@ -170,6 +168,8 @@ def equip(root: Path, place: Path, ids: dict[str, str]) -> None:
     debian.accounts(root)
     _enable(root)
     (root / "etc/quietbox").mkdir()
+    if signers:
+        (root / signature.SIGNERS.relative_to("/")).write_text(signers)
     (root / install.SETTINGS).symlink_to("/run/quietbox-settings/quietbox.toml")
     for name in ("data", "boot/firmware", "home", "srv"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -230,13 +230,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, nargs="?", default=OUT, help=f"the image ({OUT})")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"where steps are kept ({CACHE})")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="arm64 wheels collected before, no network for them")
+    parser.add_argument(
+        "--signer",
+        metavar="FILE",
+        help=f"public keys that sign this image's updates ({owner.public_of(owner.default_key())}, if it is there); "
+        f"{owner.NONE}: it takes no updates",
+    )
     parser.add_argument("--as", type=Path, dest="wanted", metavar="MANIFEST", help="only from just these inputs")
     options = parser.parse_args(arguments)
     os.umask(0o022)
     try:
         if os.geteuid() != 0:
             raise UserError("the files on the card belong to root: run it as root (sudo)")
-        build = Build(options.cache.resolve(), options.wheels and options.wheels.resolve())
+        signers, who = owner.chosen_signers(options.signer)
+        build = Build(options.cache.resolve(), options.wheels and options.wheels.resolve(), signers)
         told = build.image(options.out, options.wanted)
         manifest = options.out.with_suffix(".manifest.json")
         manifest.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
@@ -248,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     size = options.out.stat()
     build.say(f"{size.st_size >> 20} MiB, {size.st_blocks >> 11} MiB of them used; inputs in {manifest}")
+    build.say(who)
     return 0
 
 

@@ -28,6 +28,7 @@ WANTED = (
     *("systemd", "systemd-sysv", "udev", "kmod", "python3", "alsa-utils", "busybox-static"),
     *("libstdc++6", "zlib1g"),  # NumPy, SciPy and ONNX Runtime lean on them
     *("linux-image-arm64", "raspi-firmware"),
+    "openssh-client",  # ssh-keygen checks the signatures of updates
     *("openssh-server", "wpasupplicant", "wireless-regdb", "firmware-brcm80211", "iproute2"),  # off until asked for
 )
 UNUSED: tuple[str, ...] = (

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from edge import UserError
 from hw import wheels
@@ -156,11 +158,39 @@ def _wheel(work: Path, epoch: int) -> Path:
     return next(work.glob("quietbox-*.whl"))
 
 
-def pack(place: Path, name: str, out: Path, epoch: int) -> None:
-    """The version in ``place`` as the bundle ``out``."""
+def build_number() -> int:
+    """Of this checkout, in seconds since 1970: the time of its commit, or of its newest file where that was changed
+    since or is no git checkout. The same sources give the same number, later ones a greater one.
+    """
+    git = ["git", "-c", "safe.directory=*", "-C", str(wheels.SOURCE)]
+    told = []
+    for words in (["status", "--porcelain", "--", *arm64.PRODUCT], ["log", "-1", "--format=%ct"]):
+        try:
+            done = subprocess.run([*git, *words], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            break
+        told.append(done.stdout.strip() if done.returncode == 0 else "unknown")
+    if len(told) == 2 and not told[0] and told[1].isdecimal():
+        return int(told[1])
+    return int(min(max(path.stat().st_mtime for path in sources()), time.time()))
+
+
+def sources() -> list[Path]:
+    """The checkout's files that the product is made of."""
+    found = []
+    for part in arm64.PRODUCT:
+        top = wheels.SOURCE / part
+        found += [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
+    return [path for path in found if "__pycache__" not in path.parts and path.suffix != ".pt"]
+
+
+def pack(place: Path, name: str, out: Path, epoch: int, build: int, older: bool = False) -> None:
+    """The version in ``place`` with the build number ``build`` as the bundle ``out``, not yet signed; all times in it
+    are ``epoch``. ``older``: boxes take it although they run a later one."""
+    listing: dict[str, Any] = {"name": name, "build": build, "python": bundle.PYTHON, "machine": bundle.MACHINE}
     listed = bundle.digests(place)
     total = sum((place / name_there).stat().st_size for name_there in listed)
-    listing = {"name": name, "python": bundle.PYTHON, "machine": bundle.MACHINE, "bytes": total, "files": listed}
+    listing |= {"bytes": total, "files": listed} | ({"older": True} if older else {})
     with tempfile.TemporaryDirectory() as folder:
         head = Path(folder, bundle.CONTENTS)
         head.write_text(json.dumps(listing, sort_keys=True, indent=1))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from edge import UserError
 from hw import ledger
-from hw.image import boot, card, disk, product, table
+from hw.image import boot, card, disk, owner, product, table
 from hw.virtual import pi3
 from hw.virtual.arm64 import Row, verdict
 from hw.virtual.pi import image, kernel
@@ -50,7 +50,11 @@ def put_together(work: Path, cache: Path, place: Path, epoch: int) -> pi3.Card:
         folder.mkdir()
     pi3.run(["tar", "-x", "-f", str(image.debian(cache)), "-C", str(root), "--numeric-owner"])
     ids = disk.Ids("prove")
-    card.equip(root, place, {name: ids.of(name) for name in ("root", "data", "boot")})
+    key = work / "update-key"
+    if not key.exists():
+        pi3.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
+    signers = owner.allowed_signers(owner.public_of(key))
+    card.equip(root, place, {name: ids.of(name) for name in ("root", "data", "boot")}, epoch, signers)
     fstab = root / "etc/fstab"
     fstab.write_text(fstab.read_text().replace("vfat   ro,umask=0022", "ext4   ro"))
     for name in ("dev", "proc", "sys", "run", "tmp"):
@@ -107,11 +111,12 @@ def checks(held: pi3.Card, place: Path, work: Path, machine: Machine, cuts: int,
     yield from pi3.check_boot(held, work, machine, LIMIT_S, False)
     settings = work / "quietbox.toml"
     settings.write_text("[limiter]\nthreshold_dbfs = 40\n")
-    into_first(held, {"quietbox.toml": settings, "update.quietbox": pi3.broken_update(work)}, work)
+    into_first(held, {"quietbox.toml": settings, "update.quietbox": pi3.broken_update(work, work / "update-key")}, work)
     yield from pi3.check_fallback(held, work, machine, LIMIT_S)
     settings.write_text("[suppress]\nlimit_db = 12.0\n")
     update = work / "good.quietbox"
-    product.pack(place, GOOD, update, card.EPOCH)
+    product.pack(place, GOOD, update, card.EPOCH, card.EPOCH)
+    owner.sign(update, work / "update-key")
     into_first(held, {"quietbox.toml": settings, "update.quietbox": update}, work)
     if cuts:
         yield from pi3.check_cuts(held, work, machine, cuts, 40.0, seed)

@@ -1,11 +1,13 @@
 """A new version of the product for boxes made by ``hw/image/build``, without writing their cards anew.
 
-    hw/image/update --make FILE [--wheels DIR]   make an update of this checkout
+    hw/image/update --new-key [KEY]              once: make the owner's key, which signs updates
+    hw/image/update --make FILE [--wheels DIR]   make an update of this checkout and sign it
     hw/image/update FILE --card DIR              lay it on a card in this PC: DIR is the card's first partition
     hw/image/update FILE --host NAME             put it into a running box that has SSH switched on, and restart
 
-The box takes it in one step, keeps the version before, and goes back by itself if the new one was started twice
-without becoming ready (``hw/image/versions.py``).
+A box takes an update only if it is signed with the key whose public half its image was built with
+(``hw/image/build --signer``), and is not older than what runs. It takes it in one step, keeps the version before, and
+goes back by itself if the new one was started twice without becoming ready (``hw/image/versions.py``).
 """
 
 import argparse
@@ -14,27 +16,52 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from edge import UserError
-from hw.image import bundle, card, product
+from hw.image import bundle, card, owner, product, signature
 from hw.image.versions import OFFERED
 
+NEXT = """The secret key {key} signs your updates: keep a copy where nobody else can read it.
+The public key {public} goes onto your cards: `hw/image/build` takes it from there.
+fingerprint {fingerprint}
+A box whose card was made without it does not take your updates; if you lose the key, write the cards anew."""
 
-def make(out: Path, cache: Path, given: Path | None) -> str:
-    """Write this checkout's update to ``out``; returns its version. Raises UserError."""
+
+def make(out: Path, cache: Path, given: Path | None, key: Path, older: bool = False) -> str:
+    """Write this checkout's update to ``out``, signed with ``key``; returns its version. Raises UserError."""
+    owner.check_key(key)
     cache.mkdir(parents=True, exist_ok=True)
     build = card.Build(cache, given)
     name, place = build.version(product.collect(cache, given))
     part = out.with_name(f".{out.name}.part")
-    product.pack(place, name, part, build.epoch)
+    product.pack(place, name, part, build.epoch, build.number, older)
+    owner.sign(part, key)
     part.rename(out)
     return name
 
 
-def lay_on(file: Path, folder: Path) -> str:
+def check(file: Path, key: Path) -> str:
+    """The version in a signed update. Its signature is checked where the public half of ``key`` is at hand; else only
+    the box can. Raises UserError."""
+    signature.mark(file)
+    public = owner.public_of(key)
+    if public.is_file():
+        with tempfile.TemporaryDirectory() as name:
+            signers = Path(name, "signers")
+            signers.write_text(owner.allowed_signers(public))
+            try:
+                with signature.verified(file, Path(name), signers):
+                    pass
+            except UserError as error:
+                raise UserError(f"{error}; the key here is {public}, --key FILE names another") from None
+    return str(bundle.contents(file)["name"])
+
+
+def lay_on(file: Path, folder: Path, key: Path) -> str:
     """Copy an update to a card's first partition. Raises UserError."""
-    name = str(bundle.contents(file)["name"])
+    name = check(file, key)
     if not (folder / "cmdline.txt").is_file():
         raise UserError(f"{folder} is no first partition of a card of ours: it has no cmdline.txt")
     target = folder / OFFERED.name
@@ -48,12 +75,14 @@ def lay_on(file: Path, folder: Path) -> str:
     return name
 
 
-def send(file: Path, host: str, ssh: str = "ssh") -> str:
-    """Put an update into the running box ``host``, NAME or NAME:PORT, by the command ``ssh``. Raises UserError."""
-    name = str(bundle.contents(file)["name"])
+def send(file: Path, host: str, key: Path, ssh: str = "ssh", older: bool = False) -> str:
+    """Put an update into the running box ``host``, NAME or NAME:PORT, by the command ``ssh``; ``older``: although it is
+    older than what runs there. Raises UserError."""
+    name = check(file, key)
     if host.startswith("-"):
         raise UserError(f"{host} is no host; as in --host quietbox-1a2b")
     work = "f=$(mktemp -p /data) && trap 'rm -f $f' EXIT && cat >$f && quietbox-versions update $f"
+    work += " --older" if older else ""
     with file.open("rb") as source:
         done = subprocess.run(
             [*shlex.split(ssh), f"ssh://root@{host}", f"{work} && systemctl restart quietbox"],
@@ -70,27 +99,31 @@ def send(file: Path, host: str, ssh: str = "ssh") -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="hw/image/update", description="A new version for boxes on a card.")
-    parser.add_argument("file", type=Path, help="the update")
+    parser.add_argument("file", type=Path, nargs="?", help="the update; with --new-key: the secret key")
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--make", action="store_true", help="make it of this checkout")
+    way.add_argument("--new-key", action="store_true", help="make the key that signs updates, once")
+    way.add_argument("--make", action="store_true", help="make it of this checkout and sign it")
     way.add_argument("--card", type=Path, metavar="DIR", help="lay it on the card whose first partition is DIR")
     way.add_argument("--host", metavar="NAME", help="put it into the running box NAME, by SSH")
+    parser.add_argument(
+        "--key", type=Path, default=owner.default_key(), metavar="FILE", help=f"the owner's key ({owner.default_key()})"
+    )
+    parser.add_argument(
+        "--older", action="store_true", help="with --make or --host: boxes take it although they run a later version"
+    )
     parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help="with --host, as in --ssh 'ssh -i KEY'")
     parser.add_argument(
         "--cache", type=Path, default=card.CACHE, metavar="DIR", help="with --make, as hw/image/build's"
     )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="with --make, as hw/image/build's")
     options = parser.parse_args(arguments)
+    if options.file is None and not options.new_key:
+        parser.error("which FILE?")
+    if options.older and not (options.make or options.host):
+        parser.error("a card's update says itself that it may be older: hw/image/update --make FILE --older")
     os.umask(0o022)
     try:
-        if options.make:
-            name = make(options.file, options.cache.resolve(), options.wheels and options.wheels.resolve())
-            print(f"{options.file}: version {name}, {options.file.stat().st_size >> 20} MiB")
-        elif options.card:
-            print(f"version {lay_on(options.file, options.card)} is put in at that box's next power-on")
-        else:
-            name = send(options.file, options.host, options.ssh)
-            print(f"{options.host} runs version {name}, or goes back by itself")
+        print(done(options))
     except UserError as error:
         print(f"hw/image/update: {error}", file=sys.stderr)
         return 1
@@ -98,6 +131,24 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hw/image/update: {error.filename or options.file}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+def done(options: argparse.Namespace) -> str:
+    """Do what the command line asks for; returns what to tell the user. Raises UserError, OSError."""
+    key: Path = options.key
+    if options.new_key:
+        key = options.file or key
+        fingerprint = owner.new_key(key)
+        return NEXT.format(key=key, public=owner.public_of(key), fingerprint=fingerprint)
+    if options.make:
+        given = options.wheels and options.wheels.resolve()
+        name = make(options.file, options.cache.resolve(), given, key, options.older)
+        signed = f"signed with {owner.fingerprint(key)}"
+        return f"{options.file}: version {name}, {options.file.stat().st_size >> 20} MiB, {signed}"
+    if options.card:
+        return f"version {lay_on(options.file, options.card, key)} is put in at that box's next power-on"
+    name = send(options.file, options.host, key, options.ssh, options.older)
+    return f"{options.host} runs version {name}, or goes back by itself"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Which version of the product runs, and the way back when a new one does not.
 
+An update is put in only if it is signed with a key of this box (``hw/image/signature.py``) and is not older than what
+runs, by the build number in it, unless that is asked for.
+
 Everything is kept in one folder on the data partition, in files that change by renaming, so that a power cut leaves
 the state before or the state after each step:
 
@@ -9,7 +12,7 @@ the state before or the state after each step:
     good            the name of the last version that reached READY
     tries           "NAME N": starts of a version that has not reached READY yet
     refused         names of versions that never did, one a line
-    offered         the update on the card's first partition that was taken last
+    offered         sha256 of the signature of the update on the card's first partition that was taken last
 
 ``quietbox.service`` calls ``begin`` before each start and ``ready`` when systemd has heard READY. A version that began
 twice and was never ready is refused at the third start, which takes the one before, and the shipped one if there is
@@ -23,12 +26,13 @@ a while, and safe.
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from edge import UserError
 from hw import ledger
-from hw.image import bundle
+from hw.image import bundle, signature
 
 STORE = Path("/data/quietbox")
 SHIPPED = Path("/opt/quietbox/shipped")
@@ -41,11 +45,26 @@ OFFERED = Path("/boot/firmware/update.quietbox")
 Say = Callable[[str], None]
 
 
-class Versions:
-    """The versions below ``store``; ``shipped`` is the one that is always there. Only ``unpack`` raises UserError."""
+class TriedBefore(UserError):
+    """A signed update that was put in before and never became ready."""
 
-    def __init__(self, store: Path = STORE, shipped: Path = SHIPPED, in_use: Path = IN_USE) -> None:
-        self.store, self.shipped, self.in_use = store, shipped, in_use
+
+class OlderVersion(UserError):
+    """A signed update that is older than what runs."""
+
+
+class Versions:
+    """The versions below ``store``; ``shipped`` is the one that is always there; ``signers`` lists the keys that sign
+    updates. Only ``update`` raises UserError."""
+
+    def __init__(
+        self,
+        store: Path = STORE,
+        shipped: Path = SHIPPED,
+        in_use: Path = IN_USE,
+        signers: Path = signature.SIGNERS,
+    ) -> None:
+        self.store, self.shipped, self.in_use, self.signers = store, shipped, in_use, signers
 
     @property
     def current(self) -> str:
@@ -134,14 +153,31 @@ class Versions:
             self._write("good", name)
             self._remove("tries")
 
-    def update(self, path: Path, say: Say, again: bool = False) -> str:
-        """Make the version in a bundle the current one, the last good one the previous. Returns its name.
+    def update(self, path: Path, say: Say, again: bool = False, older: bool = False) -> str:
+        """Make the version in a signed bundle the current one, the last good one the previous. Returns its name.
 
-        Nothing changes for what runs until the last step. Raises UserError.
+        ``again`` takes one that was refused before, ``older`` one that is older than what runs. Nothing changes for
+        what runs until the last step. Raises UserError.
         """
-        name = str(bundle.contents(path)["name"])
+        self.store.mkdir(parents=True, exist_ok=True)
+        with signature.verified(path, self.store, self.signers) as payload:
+            try:
+                return self._put_in(payload, say, again, older)
+            except UserError as error:  # it was made here and has no name; the user's file has
+                raise type(error)(str(error).replace(str(payload), str(path))) from None
+
+    def _put_in(self, path: Path, say: Say, again: bool, older: bool) -> str:
+        """``update`` for a bundle whose signature was right. Raises UserError."""
+        told = bundle.contents(path)
+        name = str(told["name"])
         if name in self.refused and not again:
-            raise UserError(f"version {name} was tried and never became ready; --again tries it once more")
+            raise TriedBefore(f"version {name} was tried and never became ready; --again tries it once more")
+        newest = max(bundle.build_of(self.shipped), bundle.build_of(self.folder(self.current)))
+        if told["build"] < newest and not (older or told.get("older") is True):
+            raise OlderVersion(
+                f"version {name} of {_date(told['build'])} is older than what runs, of {_date(newest)}; "
+                "--older takes it all the same (for an update on a card: hw/image/update --make FILE --older)"
+            )
         if name == self.current and self.folder(name) != self.shipped and not again:
             say(f"version {name} is in use already")
             return name
@@ -198,11 +234,15 @@ def take_offered(versions: Versions, path: Path, say: Say) -> None:
     if not path.is_file():
         return
     try:
-        name = str(bundle.contents(path)["name"])
-        if name != versions.offered:
-            if name not in (versions.current, *versions.refused):
+        mark = signature.mark(path)
+        if mark != versions.offered:
+            try:
                 versions.update(path, say)
-            versions.offered = name
+            except TriedBefore:
+                pass  # the journal said so when it was taken back
+            except OlderVersion as error:
+                say(f"{path} is refused: {error}")
+            versions.offered = mark
     except UserError as error:
         say(str(error))
     except OSError as error:
@@ -215,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("begin", "ready", "show", "update"))
     parser.add_argument("file", type=Path, nargs="?", help="with update: what hw/image/update --make wrote")
     parser.add_argument("--again", action="store_true", help="with update: a version that was refused, once more")
+    parser.add_argument("--older", action="store_true", help="with update: although it is older than what runs")
     options = parser.parse_args(arguments)
     versions = Versions()
     try:
@@ -229,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "update":
                 if options.file is None:
                     raise UserError("which update? quietbox-versions update FILE")
-                versions.update(options.file, print, options.again)
+                versions.update(options.file, print, options.again, options.older)
     except UserError as error:
         print(f"quietbox-versions: {error}", file=sys.stderr)
         return 1
@@ -237,6 +278,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"quietbox-versions: {error.filename or STORE}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+def _date(build: int) -> str:
+    """A build number for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(build))
 
 
 def warn(text: str) -> None:

@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge import UserError
-from hw.image import bundle, table, update
+from hw.image import bundle, owner, table, update
 from hw.virtual.arm64 import Row, verdict
 
 TREE = "bcm2837-rpi-3-b.dtb"
@@ -405,10 +405,10 @@ def check_cuts(card: Card, work: Path, power_on: PowerOn, count: int, longest_s:
         yield Row(f"power cut {number} of {count}", verdict(not faults and same), found, moment_s)
 
 
-def broken_update(work: Path) -> Path:
-    """A bundle that is well made and can never become ready: it holds no program."""
+def broken_update(work: Path, key: Path) -> Path:
+    """A bundle that is well made, signed with ``key``, and can never become ready: it holds no program."""
     text = b"nothing in here runs\n"
-    listing = {"name": "0.0.0-broken", "python": bundle.PYTHON, "machine": bundle.MACHINE}
+    listing = {"name": "0.0.0-broken", "python": bundle.PYTHON, "machine": bundle.MACHINE, "build": bundle.MOST_BUILD}
     head = json.dumps(listing | {"files": {"note": hashlib.sha256(text).hexdigest()}}).encode()
     path = work / "update.quietbox"
     with tarfile.open(path, "w:gz") as tar:
@@ -416,12 +416,13 @@ def broken_update(work: Path) -> Path:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
+    owner.sign(path, key)
     return path
 
 
-def check_update(card: Card, work: Path, power_on: PowerOn, limit_s: float) -> Iterator[Row]:
+def check_update(card: Card, work: Path, power_on: PowerOn, limit_s: float, key: Path) -> Iterator[Row]:
     """A broken update and a broken settings file on the card: the box goes back, and takes the last good settings."""
-    card.to_boot(broken_update(work), "update.quietbox")
+    card.to_boot(broken_update(work, key), "update.quietbox")
     settings = work / "quietbox.toml"
     settings.write_text("[limiter]\nthreshold_dbfs = 40\n")
     card.to_boot(settings, "quietbox.toml")
@@ -448,13 +449,13 @@ def check_fallback(card: Card, work: Path, power_on: PowerOn, limit_s: float) ->
         machine.cut()
 
 
-def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterator[Row]:
+def check_send(card: Card, work: Path, bundled: Path, limit_s: float, key: Path) -> Iterator[Row]:
     """With a key on the card: SSH answers that key alone, and takes an update that is then in use."""
     name = str(bundle.contents(bundled)["name"])
     keys = {who: work / f"key-{who}" for who in ("owner", "stranger")}
-    for key in keys.values():
-        key.unlink(missing_ok=True)
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
+    for login in keys.values():
+        login.unlink(missing_ok=True)
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(login)])
     run(["mmd", "-D", "s", "-i", card.mtools(), "::ssh"], check=False)
     card.to_boot(keys["owner"].with_suffix(".pub"), "ssh/authorized_keys")
     with socket.socket() as free:
@@ -467,7 +468,9 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterato
         f"usb-net,netdev=wire,mac={MAC}",
     )
     how = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes"
-    ssh = {who: f"ssh -F none -o IdentitiesOnly=yes -o ConnectTimeout=60 {how} -i {key}" for who, key in keys.items()}
+    ssh = {
+        who: f"ssh -F none -o IdentitiesOnly=yes -o ConnectTimeout=60 {how} -i {login}" for who, login in keys.items()
+    }
     box = f"127.0.0.1:{port}"
 
     def ask(who: str, what: str) -> subprocess.CompletedProcess[str]:
@@ -485,7 +488,7 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float) -> Iterato
         good = refused.returncode != 0 and "Permission denied" in refused.stderr
         yield Row("nobody else", verdict(good), _words(refused), machine.seconds)
         try:
-            sent, words = update.send(bundled, box, ssh["owner"]) == name, f"version {name}"
+            sent, words = update.send(bundled, box, key, ssh["owner"]) == name, f"version {name}"
         except UserError as trouble:
             sent, words = False, str(trouble)
         yield Row("takes an update", verdict(sent), words, machine.seconds)
@@ -512,6 +515,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--update", action="store_true", help="with a broken update and broken settings on the card")
     parser.add_argument("--send", type=Path, metavar="UPDATE", help="put what hw/image/update --make wrote in by SSH")
+    parser.add_argument(
+        "--key", type=Path, default=owner.default_key(), metavar="FILE", help="the key that the image's updates need"
+    )
     parser.add_argument("--quick", action="store_true", help="leave out doctor and file enhancement")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave console and card there")
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help=f"for one boot ({LIMIT_S:.0f} s)")
@@ -528,9 +534,9 @@ def main(arguments: list[str] | None = None) -> int:
                 checks.append(check_cuts(card, work, qemu, options.cuts, options.longest, options.seed))
                 checks.append(check_boot(card, work, qemu, options.limit, False))
             if options.update:
-                checks.append(check_update(card, work, qemu, options.limit))
+                checks.append(check_update(card, work, qemu, options.limit, options.key))
             if options.send:
-                checks.append(check_send(card, work, options.send, options.limit))
+                checks.append(check_send(card, work, options.send, options.limit, options.key))
             for check in checks:
                 for row in check:
                     rows.append(row)

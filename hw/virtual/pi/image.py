@@ -26,6 +26,7 @@ PACKAGES = (
     "libasound2",
     "libsndfile1",
     "libsystemd0",
+    "openssh-client",
 )
 UNWANTED = ("doc", "man", "locale")
 
