@@ -56,7 +56,7 @@ def put_together(work: Path, cache: Path, place: Path, epoch: int) -> pi3.Card:
     signers = owner.allowed_signers(owner.public_of(key))
     card.equip(root, place, {name: ids.of(name) for name in ("root", "data", "boot")}, epoch, signers)
     fstab = root / "etc/fstab"
-    fstab.write_text(fstab.read_text().replace("vfat   ro,umask=0022", "ext4   ro"))
+    fstab.write_text(fstab.read_text().replace("vfat   ro,umask=0077", "ext4   ro"))
     for name in ("dev", "proc", "sys", "run", "tmp"):
         (root / name).mkdir(exist_ok=True)
     for name in ("quietbox/versions", "settings", "journal", "state"):
