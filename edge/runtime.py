@@ -1,9 +1,15 @@
-"""What a running box leaves in memory-backed storage: its claim on the cards and its status. Nothing on disk."""
+"""What a running box leaves in memory-backed storage: its claim on the cards and its status. Nothing on disk.
+
+Locks are flock(2) on files that only their owner can open, in a folder that only its owner can write to: a user who
+could open such a file, even to read, could hold its lock and keep the box from running. Other users read the status;
+whether it is a living box's they find out from the kernel's list of locks.
+"""
 
 import contextlib
 import fcntl
 import json
 import os
+import pwd
 import re
 import stat
 from pathlib import Path
@@ -14,6 +20,10 @@ from edge import UserError
 SYSTEM_FOLDER = Path("/run/quietbox")
 STATUS = "status.json"
 STATUS_LOCK = "status.lock"
+LOCK_MODE = 0o600
+MOST_LOCK_BYTES = 200
+MOST_LIST_BYTES = 1 << 20
+"""Of /proc/locks: ten thousand locks."""
 
 
 class AlreadyRunning(UserError):
@@ -43,15 +53,29 @@ def _own_folder() -> Path:
         found = folder.lstat()
     except OSError as error:
         raise NoRuntimeFolder(f"{folder} cannot be made ({error.strerror}); set RUNTIME_DIRECTORY") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise NoRuntimeFolder(f"{folder} belongs to somebody else; remove it or set RUNTIME_DIRECTORY")
+    if not stat.S_ISDIR(found.st_mode):
+        raise NoRuntimeFolder(f"{folder} is no folder; remove it or set RUNTIME_DIRECTORY")
+    if found.st_uid != os.getuid():
+        fix = "stop the service (systemctl stop quietbox)" if folder == SYSTEM_FOLDER else "remove it"
+        raise NoRuntimeFolder(f"{folder} belongs to {_user(found.st_uid)}; {fix} or set RUNTIME_DIRECTORY")
+    if found.st_mode & 0o022:
+        raise NoRuntimeFolder(f"{folder} can be written by others; chmod 755 {folder} or set RUNTIME_DIRECTORY")
     return folder
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _locked(path: Path) -> int | None:
     """A lock that ends with the process, however it ends; None if somebody else has it."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, LOCK_MODE)
+        if stat.S_IMODE(os.fstat(lock).st_mode) != LOCK_MODE:  # as earlier versions made it
+            os.fchmod(lock, LOCK_MODE)
     except OSError as error:
         raise NoRuntimeFolder(f"{path} cannot be written ({error.strerror}); set RUNTIME_DIRECTORY") from None
     try:
@@ -60,6 +84,23 @@ def _locked(path: Path) -> int | None:
         os.close(lock)
         return None
     return lock
+
+
+def _holder(path: Path) -> str:
+    """Who wrote the lock file last, if that process is still there; for a message."""
+    with contextlib.suppress(OSError, ValueError):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            who, number, started = file.read(MOST_LOCK_BYTES).split("\n")[:3]
+        if number.isdecimal() and started == _start_ticks(int(number)):
+            return f"{who}, process {number}"
+    return f"another process (`fuser {path}` names it)"
+
+
+def _start_ticks(process: int) -> str:
+    """When a process began, in clock ticks after the boot (proc(5), /proc/PID/stat, field 22): with its number that
+    tells it from every other. Raises OSError if there is none."""
+    text = Path(f"/proc/{process}/stat").read_text(errors="replace")
+    return text.rpartition(")")[2].split()[19]
 
 
 class Claim:
@@ -79,11 +120,11 @@ class Claim:
             if lock is None:
                 for held in new.values():
                     os.close(held)
-                first = path.read_text(errors="replace").strip() or "another process"
-                raise AlreadyRunning(f"{device.rsplit(':', 1)[-1]} is already used by {first}; stop that one first")
+                name = device.rsplit(":", 1)[-1]
+                raise AlreadyRunning(f"{name} is already used by {_holder(path)}; stop that one first")
             new[device] = lock
             os.ftruncate(lock, 0)
-            os.pwrite(lock, f"quietbox run, process {os.getpid()}\n".encode(), 0)
+            os.pwrite(lock, f"quietbox run\n{os.getpid()}\n{_start_ticks(os.getpid())}\n".encode(), 0)
         for device in self._locks.keys() - {*devices}:
             os.close(self._locks.pop(device))
         self._locks |= new
@@ -157,6 +198,8 @@ def _somebody_holds(path: Path) -> bool:
     """A status outlives its box when that is killed; its lock does not."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return _listed(path)
     except OSError:
         return False
     try:
@@ -166,3 +209,17 @@ def _somebody_holds(path: Path) -> bool:
     finally:
         os.close(lock)
     return False
+
+
+def _listed(path: Path) -> bool:
+    """Whether the kernel's list of locks (proc(5), /proc/locks) has one on a file that we may not open."""
+    try:
+        found = os.stat(path)
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            lines = file.read(MOST_LIST_BYTES).splitlines()
+    except OSError:
+        return False
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    return any(
+        words[1:4:2] == ["FLOCK", "WRITE"] and words[5] == place for line in lines if len(words := line.split()) > 5
+    )
