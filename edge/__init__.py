@@ -8,6 +8,14 @@ another program (``bridgebench`` times it), ``boxes`` other boxes, in the format
 lets in.
 """
 
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# Recent releases of ONNX Runtime (1.32.0 was examined) carry a client that reports to their maker and is on by default:
+# importing it fills ~/.cache/Microsoft/DeveloperTools/.onnxruntime, and nine seconds later it looks up a host of its
+# maker. Every entry imports this package before any library, and child processes inherit the variable. It is set
+# whatever the user's environment says, since 0 leaves the client on. What shows it: python -m hw.privacy.
+
 RATE_HZ = 16_000
 """Sample rate of everything between the two converters."""
 

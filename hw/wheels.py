@@ -7,7 +7,6 @@ is there. Needs nothing but Python.
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -49,7 +48,7 @@ def extras(gpio_package: str, bits: int) -> list[Extra]:
     wanted = _project()["optional-dependencies"]
     found = [Extra(RPI_GPIO if gpio_package == "RPi.GPIO" else wanted["board"][0], "LED and button")]
     if bits == 64:  # onnxruntime has no wheel for 32-bit systems and is not built on a board
-        found.append(Extra(_for_this_processor(wanted["onnx"]), "ONNX Runtime (NumPy runs the network)"))
+        found.append(Extra(wanted["onnx"][0], "ONNX Runtime (NumPy runs the network)"))
     return found
 
 
@@ -141,12 +140,6 @@ def settings_fault(folder: Path, settings: Path) -> str:
 
 def _project() -> dict[str, Any]:
     return dict(tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"])
-
-
-def _for_this_processor(requirements: list[str]) -> str:
-    """The one of two requirements, ``...; platform_machine == 'aarch64'`` and ``... != ...``, that holds here."""
-    sign = "==" if platform.machine() == "aarch64" else "!="
-    return next(wanted.split(";")[0] for wanted in requirements if f"platform_machine {sign} 'aarch64'" in wanted)
 
 
 def _program() -> Iterator[Path]:

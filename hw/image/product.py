@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import UserError
-from hw import wheels
+from hw import traced, wheels
 from hw.image import bundle
 from hw.virtual import arm64
 
@@ -55,7 +55,7 @@ def runtime() -> str:
     """The ONNX Runtime that arm64 boards take, by pyproject.toml; without what it asks for (protobuf, sympy), which
     converts models and is not imported where they run."""
     told = tomllib.loads((wheels.SOURCE / "pyproject.toml").read_text())["project"]["optional-dependencies"]["onnx"]
-    return str(next(one for one in told if "platform_machine == 'aarch64'" in one).split(";")[0])
+    return str(told[0])
 
 
 def used(folder: Path) -> list[Path]:
@@ -89,6 +89,9 @@ def make(wanted: Sequence[str], place: Path, epoch: int) -> str:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+    if reporting := traced.unexpected_libraries(packages):
+        library, calls = next(iter(reporting.items()))
+        raise UserError(f"{library} has no reason to use a network and can ({', '.join(calls)}): examine that version")
     _tidy(packages)
     compile_ahead(place, epoch)
     bundle.dress(place)
