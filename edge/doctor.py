@@ -23,6 +23,7 @@ from edge import HOP_MS, cards, runtime, trial
 from edge.capture import LIVE_RATIO
 from edge.cards import Card, DeviceMissing, Direction
 from edge.config import SYSTEM_FILE, USB_CARD, BadConfig, CaptureConfig, Config, PlaybackConfig, load
+from edge.files import changeable_by_others
 from edge.trial import Heard, Lane, Played, Trouble
 from hw import boards, bootconfig
 
@@ -189,6 +190,11 @@ class Doctor:
             except BadConfig as error:
                 fix = "mend that line; the rows below take the defaults"
                 yield Finding("settings", FAIL, str(error), fix)
+                return
+            risk = changeable_by_others(file, file.stat()) if self._config_file is None else ""
+            if risk:
+                found, _, fix = risk.rpartition(": ")
+                yield Finding("settings", WARN, f"{file} is valid, but {found}", fix)
             else:
                 yield Finding("settings", OK, f"{file} is valid")
 

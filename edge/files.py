@@ -78,6 +78,17 @@ def check_archive(content: IO[bytes], most_bytes: int) -> None:
         raise ValueError(f"it unpacks to {in_bytes(unpacked)}, at most {in_bytes(most_bytes)} are read")
 
 
+def changeable_by_others(path: Path, found: os.stat_result) -> str:
+    """Why other users than root and this one could change ``path``, a file or a folder, and what helps; empty if they
+    cannot. In a sticky folder as /tmp, nobody can replace what is not theirs."""
+    if found.st_uid not in (0, os.geteuid()):
+        return f"{path} belongs to another user (uid {found.st_uid}): chown {os.geteuid()} {path}"
+    sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    if found.st_mode & 0o022 and not sticky:
+        return f"{path} can be written by others: chmod go-w {path}"
+    return ""
+
+
 def in_bytes(count: int) -> str:
     """A number of bytes in a unit that suits it: ``900 bytes``, ``64 KiB``, ``1.5 GiB``."""
     for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):

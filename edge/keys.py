@@ -13,12 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edge import UserError
+from edge import UserError, files
 
 KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 """32 bytes as Z85 writes them (https://rfc.zeromq.org/spec/32)."""
 COMMENT = "# "
 """Begins a line that is no key; Z85 has the sign, but not the space."""
+MOST_BYTES = 1 << 18
+"""Of a key file or a list: some thousand keys with a comment each."""
 ACCOUNT = "quietbox"
 """The service's: a key that root makes must be readable to it."""
 
@@ -63,8 +65,8 @@ def _account() -> tuple[int, int] | None:
 
 def read_secret(path: Path) -> bytes:
     """The secret key in ``path``; raises UserError, also where others could read it."""
-    lines = _lines(path)
-    if path.stat().st_mode & 0o077:
+    lines, found = _lines(path)
+    if found.st_mode & 0o077:
         raise UserError(f"{path} is a secret key that others can read; chmod 600 {path}")
     if len(lines) != 1 or not KEY.fullmatch(lines[0]):
         raise UserError(f"{path} holds no secret key; `quietbox keys NEWFILE` makes one")
@@ -84,24 +86,35 @@ def checked(known: str, where: str) -> bytes:
 
 
 def read_clients(path: Path) -> frozenset[bytes]:
-    """The public keys of a list, one a line, each followed by anything; raises UserError."""
-    keys = [line.split()[0] for line in _lines(path)]
+    """The public keys of a list, one a line, each followed by anything; raises UserError, also where other users than
+    root and this one could change the list: who can let a key in can listen."""
+    lines, found = _lines(path)
+    folder = path.resolve().parent
+    for place, its in ((path, found), (folder, folder.stat())):
+        if fault := files.changeable_by_others(place, its):
+            raise UserError(f"whoever can change {path} lets anybody in, and {fault}")
+    keys = [line.split()[0] for line in lines]
     if not keys:
         raise UserError(f"{path} names no client; add a line with the public key that `quietbox keys` printed there")
     return frozenset(checked(known, f"{path}: {known[:50]!r}") for known in keys)
 
 
-def _lines(path: Path) -> list[str]:
-    """What is written in a small file, without comments and empty lines."""
+def _lines(path: Path) -> tuple[list[str], os.stat_result]:
+    """What is written in a small file, without comments and empty lines, and whose it is; raises UserError."""
     try:
-        text = path.read_text()
+        with os.fdopen(files.open_regular(path), "rb") as file:
+            found = os.fstat(file.fileno())
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode()
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text file") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing; `quietbox keys {path}` makes a secret key") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return [line.strip() for line in text.splitlines() if line.strip() and not f"{line} ".startswith(COMMENT)]
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{path} has more than {files.in_bytes(MOST_BYTES)}; a key takes a line of 40 characters")
+    return [line.strip() for line in text.splitlines() if line.strip() and not f"{line} ".startswith(COMMENT)], found
 
 
 def host_and_port(address: str, where: str) -> tuple[str, int]:

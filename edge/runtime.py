@@ -215,7 +215,7 @@ def _listed(path: Path) -> bool:
     """Whether the kernel's list of locks (proc(5), /proc/locks) has one on a file that we may not open."""
     try:
         found = os.stat(path)
-        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+        with open("/proc/locks", encoding="utf-8", errors="replace") as file:
             lines = file.read(MOST_LIST_BYTES).splitlines()
     except OSError:
         return False
