@@ -9,13 +9,12 @@ import difflib
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge import UserError
+from edge import UserError, files, toml
 
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
 ENGINES = ("auto", "network", "rnn", "dsp", "off")
@@ -352,9 +351,11 @@ def find(path: Path | None) -> Config:
 def load(path: Path) -> Config:
     """Read and check one file; raises BadConfig."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadConfig(f"{path}: this is no text file (not UTF-8)") from None
+        text = toml.decode(files.read_bounded(path, toml.MOST_BYTES))
+    except toml.BadToml as error:
+        raise BadConfig(f"{path}: {error}") from None
+    except files.BadFile as error:
+        raise BadConfig(str(error)) from None
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read: {error.strerror}") from None
     return parse(text, str(path))
@@ -363,27 +364,40 @@ def load(path: Path) -> Config:
 def parse(text: str, name: str = "config") -> Config:
     """Check the text of a settings file; raises BadConfig at the first thing wrong."""
     try:
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadConfig(f"{name}: not valid TOML: {_short(str(error))}") from None
+        tables = toml.parse(text)
+    except toml.BadToml as error:
+        raise BadConfig(f"{name}: {error}") from None
     sections = {}
     for section, values in tables.items():
-        at = f"{name}, line {_line_of(text, section, None)}"
+        at = _Place(name, text, section, None)
         if section not in SECTIONS:
             raise BadConfig(f"{at}: unknown {_kind(values)} {_quote(section)}{_nearest(section)}")
         if not isinstance(values, dict):
             raise BadConfig(f"{at}: {section} is a section; write [{section}] on a line of its own")
         checked = {}
         for name_of_key, value in values.items():
-            at = f"{name}, line {_line_of(text, section, name_of_key)}"
-            checked[name_of_key] = _checked(at, section, name_of_key, value)
+            checked[name_of_key] = _checked(_Place(name, text, section, name_of_key), section, name_of_key, value)
         sections[section] = SECTIONS[section](**checked)
     config = Config(**sections)
     _check_pairs(name, config)
     return config
 
 
-def _checked(at: str, section: str, name: str, value: Any) -> Any:
+@dataclass(frozen=True)
+class _Place:
+    """Where a key or a section (key None) stands: FILE, line N. Looked up only when it is shown."""
+
+    name: str
+    text: str
+    section: str
+    key: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}, line {_line_of(self.text, self.section, self.key)}"
+
+
+def _checked(at: object, section: str, name: str, value: Any) -> Any:
+    """The value as the settings hold it; raises BadConfig, which begins with ``at``."""
     known = {entry.name: entry for entry in dataclasses.fields(SECTIONS[section])}
     if name not in known:
         raise BadConfig(f"{at}: unknown key {_quote(name)} in [{section}]{_nearest(name, section)}")
@@ -391,19 +405,22 @@ def _checked(at: str, section: str, name: str, value: Any) -> Any:
     rule = entry.metadata
     if value in rule["choices"] and not isinstance(value, bool):
         return value
-    complaint = f"{at}: [{section}] {name} = {_show(value)} is not {_expected(entry)}"
+
+    def complaint() -> str:
+        return f"{at}: [{section}] {name} = {_show(value)} is not {_expected(entry)}"
+
     if isinstance(entry.default, bool):
         if isinstance(value, bool):
             return value
-        raise BadConfig(complaint)
+        raise BadConfig(complaint())
     if rule["low"] < rule["high"]:
         whole = entry.type in (int, int | str)
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not number or not rule["low"] <= value <= rule["high"]:
-            raise BadConfig(complaint)
+            raise BadConfig(complaint())
         return value if whole else float(value)
     if rule["choices"] or not isinstance(value, str) or not value or not value.isprintable():
-        raise BadConfig(complaint)
+        raise BadConfig(complaint())
     return value
 
 
