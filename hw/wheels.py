@@ -25,6 +25,8 @@ from hw import ledger
 SOURCE = Path(__file__).resolve().parent.parent
 """The checkout this file lies in."""
 STAMP = "complete.json"
+CHECK_S = 120.0
+"""A program's first start from a slow card takes seconds; one that takes this long hangs."""
 RPI_GPIO = "RPi.GPIO>=0.7.1"  # 0.7.1 is the first that builds with Python from 3.10 on
 
 Say = Callable[[str], None]
@@ -126,16 +128,26 @@ def collect(target: Path, wanted: Sequence[Extra], say: Say) -> None:
 
 
 def settings_fault(folder: Path, settings: Path) -> str:
-    """Why the program in ``folder`` would refuse the settings file; empty if it takes it."""
+    """Why the program in ``folder`` would refuse the settings file; empty if it takes it. Also where the program does
+    not run at all.
+    """
     check = (
         "import sys; from pathlib import Path; from edge import UserError, config\n"
         "try: config.load(Path(sys.argv[1]))\n"
         "except UserError as error: sys.exit(str(error))"
     )
-    done = subprocess.run(
-        [str(folder / "bin/python"), "-I", "-c", check, str(settings)], cwd="/", capture_output=True, text=True
-    )
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    try:
+        done = subprocess.run(
+            [str(folder / "bin/python"), "-I", "-c", check, str(settings)],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHECK_S,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the program in {folder} cannot check {settings}: {error}"
+    said = done.stderr.decode(errors="replace").strip().splitlines() or [f"the check ended with {done.returncode}"]
+    return said[-1][:400] if done.returncode else ""
 
 
 def _project() -> dict[str, Any]:

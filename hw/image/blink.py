@@ -5,7 +5,7 @@ python -m hw.image.blink
 
 import time
 
-from edge import config
+from edge import UserError, config
 from hw.image.settings import OUT
 from hw.image.versions import warn
 from hw.panel import Look, Panel
@@ -21,5 +21,13 @@ def blink(settings: config.PanelConfig, seconds: float = BLINK_S) -> None:
     panel.stop()
 
 
+def pins() -> config.PanelConfig:
+    """As the settings say that the box starts with; the usual ones if there are none."""
+    try:
+        return config.load(OUT).panel
+    except UserError:
+        return config.PanelConfig()
+
+
 if __name__ == "__main__":
-    blink(config.load(OUT).panel)
+    blink(pins())

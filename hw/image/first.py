@@ -14,13 +14,14 @@ import sys
 import time
 from pathlib import Path
 
-from edge import UserError
+from edge import UserError, files
 from hw import ledger
 from hw.image import found, settings, table
 from hw.image.versions import warn
 
 BOARD = Path("/data/settings/board")
 """The serial number of the board that was looked at."""
+MOST_NUMBER_BYTES = 4096
 SOUND_S = 10.0
 """USB sound cards are there a few seconds after power-on."""
 BLKPG, RESIZE = 0x1269, 3
@@ -61,7 +62,7 @@ def disk_of_root() -> tuple[Path, str]:
 def look() -> None:
     """Wait for the sound cards, note what the settings should say, and say it."""
     board = found.serial() or "unknown"
-    if BOARD.exists() and BOARD.read_text().strip() == board:
+    if _looked_at() == board:
         return
     subprocess.run(["udevadm", "settle", f"--timeout={SOUND_S:.0f}"], check=False)
     until = time.monotonic() + SOUND_S
@@ -75,6 +76,14 @@ def look() -> None:
     print(f"first boot of {socket.gethostname()}: {', '.join(words) or 'the box finds its cards itself'}", flush=True)
 
 
+def _looked_at() -> str:
+    """The serial number that was noted; empty where there is none, or none that can be read."""
+    try:
+        return files.read_bounded(BOARD, MOST_NUMBER_BYTES).decode(errors="replace").strip()
+    except (OSError, UserError):
+        return ""
+
+
 def main() -> int:
     """Returns 0: a card that cannot be grown or looked at starts all the same."""
     try:
@@ -83,6 +92,8 @@ def main() -> int:
         warn(str(error))
     except OSError as error:
         warn(f"first boot, {sys.argv[1]}: {error.filename or 'the card'}: {error.strerror}")
+    except Exception as error:  # a partition table may hold anything
+        warn(f"first boot, {sys.argv[1]}: {error!r}")
     return 0
 
 

@@ -12,11 +12,11 @@ import contextlib
 import hashlib
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge import files, toml
 from hw import ledger, wheels
 from hw.image import found
 from hw.image.versions import OFFERED, Versions, take_offered, warn
@@ -29,7 +29,8 @@ FOUND = Path("/data/settings/found.toml")
 OUT = Path("/run/quietbox-settings/quietbox.toml")
 CHECKED = Path("/data/settings/checked")
 NONE = Path("/dev/null")
-MOST_BYTES = 1 << 18
+BLINK_MOST_S = 30.0
+"""The fault light takes 6 s; a GPIO that hangs must not keep the box from starting."""
 
 Check = Callable[[Path], str]
 """Settings file -> why it would be refused; empty if it is right."""
@@ -71,6 +72,8 @@ def _keep(text: str, kept: Path) -> None:
     try:
         if _text(kept) != (text, ""):
             kept.parent.mkdir(parents=True, exist_ok=True)
+            if kept.is_dir():
+                ledger.remove_tree(kept)
             ledger.write(kept, text.encode())
     except OSError:
         return
@@ -86,37 +89,42 @@ def _try(text: str, extra: Tables, check: Check, out: Path) -> str:
     if fault := check(part):  # the user's own words first, so that line numbers are theirs
         part.unlink()
         return fault.replace(str(part), CARD.name)
-    merged = found.merged(tables, extra)
-    if merged != tables:
-        part.write_text(found.as_toml(merged))
+    if more := _with_found(tables, extra):
+        part.write_text(more)
         if check(part):
             part.write_text(text)
     ledger.write(out, part.read_bytes())
     return ""
 
 
-def _text(path: Path) -> tuple[str, str]:
-    """(the text, why there is none). Notepad's byte-order mark and line ends are taken off."""
+def _with_found(tables: Tables, extra: Tables) -> str:
+    """The settings with what the board asks for below them; empty where that changes nothing or cannot be written."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        merged = found.merged(tables, extra)
+        return found.as_toml(merged) if merged != tables else ""
+    except Exception:  # the file on the data partition may hold anything: a date is no JSON, a section no mapping
+        return ""
+
+
+def _text(path: Path) -> tuple[str, str]:
+    """(the text, why there is none)."""
+    try:
+        return toml.decode(files.read_bounded(path, toml.MOST_BYTES)), ""
     except FileNotFoundError:
         return "", f"there is no {path.name} on the card"
     except OSError as error:
         return "", f"{path.name} on the card cannot be read: {error.strerror}"
-    if len(data) > MOST_BYTES:
-        return "", f"{path.name} on the card is larger than {MOST_BYTES >> 10} KiB"
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n"), ""
-    except UnicodeDecodeError:
-        return "", f"{path.name} on the card is no UTF-8 text; save it as UTF-8"
+    except files.BadFile as error:
+        return "", f"{path.name} on the card {error.why}"
+    except toml.BadToml as error:
+        return "", f"{path.name} on the card: {error}"
 
 
 def _tables(text: str) -> tuple[Tables, str]:
     try:
-        told = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        return {}, f"{CARD.name} on the card is no TOML: {error}"
+        told = toml.parse(text)
+    except toml.BadToml as error:
+        return {}, f"{CARD.name} on the card: {error}"
     return {name: dict(keys) for name, keys in told.items() if isinstance(keys, dict)}, ""
 
 
@@ -152,21 +160,36 @@ def checker(version: Path, shipped: Path, ask: Callable[[Path, Path], str] = whe
 
 
 def main() -> int:
-    """Returns 0: a box always starts with some settings."""
+    """Returns 0: a box always starts, with some version and some settings."""
     versions = Versions()
-    take_offered(versions, OFFERED, warn)
-    version = versions.choose()
+    version = versions.choose()  # first of all: whatever fails after it, what quietbox.service starts is there
+    refused = _make(versions, version)
+    refused |= not take_offered(versions, OFFERED, warn)
+    if (updated := versions.choose()) != version:
+        refused |= _make(versions, updated)
+    if refused:
+        _show_fault()
+    return 0
+
+
+def _make(versions: Versions, version: Path) -> bool:
+    """The settings for ``version``, with one line about them; returns whether those on the card were refused."""
     try:
         choice = choose(remembering(checker(version, versions.shipped), str(version.resolve())))
-    except OSError as error:
-        warn(f"the settings cannot be made: {error.strerror} ({error.filename})")
-        return 0
+    except Exception as error:  # the box starts with its defaults
+        warn(f"the settings cannot be made: {error!r}")
+        return True
     if choice.fault:
         warn(f"settings refused: {choice.fault}; the {choice.source} ones are used")
-        subprocess.run([sys.executable, "-m", "hw.image.blink"], check=False)
     else:
         print(f"settings from the card, {version.name}", flush=True)
-    return 0
+    return bool(choice.fault)
+
+
+def _show_fault() -> None:
+    """In a process of its own: the GPIO library may hang or crash."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([sys.executable, "-m", "hw.image.blink"], check=False, timeout=BLINK_MOST_S)
 
 
 if __name__ == "__main__":

@@ -18,19 +18,21 @@ the state before or the state after each step:
 twice and was never ready is refused at the third start, which takes the one before, and the shipped one if there is
 none. One that has been ready once stays: what then fails is not the update. A power cut between begin and READY counts
 as a start, so a box switched off twice while it starts a new version for the first time goes back, too: wrong once in
-a while, and safe.
+a while, and safe. One that was ready and then fails six times in a row (``quietbox-trial`` counts in
+memory) gives way to the one before until the next power-on.
 
-    python -m hw.image.versions begin|ready|show|update FILE
+    python -m hw.image.versions begin|ready|fail|show|update FILE
 """
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge import UserError
+from edge import UserError, files
 from hw import ledger
 from hw.image import bundle, signature
 
@@ -39,6 +41,10 @@ SHIPPED = Path("/opt/quietbox/shipped")
 IN_USE = Path("/run/quietbox-version")
 """What /opt/quietbox/current points to, since the root is read-only."""
 MOST_TRIES = 2
+MOST_LINE = 600
+"""Characters of a line in the journal; what a card holds may be quoted in it."""
+MOST_STATE_BYTES = 64 << 10
+"""Of a state file; the longest, ``refused``, has 20 names of 61 characters."""
 OFFERED = Path("/boot/firmware/update.quietbox")
 """An update that somebody copied to the card."""
 
@@ -69,11 +75,11 @@ class Versions:
     @property
     def current(self) -> str:
         """The name of the version in use; empty: the shipped one."""
-        return Path(ledger.points_to(self.store / "current")).name
+        return self._linked("current")
 
     @property
     def previous(self) -> str:
-        return Path(ledger.points_to(self.store / "previous")).name
+        return self._linked("previous")
 
     @property
     def good(self) -> str:
@@ -96,7 +102,26 @@ class Versions:
     def tries(self) -> int:
         """How often the current version began without reaching READY."""
         name, _, count = self._read("tries").partition(" ")
-        return int(count) if name == self.current and count.isdigit() else 0
+        return int(count) if name == self.current and re.fullmatch("[0-9]{1,4}", count) else 0
+
+    @property
+    def failing(self) -> list[str]:
+        """Versions that were ready once and do not start any more. Forgotten at the next power-on: what stops them may
+        be a driver or a full memory, not the update."""
+        return self._read(str(self._failing)).split()
+
+    @property
+    def _failing(self) -> Path:
+        return self.in_use.with_name(f"{self.in_use.name}-failing")
+
+    def fail(self, say: Say) -> Path:
+        """The version in use was started again and again and never ready: take another until the next power-on."""
+        name = Path(ledger.points_to(self.in_use)).name
+        if self.folder(name) != self.shipped and name not in self.failing:
+            ledger.write(self._failing, f"{' '.join([*self.failing, name])}\n".encode())
+            folder = self.choose()
+            say(f"version {name} does not start any more: {folder.name} runs until the next power-on")
+        return self.choose()
 
     def folder(self, name: str) -> Path:
         """Where a version lies; the shipped one if the name is empty or the version is not whole."""
@@ -104,25 +129,37 @@ class Versions:
         return place if name and bundle.whole(place) else self.shipped
 
     def choose(self) -> Path:
-        """Point ``in_use`` at the current version; counts nothing."""
-        folder = self.folder(self.current)
-        if ledger.points_to(self.in_use) != str(folder):
-            self.in_use.parent.mkdir(parents=True, exist_ok=True)
-            ledger.link(self.in_use, str(folder))
+        """Point ``in_use`` at the current version, at the one before or the shipped one if that is not whole or does
+        not start; counts nothing.
+
+        Comes first at every start and raises nothing, so that ``in_use`` never dangles.
+        """
+        out = {*self.refused, *self.failing}
+        usable = (self.folder(name) for name in (self.current, self.previous) if name not in out)
+        folder = next((place for place in usable if place != self.shipped), self.shipped)
+        try:
+            if ledger.points_to(self.in_use) != str(folder):
+                self.in_use.parent.mkdir(parents=True, exist_ok=True)
+                _remove_folder(self.in_use)
+                ledger.link(self.in_use, str(folder))
+        except OSError as error:
+            warn(f"{self.in_use} cannot be pointed to {folder}: {error.strerror}")
         return folder
 
     def begin(self, say: Say) -> Path:
         """Before a start: count it if the version is new, go back if it failed too often. Returns what is to start.
 
-        A data partition that cannot be written costs the counting, never the start.
+        A data partition that cannot be written, or holds anything at all, costs the counting, never the start.
         """
+        self.choose()
         try:
             self._count(say)
-        except OSError as error:
-            say(f"the versions below {self.store} cannot be looked after: {error.strerror}")
+        except Exception as error:
+            say(f"the versions below {self.store} cannot be looked after: {error}")
         return self.choose()
 
     def _count(self, say: Say) -> None:
+        self._remove_folders()
         for _ in range(2):
             name = self.current
             if not name or (name == self.good and self.folder(name) != self.shipped):
@@ -149,7 +186,8 @@ class Versions:
     def ready(self) -> None:
         """systemd has heard READY: the version in use is good."""
         name = self.current
-        if name and name != self.good and self.in_use.exists() and self.folder(name) != self.shipped:
+        runs = ledger.points_to(self.in_use) == str(self.folder(name))
+        if name and name != self.good and runs and self.folder(name) != self.shipped:
             self._write("good", name)
             self._remove("tries")
 
@@ -206,18 +244,36 @@ class Versions:
 
     def sweep(self) -> None:
         """Remove versions that nothing points to, and what a power cut left half unpacked."""
+        self._remove_folders()
         top = self.store / "versions"
+        if not top.is_dir():
+            top.unlink(missing_ok=True)
         top.mkdir(parents=True, exist_ok=True)
         for folder in sorted(top.iterdir()):
             if folder.name not in (self.current, self.previous):
-                (folder / bundle.STAMP).unlink(missing_ok=True)  # first: half removed it must not pass for whole
+                if folder.is_dir() and not folder.is_symlink():
+                    ledger.remove_tree(folder / bundle.STAMP)  # first: half removed it must not pass for whole
                 ledger.remove_tree(folder)
 
-    def _read(self, name: str) -> str:
+    def _linked(self, name: str) -> str:
+        """The name of the version that a link points to; empty if it is no link, or no name of a version."""
         try:
-            return (self.store / name).read_text(errors="replace").strip()
+            target = Path(ledger.points_to(self.store / name)).name
         except OSError:
             return ""
+        return target if re.fullmatch(bundle.NAME, target) else ""
+
+    def _read(self, name: str) -> str:
+        """A state file; empty where there is none, or none that can be read."""
+        try:
+            return files.read_bounded(self.store / name, MOST_STATE_BYTES).decode(errors="replace").strip()
+        except (OSError, UserError):
+            return ""
+
+    def _remove_folders(self) -> None:
+        """Where a state file or a link belongs: no rename replaces a folder."""
+        for name in ("current", "previous", "good", "tries", "refused", "offered"):
+            _remove_folder(self.store / name)
 
     def _write(self, name: str, text: str) -> None:
         ledger.write(self.store / name, f"{text}\n".encode())
@@ -229,11 +285,19 @@ class Versions:
             ledger.sync_folder(self.store)
 
 
-def take_offered(versions: Versions, path: Path, say: Say) -> None:
-    """Put in the update that lies on the card's first partition, once. A bad one is named and changes nothing."""
-    if not path.is_file():
-        return
+def _remove_folder(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        ledger.remove_tree(path)
+
+
+def take_offered(versions: Versions, path: Path, say: Say) -> bool:
+    """Put in the update that lies on the card's first partition, once. A bad one is named and changes nothing.
+
+    Returns whether nothing was wrong; raises nothing.
+    """
     try:
+        if not os.path.lexists(path):
+            return True
         mark = signature.mark(path)
         if mark != versions.offered:
             try:
@@ -245,25 +309,26 @@ def take_offered(versions: Versions, path: Path, say: Say) -> None:
             versions.offered = mark
     except UserError as error:
         say(str(error))
-    except OSError as error:
-        say(f"{path} cannot be put in: {error.strerror}")
+        return False
+    except Exception as error:  # whatever else an update makes of the box, the box starts
+        say(f"{path} cannot be put in: {error.strerror if isinstance(error, OSError) else error!r}")
+        return False
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="quietbox-versions", description="Which version of the product runs.")
-    parser.add_argument("what", choices=("begin", "ready", "show", "update"))
+    parser.add_argument("what", choices=("begin", "ready", "fail", "show", "update"))
     parser.add_argument("file", type=Path, nargs="?", help="with update: what hw/image/update --make wrote")
     parser.add_argument("--again", action="store_true", help="with update: a version that was refused, once more")
     parser.add_argument("--older", action="store_true", help="with update: although it is older than what runs")
     options = parser.parse_args(arguments)
     versions = Versions()
+    if options.what in ("begin", "ready", "fail"):
+        return _count_start(versions, options.what)
     try:
         match options.what:
-            case "begin":
-                versions.begin(warn)
-            case "ready":
-                versions.ready()
             case "show":
                 print(f"in use {versions.current or 'shipped'}, good {versions.good or 'shipped'}")
                 print(f"before {versions.previous or 'shipped'}, refused {' '.join(versions.refused) or 'none'}")
@@ -285,9 +350,25 @@ def _date(build: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(build))
 
 
+def _count_start(versions: Versions, what: str) -> int:
+    """Always 0: systemd would not start the service at all, or stop it again."""
+    try:
+        match what:
+            case "begin":
+                versions.begin(warn)
+            case "fail":
+                versions.fail(warn)
+            case _:
+                versions.ready()
+    except Exception as error:
+        warn(f"the versions below {versions.store} cannot be looked after: {error}")
+    return 0
+
+
 def warn(text: str) -> None:
-    """A warning for the journal: systemd reads the number as syslog's priority."""
-    print(f"<4>{text}", file=sys.stderr, flush=True)
+    """A warning for the journal, one line of a readable length: systemd reads the number as syslog's priority."""
+    line = "".join(sign if sign.isprintable() else "?" for sign in text[:MOST_LINE])
+    print(f"<4>{line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
