@@ -26,12 +26,7 @@ KINDS = {
 
 
 class BadFile(UserError):
-    """What lies at a path is no regular file, or too large; the text names the path and the limit."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        """``why`` continues a sentence that begins with the path."""
-        super().__init__(f"{path} {why}")
-        self.why = why
+    """What lies at a path is no regular file, or too large; the text begins with the path."""
 
 
 def open_regular(path: Path) -> int:
@@ -43,7 +38,7 @@ def open_regular(path: Path) -> int:
         _check_kind(path, os.stat(path))  # before it is opened: some devices act on that alone
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError:
-        raise BadFile(path, "is no path: it holds a NUL or what is no text") from None
+        raise BadFile(f"{path} is no path: it holds a NUL or what is no text") from None
     try:
         _check_kind(path, os.fstat(descriptor))
     except BaseException:
@@ -64,7 +59,7 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     finally:
         os.close(descriptor)
     if size > most_bytes or left <= 0:
-        raise BadFile(path, f"has {in_bytes(max(size, most_bytes + 1))}, at most {in_bytes(most_bytes)} are read")
+        raise BadFile(f"{path} has {in_bytes(max(size, most_bytes + 1))}, at most {in_bytes(most_bytes)} are read")
     return b"".join(parts)
 
 
@@ -100,4 +95,4 @@ def in_bytes(count: int) -> str:
 def _check_kind(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode) and found.st_rdev != NULL_DEVICE:
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
-        raise BadFile(path, f"is {kind}; a regular file is needed")
+        raise BadFile(f"{path} is {kind}; a regular file is needed")

@@ -124,9 +124,8 @@ def stamp(folder: Path, build: int) -> None:
 def build_of(folder: Path) -> int:
     """The build number of an unpacked version; 0 where it says none."""
     try:
-        with (folder / STAMP).open("rb") as file:
-            build = json.loads(file.read(MOST_STAMP_BYTES))["build"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        build = json.loads(files.read_bounded(folder / STAMP, MOST_STAMP_BYTES))["build"]
+    except (OSError, UserError, ValueError, KeyError, TypeError, RecursionError):
         return 0
     return build if type(build) is int and 0 <= build <= MOST_BUILD else 0
 
@@ -201,9 +200,8 @@ def _opened(path: Path) -> Iterator[tuple[_Stream, bytes]]:
     try:
         try:
             if (size := os.fstat(descriptor).st_size) > MOST_PACKED_BYTES:
-                raise files.BadFile(
-                    path, f"has {files.in_bytes(size)}; an update has at most {files.in_bytes(MOST_PACKED_BYTES)}"
-                )
+                most = files.in_bytes(MOST_PACKED_BYTES)
+                raise UserError(f"{path} has {files.in_bytes(size)}; an update has at most {most}")
             stream = _Stream(descriptor)
             head = stream.next()
             if head is None or head.name != CONTENTS or head.size > MOST_CONTENTS_BYTES:

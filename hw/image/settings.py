@@ -115,7 +115,7 @@ def _text(path: Path) -> tuple[str, str]:
     except OSError as error:
         return "", f"{path.name} on the card cannot be read: {error.strerror}"
     except files.BadFile as error:
-        return "", f"{path.name} on the card {error.why}"
+        return "", f"{path.name} on the card{str(error).removeprefix(str(path))}"
     except toml.BadToml as error:
         return "", f"{path.name} on the card: {error}"
 
