@@ -6,6 +6,7 @@ reach it as plain attributes it looks at between two hops; what it has to say go
 
 import threading
 import time
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
@@ -17,6 +18,7 @@ from edge.cards import DeviceError, Event, OpenPcm, clock_of, open_pcm
 from edge.chain import Chain
 from edge.config import Config
 from edge.health import Health
+from edge.mixer import OutputMixer
 from edge.playback import Playback
 from edge.realtime import hurry_thread
 from edge.spectrum import Floats
@@ -69,7 +71,10 @@ class Box:
         """Grows with every hop moved and every attempt at the devices that came back; the watchdog lives on it."""
         self._opener = opener
         self._stop = threading.Event()
-        self._next: tuple[Config, Chain] | None = None
+        self._ordered = config
+        """The settings of the last order, carried out or not; only who gives orders looks at it."""
+        self._next: tuple[Config, Chain | None] | None = None
+        """Settings to change over to, and their chain; none if the present one only plays louder or softer."""
         self._hop = np.zeros(HOP_SAMPLES, np.float32)
         self._reference_hop = np.zeros(HOP_SAMPLES, np.float32)
         self._reference_trouble = ""
@@ -81,6 +86,7 @@ class Box:
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
         self.cable = self._new_cable(config)
+        self.mixer = self._new_mixer(config)
 
     @property
     def state(self) -> State:
@@ -102,8 +108,13 @@ class Box:
         self._stop.set()
 
     def reload(self, config: Config) -> None:
-        """Take new settings: the sound fades out, changes over and fades in."""
-        self._next = (config, self._new_chain(config))
+        """Take new settings: the sound fades out, changes over and fades in. A new volume alone is walked to instead;
+        called from one thread at a time.
+        """
+        pending = self._next
+        only_volume = _silently(self._ordered) == _silently(config) and (pending is None or pending[1] is None)
+        self._next = (config, None if only_volume else self._new_chain(config))
+        self._ordered = config
 
     # The audio thread.
 
@@ -147,8 +158,8 @@ class Box:
             played = self.playback.write(hop)
             if played >= Event.STALLED:
                 return f"the output {LOST[played]}; waiting for it"
-            self.cable.write(hop)
             chain = self.chain
+            self.cable.write(chain.line.hop if chain.line else hop)
             if chain.reference and chain.reference.trouble != self._reference_trouble:
                 self._tell_reference(chain.reference.trouble)
             late = self._is_late(took_us)
@@ -157,6 +168,7 @@ class Box:
                 chain.power_in,
                 chain.power_forward,
                 chain.power_feedback,
+                chain.power_clean,
                 chain.power_out,
                 speaking=chain.voice.speaking,
                 spared=chain.spared,
@@ -182,7 +194,7 @@ class Box:
         """One hop through the chain; whatever breaks in there, the wearer hears silence at worst."""
         chain = self.chain
         chain.bypass = self.bypass
-        chain.mute.target = 0.0 if self.muted or self._next else 1.0
+        chain.mute.target = 0.0 if self.muted or self._fading else 1.0
         try:
             chain.process(hop, reference)
         except Exception as fault:
@@ -193,6 +205,12 @@ class Box:
             failure, chain.engine.failure = chain.engine.failure, None
             self._plan_retry()
             self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} goes on")
+
+    @property
+    def _fading(self) -> bool:
+        """Whether another chain waits for this one to fall silent."""
+        pending = self._next
+        return pending is not None and pending[1] is not None
 
     def _tell_reference(self, trouble: str) -> None:
         """What keeps the reference from being used, when it begins and when it ends; a mere suspicion is not told."""
@@ -227,10 +245,11 @@ class Box:
         self._retry_at_hop = self._hops + round(1000 * self._retry_s / HOP_MS)
 
     def open(self) -> None:
-        """Both devices, or DeviceError."""
+        """Both devices, with the output's own volume at its known value, or DeviceError."""
         self.capture.open()
         self.playback.same_clock = self._one_clock()
         self.playback.open()
+        self.mixer.settle(self.playback.mixer())
         self.chain.reset()
         self._reference_trouble = ""
 
@@ -240,6 +259,7 @@ class Box:
         self._complained.clear()
         self.health.event("devices", f"microphone {self.capture.granted}")
         self.health.event("devices", f"output {self.playback.granted}")
+        self.mixer.report()
         self.cable.open(self.capture.clock)
 
     def _one_clock(self) -> bool:
@@ -251,6 +271,7 @@ class Box:
 
     def close(self) -> None:
         self.playing = False
+        self.mixer.let_go()
         self.capture.close()
         self.playback.close()
         self.cable.close()
@@ -263,7 +284,7 @@ class Box:
 
     def _change_over(self) -> bool:
         """Swap in the new chain once the old one has faded out; True if the devices must be opened again."""
-        if self.chain.mute.gain > 0 and not self.chain.silent:
+        if self._fading and self.chain.mute.gain > 0 and not self.chain.silent:
             return False
         return self._take_over()
 
@@ -273,6 +294,9 @@ class Box:
             return False
         (config, chain), self._next = self._next, None
         old, self.config = self.config, config
+        if chain is None:
+            self.chain.volume.target_db = _volume_db(config)
+            return False
         chain.mute.gain = 0.0
         self.chain = chain
         self._retry_at_hop = -SOON_HOPS
@@ -284,10 +308,11 @@ class Box:
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
         self.cable = self._new_cable(config)
+        self.mixer = self._new_mixer(config)
         return True
 
     def _new_chain(self, config: Config) -> Chain:
-        chain = Chain(config)
+        chain = Chain(config, volume_db=_volume_db(config), line_out=bool(config.beside))
         for note in chain.notes:
             self.health.event("engine", note)
         return chain
@@ -314,6 +339,10 @@ class Box:
         output = self._new_output(config, config.beside, config.cable.queue_ms) if config.beside else None
         return Cable(output, self.health.event, priority=config.box.priority)
 
+    def _new_mixer(self, config: Config) -> OutputMixer:
+        wanted = "off" if config.playback.device == "off" else config.playback.mixer
+        return OutputMixer(wanted, self.health.event)
+
     def _new_output(self, config: Config, device: str, queue_ms: float) -> Playback:
         settings = config.playback
         return Playback(
@@ -332,4 +361,14 @@ def _short(error: BaseException) -> str:
 
 def _devices(config: Config) -> tuple[object, ...]:
     """The settings that only newly opened devices take on."""
-    return config.capture, config.reference.channel, config.playback, config.cable
+    return config.capture, config.reference.channel, _silently(config).playback, config.cable
+
+
+def _silently(config: Config) -> Config:
+    """The settings but for the volume."""
+    return replace(config, playback=replace(config.playback, volume_db=0.0))
+
+
+def _volume_db(config: Config) -> float:
+    """What an ear is played with; a cable instead of the jack is a line output."""
+    return 0.0 if config.playback.device == "off" else config.playback.volume_db

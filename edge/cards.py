@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from edge import UserError
+from edge.alsamixer import alsa_mixer
+from edge.mixer import Mixer
 
 Direction = Literal["capture", "playback"]
 
@@ -136,6 +138,10 @@ class Pcm(Protocol):
         """Sleep until a period can be moved (or the card failed); False if the time is over."""
         ...
 
+    def mixer(self) -> Mixer | None:
+        """The card's own volume controls, not opened yet; None where there can be none."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -228,6 +234,9 @@ class AlsaPcm:
             # Plugins hide what happened behind descriptors of their own, and asking is what re-arms them.
             self._pcm.polldescriptors_revents(ready)
         return bool(ready)
+
+    def mixer(self) -> Mixer | None:
+        return alsa_mixer(self.clock)
 
     def close(self) -> None:
         if not self._capturing:

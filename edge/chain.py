@@ -1,4 +1,4 @@
-"""The walk of one hop through the pure signal code: feedforward -> reference -> suppress -> voice -> guard.
+"""The walk of one hop through the pure signal code: feedforward -> reference -> suppress -> voice -> guard -> volume.
 
 The live box, ``enhance``, ``bench`` and the tests all run this one definition.
 """
@@ -19,6 +19,7 @@ from edge.spectrum import Floats
 from edge.suppress import open_configured, open_listener
 from edge.suppress.mask import MaskEngine
 from edge.voice import VoiceDecision
+from edge.volume import LineOut, Volume
 
 
 class Engine(Protocol):
@@ -71,8 +72,12 @@ class Engine(Protocol):
 class Chain:
     """One hop in, one hop out, in place: float32, 80 samples, ±1.0, 16 kHz."""
 
-    def __init__(self, config: Config, engine: Engine | None = None) -> None:
-        """``engine`` stands in for the configured one in tests and benchmarks."""
+    def __init__(
+        self, config: Config, engine: Engine | None = None, *, volume_db: float = 0.0, line_out: bool = False
+    ) -> None:
+        """``engine`` stands in for the configured one in tests and benchmarks. ``volume_db`` (at most 0) is for whoever
+        plays at an ear: files and other programs get full level. ``line_out`` asks for ``line``.
+        """
         self.feedforward = Feedforward(config.feedforward.highpass_hz, config.feedforward.mains)
         self.reference: ReferenceCanceller | None = None
         """What works on the second microphone, if there is one."""
@@ -85,8 +90,11 @@ class Chain:
         self.eq = VoiceBodyEq(config.eq.gain_db, config.eq.low_hz, config.eq.high_hz)
         gate = config.gate
         self.gate = SoftGate(gate.floor_dbfs, gate.ceiling_dbfs, gate.hold_ms, gate.depth_db) if gate.on else None
+        self.volume = Volume(volume_db)
         self.mute = Fader(config.box.fade_ms)
         limiter = config.limiter
+        self.line = LineOut(limiter, config.box.fade_ms) if line_out else None
+        """The clean sound before the volume, if it is asked for."""
         self.limiter = Limiter(
             limiter.threshold_dbfs, limiter.peak_dbfs, limiter.delay_ms, limiter.attack_ms, limiter.release_ms
         )
@@ -105,8 +113,9 @@ class Chain:
         """Speech probability of the last hop."""
         self.unsound = 0
         """Hops that came in with samples that are no numbers, or absurdly loud."""
-        self.power_in = self.power_forward = self.power_feedback = self.power_out = 0.0
-        """Mean square of the last hop: before everything, after the feedforward and the feedback path, at the end."""
+        self.power_in = self.power_forward = self.power_feedback = self.power_clean = self.power_out = 0.0
+        """Mean square of the last hop: before everything, after the feedforward and the feedback path, cleaned but not
+        yet turned down by the volume, at the end."""
         self._wet = 1.0
         self._wet_step = HOP_MS / config.box.fade_ms
         self._ramp = np.arange(1, HOP_SAMPLES + 1, dtype=np.float32) / HOP_SAMPLES
@@ -162,7 +171,10 @@ class Chain:
             hop.fill(0)
             if self.howl:
                 self.howl.played(hop)
-            self.speech = self.power_forward = self.power_feedback = self.power_out = 0.0
+            if self.line:
+                self.line.silence()
+            self.speech = 0.0
+            self.power_forward = self.power_feedback = self.power_clean = self.power_out = 0.0
             return
         if self.antinoise:
             self.antinoise.hear(hop)
@@ -189,7 +201,12 @@ class Chain:
         if self.gate:
             self.gate.process(hop, speaking)
         self._mix(hop, before, after)
+        clean = _power(hop)
+        self.power_clean = clean if clean < ABSURD_POWER else 0.0  # the limiter makes silence of it, too
 
+        if self.line:
+            self.line.process(hop, self.mute)
+        self.volume.process(hop)
         if self.antinoise:
             self.antinoise.process(hop, after == self.mute.gain == self.mute.target == 1)
         self.mute.process(hop)
@@ -197,7 +214,7 @@ class Chain:
             self.howl.process(hop)
         self.limiter.process(hop)
         if self.howl:
-            self.howl.played(hop)
+            self.howl.played(hop, self.volume.gain)
         self.power_out = _power(hop)
 
     def reset(self) -> None:
@@ -205,14 +222,19 @@ class Chain:
         for stage in (self.feedforward, self.reference, self.engine, self.voice, self.eq, self.gate, self.limiter):
             if stage:
                 stage.reset()
+        if self.line:
+            self.line.reset()
         self.speech = 0.0
         for loop in (self.antinoise, self.howl):
             if loop:
                 loop.reset()
 
     def _new_antinoise(self, config: Config) -> AntiNoise | None:
-        """None, and a note, without a calibration."""
+        """None, and a note, without a calibration or without an ear."""
         settings = config.antinoise
+        if config.playback.device == "off":
+            self.notes.append('no anti-noise: [playback] device = "off" leaves the cable only, which carries none')
+            return None
         try:
             path = SecondaryPath.load(Path(settings.calibration))
         except BadPath as error:

@@ -169,13 +169,22 @@ class HowlConfig:
 
 @dataclass(frozen=True)
 class LimiterConfig:
-    """Hearing protection, always last and never off."""
+    """Caps every sample, always last and never off. At full scale that is no hearing protection: set the volume."""
 
     threshold_dbfs: float = key(-2.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
     peak_dbfs: float = key(-1.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
     delay_ms: float = key(1.0, "how far it looks ahead; adds to the latency", unit="ms", low=0, high=10)
     attack_ms: float = key(0.25, "how fast it turns down", unit="ms", low=0.05, high=100)
     release_ms: float = key(60.0, "how fast it lets go", unit="ms", low=1, high=5000)
+
+
+VOLUME_DB = -20.0
+"""What ships: speech of usual level at some 74 dB SPL in the most sensitive headphones that are usual.
+
+Assumed: a full-scale sine leaves the output with 1 V rms (a USB dongle; the Pi's jack gives less), the headphone makes
+94 dB SPL of 75 mV (the most sensitive that EN 50332-2 allows beside a player), speech lies at -26 dBFS (the usual level
+of ITU-T P.56), 23 dB below that sine: 71 mV, 94 dB SPL at 0 dB. ITU-T H.870 allows 80 dB(A) for 40 hours a week.
+"""
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,17 @@ class PlaybackConfig:
     device: str = key(
         "auto",
         "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest; off: the cable only",
+    )
+    volume_db: float = key(
+        VOLUME_DB,
+        "headphone volume, 0 is full scale; set it before you put them on, raise it by 3 at a time; not for the cable",
+        unit="dB",
+        low=-60,
+        high=0,
+    )
+    mixer: str = key(
+        "auto",
+        "the card's own volume is set to 0 dB and unmuted at the start; off: left alone; or one control by its name",
     )
     queue_ms: float = key(
         25.0, "sound held ready; less is quicker, more rides out a busy system", unit="ms", low=5, high=500

@@ -19,11 +19,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edge import HOP_MS, cards, runtime, trial
+from edge import HOP_MS, cards, mixer, runtime, trial
 from edge.capture import LIVE_RATIO
 from edge.cards import Card, DeviceMissing, Direction
 from edge.config import SYSTEM_FILE, USB_CARD, BadConfig, CaptureConfig, Config, PlaybackConfig, load
 from edge.files import changeable_by_others
+from edge.mixer import Level
 from edge.trial import Heard, Lane, Played, Trouble
 from hw import boards, bootconfig
 
@@ -46,6 +47,8 @@ ENGINES_LIMIT_S = 90.0
 """The trial of ONNX Runtime alone may take 30 s on a slow board."""
 HOP_US = 1000 * HOP_MS
 TIGHT_US = 0.8 * HOP_US
+FAINT_DB = -50.0
+"""There speech of usual level comes to 44 dB SPL in sensitive headphones (``config.VOLUME_DB``): a whisper."""
 HOT_C = 75.0
 FREE_MB = 100
 SLOW_GOVERNORS = ("ondemand", "conservative", "powersave")
@@ -96,16 +99,17 @@ class Doctor:
         root: Path = boards.ROOT,
         listen: Callable[[CaptureConfig, float], Heard | Trouble] = trial.listen_in_child,
         play: Callable[[PlaybackConfig, float], Played | Trouble] = trial.play_in_child,
+        mixer: Callable[[str], list[Level] | Trouble] = trial.mixer_in_child,
     ) -> None:
         """``sound`` False leaves the sound cards alone. ``root`` is where the files of the machine lie; other than /
-        it has no service manager to ask. ``listen`` and ``play`` try the devices.
+        it has no service manager to ask. ``listen`` and ``play`` try the devices, ``mixer`` reads an output's volume.
         """
         self.root = root
         self.config = Config()
         self._config_file = config_file
         self._seconds = seconds
         self._sound = sound
-        self._listen, self._play = listen, play
+        self._listen, self._play, self._mixer = listen, play, mixer
         self._here = root == boards.ROOT
         self._proc, self._dev = root / "proc", root / "dev"
         self._board = boards.this_board(root)
@@ -130,7 +134,11 @@ class Doctor:
     def _checks(self) -> list[Callable[[], Iterator[Finding]]]:
         machine = [self._board_in_words, self._power_and_heat, self._governor, self._storage]
         program = [self._settings, self._service, self._real_time, self._model, self._engine]
-        sound = [self._sound_servers, self._microphone, self._output, self._cable] if self._sound else [self._no_sound]
+        sound = (
+            [self._sound_servers, self._microphone, self._output, self._volume, self._cable]
+            if self._sound
+            else [self._no_sound]
+        )
         return [*machine, *program, *sound, self._panel]
 
     # The machine.
@@ -290,6 +298,16 @@ class Doctor:
     def _output(self) -> Iterator[Finding]:
         yield from self._side("playback", self.config.output)
 
+    def _volume(self) -> Iterator[Finding]:
+        """How loud it plays: by the settings, and by the card's own mixer."""
+        if self.config.playback.device == "off":
+            yield Finding("volume", OK, "the cable plays at full level; volume_db is for the jack")
+        else:
+            clock = cards.clock_of(self.config.output, "playback", self._proc)
+            levels = self._mixer(clock) if self._here else []
+            running = self._running if self._running.get("state") != "waiting" else {}
+            yield judge_volume(self.config.playback, levels, running)
+
     def _cable(self) -> Iterator[Finding]:
         """The virtual cable beside the jack; without it the jack still plays."""
         if self.config.beside == USB_CARD and not any((self.root / "sys/class/udc").glob("*")):
@@ -426,6 +444,43 @@ def judge_played(played: Played) -> Finding:
         return Finding("output", OK, f"opens and takes sound, but has no clock to measure ({played.granted})")
     rate = _rate("output", played.rate_hz, played.measured_hz, played.xruns)
     return dataclasses.replace(rate, found=f"{rate.found} ({played.granted})")
+
+
+def judge_volume(settings: PlaybackConfig, levels: list[Level] | Trouble, running: dict[str, Any]) -> Finding:
+    """The volume of the settings, the mixer's levels and the status of the box that plays, if one does."""
+    figures: dict[str, Any] = {"volume_db": settings.volume_db, "mixer": settings.mixer, "controls": []}
+    found = f"volume_db {settings.volume_db:g} dB"
+    if isinstance(levels, Trouble):
+        fix = 'unplug the card and plug it in again; or set [playback] mixer = "off", then it is left alone'
+        return Finding("volume", WARN, f"{found}; the card's mixer could not be read: {levels.text}", fix, figures)
+    name = "auto" if settings.mixer == "off" else settings.mixer
+    mine = mixer.chosen(levels, name)
+    off = [level for level in mine if not mixer.as_wanted(level)]
+    figures["controls"] = [dataclasses.asdict(level) for level in mine]
+    found += f"; mixer {mixer.in_words(mine)}" if mine else "; the card has no mixer"
+    plays_db = running.get("volume_db", settings.volume_db)
+    if plays_db != settings.volume_db:
+        found = f"the box plays at {plays_db:g} dB, the settings say otherwise: {found}"
+        return Finding("volume", WARN, found, "systemctl reload quietbox", figures)
+    if not mine and name != "auto":
+        there = ", ".join(dict.fromkeys(f'"{level.control}"' for level in levels))
+        found = f'volume_db {settings.volume_db:g} dB; [playback] mixer = "{name}" is no control of this card'
+        return Finding("volume", WARN, found, f'set mixer = "auto"{f", or one of {there}" if there else ""}', figures)
+    if settings.mixer == "off" and any(level.muted for level in off):
+        fix = 'unmute it with `alsamixer`, or set [playback] mixer = "auto"'
+        return Finding("volume", WARN, f"{found}, which the box leaves alone", fix, figures)
+    if off and running and settings.mixer != "off":
+        fix = "systemctl restart quietbox sets it again; find out which program changed it"
+        aim = mixer.in_words([mixer.wanted(level) for level in off])
+        return Finding("volume", WARN, f"{found}, but the box set {aim}", fix, figures)
+    if settings.volume_db <= FAINT_DB:
+        fix = "raise [playback] volume_db by 3 at a time, each time with systemctl reload quietbox"
+        return Finding("volume", WARN, f"{found}: hardly to be heard", fix, figures)
+    if settings.mixer == "off":
+        found += ", which the box leaves alone"
+    elif off:
+        found += f"; the box sets {mixer.in_words([mixer.wanted(level) for level in off])} at its start"
+    return Finding("volume", OK, found, figures=figures)
 
 
 def in_trouble(word: str, trouble: Trouble) -> Finding:

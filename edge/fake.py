@@ -11,6 +11,7 @@ read, a stall, being pulled out and put back, being held by somebody, silence, a
 
 import errno
 import math
+import threading
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from edge.cards import DeviceBusy, DeviceMissing, Direction, Offer, OpenPcm, Terms
 from edge.convert import SAMPLE_BYTES, Decoder, Encoder
+from edge.mixer import Level, Mixer
 from edge.spectrum import Floats
 
 Source = Callable[[NDArray[np.int64], int], NDArray[np.floating]]
@@ -92,6 +94,42 @@ JACK_OFFER = Offer(("U8", "S16_LE"), (8_000, 48_000), True, (1, 2))
 """The Pi's own headphone jack; its position moves in steps of 10 ms."""
 
 
+class FakeMixer:
+    """``edge.mixer.Mixer`` of a fake card: ``controls`` by name, as anybody may change them at any time.
+
+    ``error`` is what every call raises, ``stuck`` keeps all controls as they are, ``answers`` cleared makes it hang.
+    """
+
+    def __init__(self, name: str, *controls: Level) -> None:
+        self.name = name
+        self.controls = {(level.control, level.index): level for level in controls}
+        self.error: OSError | None = None
+        self.stuck = False
+        self.answers = threading.Event()
+        self.answers.set()
+        self.written: list[Level] = []
+
+    def levels(self) -> list[Level]:
+        self._answer()
+        return list(self.controls.values())
+
+    def put(self, wanted: Level) -> None:
+        self._answer()
+        self.written.append(wanted)
+        if not self.stuck:
+            self.controls[wanted.control, wanted.index] = wanted
+
+    def _answer(self) -> None:
+        self.answers.wait()
+        if self.error:
+            raise self.error
+
+
+def jack_mixer(name: str = "Headphones") -> FakeMixer:
+    """The Pi's own jack as its driver leaves it at power-on, but muted."""
+    return FakeMixer(name, Level("PCM", db=-20.0, range_db=(-102.39, 4.0), percent=77, muted=True))
+
+
 class FakeCard:
     """One card: what it offers in each direction, its crystal, and what shall go wrong with it next.
 
@@ -113,6 +151,7 @@ class FakeCard:
         position_step_ms: float = 0.0,
         least_period: int = 1,
         record: bool = False,
+        mixer: FakeMixer | None = None,
     ) -> None:
         self.id = card_id
         self.clock = clock
@@ -132,6 +171,7 @@ class FakeCard:
         self.xruns_to_come = 0
         self.short_frames = 0
         """The next read gives only so many frames."""
+        self.mixer = mixer
         self.record = record
         self.recorded: list[Floats] = []
         self.opened = 0
@@ -328,6 +368,9 @@ class FakePcm:
             ready_s = self._began_s + (math.ceil(wanted / step_frames) * step_frames + 0.01) / self._rate_hz
         clock.wait_until(min(ready_s, over_s))
         return ready_s <= over_s
+
+    def mixer(self) -> Mixer | None:
+        return self._card.mixer
 
     def close(self) -> None:
         self._stop()

@@ -149,7 +149,9 @@ class Fader:
 
 
 class Limiter:
-    """Hearing protection, always last: float32 block of any length, changed in place, any finite or broken content.
+    """The peak limiter, always last: float32 block of any length, changed in place, any finite or broken content.
+
+    It caps samples. How loud that is at the ear is decided by output and headphone: it is no hearing protection.
 
     With t the threshold (linear), f_r and f_a the release and attack factors exp(-1 / (time x rate)):
 

@@ -31,14 +31,15 @@ class Counters:
     late: int = 0
     spared: int = 0
     energy_in: float = 0.0
+    energy_clean: float = 0.0
     energy_out: float = 0.0
     pauses_in: float = 0.0
     pauses_forward: float = 0.0
     pauses_feedback: float = 0.0
-    pauses_out: float = 0.0
+    pauses_clean: float = 0.0
     pauses: int = 0
     floors_in: float = 0.0
-    floors_out: float = 0.0
+    floors_clean: float = 0.0
     floors: int = 0
     took: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     """How many hops took how many steps of BUCKET_US."""
@@ -86,7 +87,7 @@ class Health:
         self.longest_us = 0.0
         self._longest_lately_us = 0.0
         self._events: deque[tuple[str, str]] = deque(maxlen=EVENTS_KEPT)
-        self._floor_in, self._floor_out = Floor(), Floor()
+        self._floor_in, self._floor_clean = Floor(), Floor()
 
     def hop(
         self,
@@ -94,6 +95,7 @@ class Health:
         power_in: float,
         power_forward: float,
         power_feedback: float,
+        power_clean: float,
         power_out: float,
         *,
         speaking: bool,
@@ -102,20 +104,23 @@ class Health:
     ) -> None:
         """Count one hop; called by the audio thread, adds numbers and nothing else.
 
-        The powers are mean squares: of the microphone, after the feedforward path, after the feedback path, at the end.
+        The powers are mean squares: of the microphone, after the feedforward path, after the feedback path, after all
+        that cleans, and at the jack. What became of noise and voice is told by ``power_clean``: a headphone that is
+        turned down has lost neither.
         """
         totals = self.totals
         totals.hops += 1
         totals.spared += spared
         self._floor_in.follow(power_in)
-        self._floor_out.follow(power_out)
+        self._floor_clean.follow(power_clean)
         if totals.hops % FLOOR_HOPS == 0:
             self._floor_in.turn()
-            self._floor_out.turn()
+            self._floor_clean.turn()
             totals.floors_in += self._floor_in.power
-            totals.floors_out += self._floor_out.power
+            totals.floors_clean += self._floor_clean.power
             totals.floors += 1
         totals.energy_in += power_in
+        totals.energy_clean += power_clean
         totals.energy_out += power_out
         if speaking:
             totals.spoken += 1
@@ -124,7 +129,7 @@ class Health:
             totals.pauses_in += power_in
             totals.pauses_forward += power_forward
             totals.pauses_feedback += power_feedback
-            totals.pauses_out += power_out
+            totals.pauses_clean += power_clean
         if late:
             totals.late += 1
         if took_us > self._longest_lately_us:
@@ -167,7 +172,7 @@ def summary(counters: Counters) -> dict[str, float]:
     pauses = max(counters.pauses, 1)
     before, forward, feedback, after = (
         dbfs(energy / pauses)
-        for energy in (counters.pauses_in, counters.pauses_forward, counters.pauses_feedback, counters.pauses_out)
+        for energy in (counters.pauses_in, counters.pauses_forward, counters.pauses_feedback, counters.pauses_clean)
     )
     return {
         "seconds": round(counters.hops * HOP_MS / 1000, 2),
@@ -188,18 +193,19 @@ def summary(counters: Counters) -> dict[str, float]:
 def quality(counters: Counters) -> dict[str, float]:
     """What became of noise and voice, without knowing either alone; empty until there is enough to say.
 
-    Noise is the floor, before and after. The voice's power is that of the stretches with speech, pauses between words
-    included, less the floor's; where the noise swells while somebody speaks, it counts as voice.
+    Noise is the floor, before and after cleaning, the volume left out. The voice's power is that of the stretches with
+    speech, pauses between words included, less the floor's; where the noise swells while somebody speaks, it counts as
+    voice.
     """
     if not counters.floors:
         return {}
-    noise_in, noise_out = counters.floors_in / counters.floors, counters.floors_out / counters.floors
+    noise_in, noise_out = counters.floors_in / counters.floors, counters.floors_clean / counters.floors
     told = {"noise_floor_in_dbfs": dbfs(noise_in), "noise_floor_out_dbfs": dbfs(noise_out)}
     if counters.spoken < LEAST_SPOKEN:
         return told
-    pauses_in, pauses_out = counters.pauses_in, counters.pauses_out
+    pauses_in, pauses_out = counters.pauses_in, counters.pauses_clean
     voice_in = (counters.energy_in - pauses_in) / counters.spoken - noise_in
-    voice_out = (counters.energy_out - pauses_out) / counters.spoken - noise_out
+    voice_out = (counters.energy_clean - pauses_out) / counters.spoken - noise_out
     if not voice_in > LEAST_SNR * noise_in or not voice_out > 0:
         return told
     voice_in_db, voice_out_db = dbfs(voice_in), dbfs(voice_out)

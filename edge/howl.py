@@ -584,7 +584,10 @@ class HowlGuard:
         elif self.gain_drop_db > 0.0:
             self.gain_drop_db = max(self._kept_db, self.gain_drop_db - self._RELEASE_DB)
 
-    def played(self, hop: Floats) -> None:
-        """float32, 80 samples: what really left the box, after the limiter."""
+    def played(self, hop: Floats, volume: float = 1.0) -> None:
+        """float32, 80 samples: what really left the box, after the limiter. ``volume`` is the factor by which the box
+        plays more softly than it hears: it counts as part of the path, whose gain then is the feedback loop's, 0 dB at
+        the limit, at any volume.
+        """
         self._queue[:-1] = self._queue[1:]
-        self._queue[-1] = hop
+        np.divide(hop, np.float32(volume), out=self._queue[-1])

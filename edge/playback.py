@@ -9,6 +9,7 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.cards import Event, OpenPcm, Pcm, Terms, is_jack, negotiate, open_pcm, resolve
 from edge.convert import DriftControl, Encoder, Resampler
+from edge.mixer import Mixer
 from edge.spectrum import Floats
 
 JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))
@@ -138,6 +139,10 @@ class Playback:
         if self._pcm is not None:
             self._pcm.close()
             self._pcm = None
+
+    def mixer(self) -> Mixer | None:
+        """The volume controls of the card that is open; None where there can be none."""
+        return self._pcm.mixer() if self._pcm is not None else None
 
     # Writing.
 

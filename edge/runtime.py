@@ -186,12 +186,17 @@ def in_words(status: dict[str, Any]) -> str:
     try:
         return (
             f"{status['state']}, engine {status['engine']}, noise removed {status['noise_removed_db']:g} dB, "
-            f"speech {status['speech_share']:.0%}, latency {status['latency_ms']:g} ms, "
+            f"speech {status['speech_share']:.0%}, {_volume(status)}latency {status['latency_ms']:g} ms, "
             f"xruns {status['xruns_in']} in {status['xruns_out']} out, queue {status['queue_ms']:g} ms, "
             f"drift {status['drift_ppm']:+g} ppm, hop p99 {status['hop_p99_us']:g} us, process {status['pid']}"
         )
     except (KeyError, TypeError, ValueError):
         return "quietbox is running, but another version of it; `quietbox status --json` shows what it says"
+
+
+def _volume(status: dict[str, Any]) -> str:
+    """Empty where only other programs listen."""
+    return f"volume {status['volume_db']:g} dB, " if "volume_db" in status else ""
 
 
 def _somebody_holds(path: Path) -> bool:

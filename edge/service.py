@@ -145,6 +145,7 @@ class Service:
             "engine": box.chain.working,
             "microphone": box.capture.granted if box.playing else box.config.capture.device,
             "output": box.playback.granted if box.playing else box.config.output,
+            "mixer": box.mixer.words,
             "realtime": "SCHED_FIFO" if box.hurried else "no",
             "speaking": bool(box.chain.voice.speaking),
             **summary(box.health.totals),
@@ -358,6 +359,7 @@ def _counts(box: Box) -> dict[str, int]:
 def _moment(box: Box) -> dict[str, Any]:
     """What is so now, rather than counted."""
     return {
+        **_of_volume(box.config),
         "queue_ms": round(box.playback.queue_ms, 1),
         "drift_ppm": round(box.playback.drift_ppm, 1),
         "latency_ms": round(latency_ms(box), 1),
@@ -367,6 +369,11 @@ def _moment(box: Box) -> dict[str, Any]:
         "temperature_c": boards.temperature_c(),
         "memory_mb": round(_memory_mb(), 1),
     }
+
+
+def _of_volume(config: Config) -> dict[str, Any]:
+    """Nothing where no ear is played at."""
+    return {} if config.playback.device == "off" else {"volume_db": config.playback.volume_db}
 
 
 def _of_paths(chain: Chain) -> dict[str, Any]:

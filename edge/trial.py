@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
+from edge.alsamixer import alsa_mixer
 from edge.box import LOST
 from edge.capture import Capture
 from edge.cards import DeviceBusy, DeviceError, DeviceMissing, Direction, Event, Offer, OpenPcm, Pcm, Terms, open_pcm
 from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
 from edge.convert import Decoder
 from edge.health import dbfs
+from edge.mixer import Level, Mixer
 from edge.playback import Playback
 from edge.realtime import hurry_thread, settle_process
 from edge.spectrum import Floats
@@ -132,6 +134,9 @@ class _Tap:
 
     def wait(self, timeout_ms: int) -> bool:
         return self._pcm.wait(timeout_ms)
+
+    def mixer(self) -> Mixer | None:
+        return self._pcm.mixer()
 
     def close(self) -> None:
         self._pcm.close()
@@ -291,6 +296,14 @@ def play_in_child(settings: PlaybackConfig, seconds: float) -> Played | Trouble:
     return told if isinstance(told, Trouble) else Played(**told)
 
 
+def mixer_in_child(clock: str) -> list[Level] | Trouble:
+    """What the mixer of an output is at (``clock`` as ``Pcm.clock``); empty if it has none. Nothing is changed."""
+    told = in_child("mixer", {"clock": clock})
+    if isinstance(told, Trouble):
+        return told
+    return [Level(**{**row, "range_db": tuple(row["range_db"]) if row["range_db"] else None}) for row in told]
+
+
 def in_child(order: str, words: dict[str, Any], seconds: float = 0.0, limit_s: float = START_LIMIT_S) -> Any:
     """Carry out one of ``ORDERS`` in a new process: its answer, or Trouble. Takes at most a little longer than
     ``seconds`` and ``limit_s`` together, even if the process cannot be killed.
@@ -370,9 +383,15 @@ def _play(words: dict[str, Any]) -> dict[str, Any]:
     return dataclasses.asdict(play(PlaybackConfig(**words["settings"]), words["seconds"]))
 
 
+def _mixer(words: dict[str, Any]) -> list[dict[str, Any]]:
+    mixer = alsa_mixer(words["clock"])
+    return [dataclasses.asdict(level) for level in mixer.levels()] if mixer else []
+
+
 ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "listen": _listen,
     "play": _play,
     "realtime": _hurry,
     "engines": _time_engines,
+    "mixer": _mixer,
 }

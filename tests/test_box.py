@@ -16,7 +16,7 @@ from edge.suppress.mask import MaskEngine
 
 CONFIG = Config(
     capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0, periods=60),
-    playback=PlaybackConfig(device="Headphones"),
+    playback=PlaybackConfig(device="Headphones", volume_db=0),
     box=BoxConfig(priority=0, retry_s=1),
 )
 

@@ -40,7 +40,7 @@ SECONDS = 8.0
 SETTINGS = Config(
     capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0),
     suppress=SuppressConfig(engine="off"),
-    playback=PlaybackConfig(device="Headphones"),
+    playback=PlaybackConfig(device="Headphones", volume_db=0),
     cable=CableConfig(device="Cable"),
     box=BoxConfig(priority=0),
 )

@@ -29,6 +29,7 @@ mute_ms = 0
 fade_ms = 0
 [playback]
 device = "spk"
+volume_db = 0
 """
 
 
@@ -422,7 +423,7 @@ def test_passthrough_passes_the_sound_as_it_is(tmp_path: Path) -> None:
 
 
 def test_latency_is_measured_through_real_alsa(tmp_path: Path) -> None:
-    (tmp_path / "q.toml").write_text(SETTINGS.replace('"spk"', '"feed"'))
+    (tmp_path / "q.toml").write_text(SETTINGS.replace('"spk"', '"feed"').replace("volume_db = 0\n", ""))
     with PacedRig():
         done = quietbox(tmp_path, "latency", "--config", str(tmp_path / "q.toml"), "--json")
         assert done.returncode == 0, done.stderr

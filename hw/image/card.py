@@ -34,13 +34,15 @@ MASKED = (
         "e2scrub_all.timer",
         "fstrim.timer",
         "alsa-state.service",
+        "alsa-restore.service",
     ),
     *("systemd-rfkill.service", "systemd-rfkill.socket", "ssh.service", "ssh.socket", "sshd.service"),
     *("wpa_supplicant.service", "systemd-firstboot.service", "systemd-machine-id-commit.service", "ldconfig.service"),
     *("systemd-networkd-wait-online.service", "systemd-network-generator.service", "systemd-pcrphase.service"),
     *("dpkg-db-backup.timer", "apt-daily.timer", "systemd-hwdb-update.service", "systemd-update-done.service"),
 )
-"""No login, no network, nothing that wants to write to the root or keeps house where nothing changes."""
+"""No login, no network, nothing that wants to write to the root or keeps house where nothing changes; and nobody beside
+the box who sets the output's mixer."""
 
 
 class Build:

@@ -84,11 +84,18 @@ def settings(guarded: bool, engine: str = "off") -> Config:
     return Config(suppress=suppress, gate=GateConfig(on=False), howl=HowlConfig(on=guarded))
 
 
-def circle(config: Config, sound: Floats, response: Floats, look: bool = False, closes_s: float = 0.0) -> Circle:
+def circle(
+    config: Config,
+    sound: Floats,
+    response: Floats,
+    look: bool = False,
+    closes_s: float = 0.0,
+    volume_db: float = 0.0,
+) -> Circle:
     """Sound and what comes back, clipped as a converter does, through the whole chain; ``look`` at the gains, too.
-    Before ``closes_s`` the way back is weaker by WORN_DB.
+    Before ``closes_s`` the way back is weaker by WORN_DB. ``volume_db``: what the box plays with.
     """
-    chain = Chain(config)
+    chain = Chain(config, volume_db=volume_db)
     air = np.zeros(len(sound) + len(response) + HOP_SAMPLES, np.float32)
     air[: len(sound)] = sound
     played = np.zeros_like(sound)

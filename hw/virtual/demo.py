@@ -38,6 +38,7 @@ mute_ms = 0
 fade_ms = 0
 [playback]
 device = "{output}"
+volume_db = 0
 clock = "{clock}"
 """
 ATTEMPTS = 3

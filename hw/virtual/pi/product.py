@@ -20,8 +20,9 @@ SETTINGS = """[capture]
 device = "Microphone"
 [playback]
 device = "Headphones"
+volume_db = 0
 """
-"""Loop-back cards are never taken by themselves."""
+"""Loop-back cards are never taken by themselves; sound is compared at full level."""
 INSTALL = f"""
 set -x
 cd /share/checkout && ./install.sh --board --wheels /share/wheels || exit
