@@ -111,7 +111,7 @@ def _lags(sent: Floats, heard: Floats) -> list[float]:
     if len(lags) < 3:
         raise NothingHeard(
             "the chirp did not come back: connect the output to the microphone (a cable, or the headphone laid on it) "
-            "and check the volume"
+            "and raise [playback] volume_db if it plays too softly"
         )
     return lags
 

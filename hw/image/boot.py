@@ -78,6 +78,7 @@ HELP = """This card makes a Raspberry Pi a Quietbox.
 
 quietbox.toml         the settings; take the # off a line and change it. What is wrong in there is refused: the LED
                       blinks fast for some seconds after power-on, and the last good settings are used.
+                      volume_db is how loud it plays: set it before you put the headphones on, raise it by 3 at a time.
 ssh/authorized_keys   put your public key there (make the folder) and the box can be reached by SSH, as root
 wifi.conf             network={ ssid="NAME" psk="PASSWORD" } on lines of their own, as wpa_supplicant takes it
 update.quietbox       an update, made and signed by hw/image/update --make; it is put in at the next power-on
