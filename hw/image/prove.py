@@ -108,7 +108,13 @@ class Machine:
 
 def checks(held: pi3.Card, place: Path, work: Path, machine: Machine, cuts: int, seed: int) -> Iterator[Row]:
     """Everything, in the order in which a card lives."""
+    update = work / "unsigned.quietbox"
+    product.pack(place, "9.9.9-unsigned", update, card.EPOCH, card.EPOCH)
+    into_first(held, {"update.quietbox": update}, work)
     yield from pi3.check_boot(held, work, machine, LIMIT_S, False)
+    facts = pi3.told((work / "console.log").read_text(errors="replace"))
+    refused = "is not signed" in facts.get("settings", "") and "in use shipped" in facts.get("version", "")
+    yield Row("an update without a signature is refused", verdict(refused), facts.get("settings", "nothing said"), 0)
     settings = work / "quietbox.toml"
     settings.write_text("[limiter]\nthreshold_dbfs = 40\n")
     into_first(held, {"quietbox.toml": settings, "update.quietbox": pi3.broken_update(work, work / "update-key")}, work)

@@ -61,7 +61,8 @@ MAC = "b8:27:eb:c0:ff:ee"
 LED_PIN, BUTTON_PIN = 17, 27
 LEVELS, FUNCTION_1, FUNCTION_2 = 0x3F200034, 0x3F200004, 0x3F200008
 """GPLEV0 and GPFSEL1, GPFSEL2 (BCM2835 ARM Peripherals, 6.1, at the Pi 3's address)."""
-ONLY_A_PI = ("own name", "panel at work")
+ONLY_A_PI = ("own name", "panel at work", "the service cannot read wifi.conf")
+ONLY_DATA = r" /data ext4 \S*nosuid,nodev"
 WATCH_S, ENOUGH = 120.0, 4
 """The LED is watched for so long, or until it has changed so often; an emulated second can be many."""
 LIMIT_S = 1500.0
@@ -85,6 +86,8 @@ say failed "$(systemctl list-units --failed --plain --no-legend | cut -d' ' -f1)
 touch /probe 2>/dev/null && say root writable || say root "read-only, $(grep ' / ' /proc/mounts | cut -c1-60)"
 say name "$(hostname) $(cat /etc/machine-id)"
 say data "$(df -m /data | tail -1 | tr -s ' ')"
+say mounts "$(grep -E '^[^ ]+ (/data|/boot/firmware) ' /proc/mounts)"
+say secrets "$(setpriv --reuid=quietbox --regid=quietbox --clear-groups ls /boot/firmware 2>&1)"
 say open "$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -c ' 0A ')"
 say wires "$(cd /sys/class/net && for wire in *; do echo $wire $(cat $wire/operstate); done)"
 say password "$(cut -d: -f2 /etc/shadow | sort -u)"
@@ -350,6 +353,8 @@ def _look(machine: Emulator, limit_s: float, whole: bool) -> Iterator[Row]:
         ("root is read-only", "root", lambda text: text.startswith("read-only")),
         ("own name", "name", lambda text: bool(re.fullmatch(r"quietbox-[0-9a-f]{4} [0-9a-f]{32}", text))),
         ("data partition grown to the card", "data", lambda text: int((text.split() + ["0"] * 2)[1]) > 100),
+        ("no set-uid program, no device from /data", "mounts", lambda text: bool(re.search(ONLY_DATA, text))),
+        ("the service cannot read wifi.conf", "secrets", lambda text: "Permission denied" in text),
         ("no open port", "open", lambda text: text == "0"),
         ("no password", "password", lambda text: text == "*"),
         ("settings from the card", "settings", lambda text: "settings from the card" in text),
