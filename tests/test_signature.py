@@ -310,8 +310,8 @@ def test_an_older_update_on_the_card_is_named_once_and_costs_no_start(tmp_path: 
     held = box(tmp_path, shipped_build=EPOCH)
     said: list[str] = []
     offered = signed(tmp_path, "1", EPOCH - 1)
-    for _ in range(3):
-        versions.take_offered(held, offered, said.append)
+    right = [versions.take_offered(held, offered, said.append) for _ in range(3)]
+    assert right == [False, True, True], "the LED tells it once, too"
     assert len(said) == 1 and str(offered) in said[0] and "--make FILE --older" in said[0]
     assert held.current == ""
     versions.take_offered(held, signed(tmp_path, "1", EPOCH - 1, older=True), said.append)

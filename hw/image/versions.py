@@ -306,6 +306,8 @@ def take_offered(versions: Versions, path: Path, say: Say) -> bool:
                 pass  # the journal said so when it was taken back
             except OlderVersion as error:
                 say(f"{path} is refused: {error}")
+                versions.offered = mark  # said once
+                return False
             versions.offered = mark
     except UserError as error:
         say(str(error))
