@@ -38,7 +38,6 @@ from the calibrated one by some milliseconds, as it does whenever the devices ar
 """
 
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +46,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, files
+from edge.arrays import read_npz
 from edge.feedforward import Complexes, Doubles
 from edge.spectrum import Floats
 
 HOP_S = HOP_MS / 1000
 LONGEST_RESPONSE_SAMPLES = RATE_HZ
+MOST_FILE_BYTES = 1 << 20
+"""Of a stored path: the longest has 64 KB."""
 
 
 class BadPath(UserError):
@@ -88,13 +90,15 @@ class SecondaryPath:
         """Raises BadPath."""
         again = "run `quietbox calibrate`"
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                response = np.asarray(stored["response"], np.float32)
-                gain_db, ratio_db = float(stored["gain_db"]), float(stored["signal_to_noise_db"])
-                rate_hz = int(stored["rate_hz"])
+            stored = read_npz(files.read_bounded(file, MOST_FILE_BYTES), MOST_FILE_BYTES)
+            response = np.asarray(stored["response"], np.float32)
+            gain_db, ratio_db = float(stored["gain_db"]), float(stored["signal_to_noise_db"])
+            rate_hz = int(stored["rate_hz"])
         except FileNotFoundError:
             raise BadPath(f"{file}: there is no calibration; {again}") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except files.BadFile as error:
+            raise BadPath(f"{error}; {again}") from None
+        except Exception as error:  # zipfile, zlib and NumPy have a dozen ways over a broken archive
             raise BadPath(f"{file}: this is no calibration ({type(error).__name__}); {again}") from None
         fits = response.ndim == 1 and HOP_SAMPLES < len(response) <= LONGEST_RESPONSE_SAMPLES and rate_hz == RATE_HZ
         if not fits or not np.isfinite(response).all() or not response.any() or not math.isfinite(gain_db):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ, UserError, files
 from edge.antinoise import SecondaryPath
 from edge.box import Box
 from edge.cards import Event, OpenPcm, open_pcm
@@ -49,10 +49,11 @@ class Calibrated:
 
 
 def calibrate(config: Config, file: Path, level_dbfs: float = -20.0, opener: OpenPcm = open_pcm) -> Calibrated:
-    """Takes about 14 s. Raises DeviceError if a device cannot be opened, NothingHeard, OSError if the file cannot be
-    written (before anything is played).
+    """Takes about 14 s. Raises DeviceError if a device cannot be opened, NothingHeard, and BadFile or OSError if the
+    file cannot be written (before anything is played).
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    files.check_regular(file)
     file.open("ab").close()
     made_empty = file.stat().st_size == 0
     try:

@@ -291,10 +291,8 @@ def report(options: argparse.Namespace) -> int:
 
     if options.file is None:
         text = history.from_journal(options.hours)
-    elif options.file == "-":
-        text = sys.stdin.buffer.read().decode(errors="replace")
     else:
-        text = Path(options.file).read_text(encoding="utf-8", errors="replace")
+        text = history.from_file(options.file, sys.stdin.buffer)
     history.write(text, options.output)
     print(options.output)
     return 0

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from edge import UserError
+from edge import UserError, files
 from edge.journal import PREFIX, WARNING
 
 UNIT = "quietbox"
@@ -19,6 +19,12 @@ LIMIT = 1e9
 GAP_S = 150.0
 """Statistics come once a minute: where two in a row are missing, the line breaks."""
 EVENTS_SHOWN = 400
+MOST_BYTES = 256 << 20
+"""Of an export of the journal; a day has some 4 MB."""
+MOST_LINE = 1 << 18
+"""Characters of a record; ours have 2500."""
+MOST_RECORDS = 150_000
+"""What is asked of the journal at most, the newest: a hundred days of statistics."""
 WIDTH, HEIGHT, LEFT, BELOW = 900, 150, 56, 20
 """Pixels of a drawing; the axes' figures stand in the two margins."""
 
@@ -91,7 +97,7 @@ DRAWINGS = (
 def from_journal(hours: float) -> str:
     """What journalctl has of the box's last hours, a JSON object a line; raises NoHistory if it may not be read."""
     since = f"--since=@{time.time() - 3600 * hours:.0f}"
-    command = ["journalctl", "-u", UNIT, "-o", "json", "--no-pager", "-q", since]
+    command = ["journalctl", "-u", UNIT, "-o", "json", "--no-pager", "-q", "-n", str(MOST_RECORDS), since]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         complaint = "" if done.stdout else _may_not_read()
@@ -119,6 +125,19 @@ def _may_not_read() -> str:
     return ""
 
 
+def from_file(name: str, standard_input: BinaryIO) -> str:
+    """What `journalctl -o json` wrote into a file, or into ``standard_input`` where the name is "-".
+
+    Raises UserError, OSError.
+    """
+    if name != "-":
+        return files.read_bounded(Path(name), MOST_BYTES).decode(errors="replace")
+    data = standard_input.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise NoHistory(f"standard input has more than {files.in_bytes(MOST_BYTES)}; ask journalctl for fewer hours")
+    return data.decode(errors="replace")
+
+
 def entries(text: str) -> list[Entry]:
     """The box's records among the lines of `journalctl -o json`, oldest first; the rest is skipped."""
     found = [entry for line in text.split("\n") if (entry := _entry(line)) is not None]
@@ -126,17 +145,21 @@ def entries(text: str) -> list[Entry]:
 
 
 def _entry(line: str) -> Entry | None:
+    if len(line) > MOST_LINE:
+        return None
     try:
         raw = json.loads(line)
         at_s = int(raw["__REALTIME_TIMESTAMP"]) / 1e6
         priority = int(raw.get("PRIORITY", 6))
         time.localtime(at_s)
+        fields = {
+            key.removeprefix(PREFIX).lower(): _text(value) for key, value in raw.items() if key.startswith(PREFIX)
+        }
+        if "event" not in fields:
+            return None
+        return Entry(at_s, fields.pop("event"), _text(raw.get("MESSAGE")), priority, fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, OSError):
         return None
-    fields = {key.removeprefix(PREFIX).lower(): _text(value) for key, value in raw.items() if key.startswith(PREFIX)}
-    if "event" not in fields:
-        return None
-    return Entry(at_s, fields.pop("event"), _text(raw.get("MESSAGE")), priority, fields)
 
 
 def _text(value: Any) -> str:

@@ -121,7 +121,11 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
     """``10.0.0.5:5557``, ``[fe80::1]:5557`` or ``name:5557`` -> host and port; raises UserError."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not re.fullmatch(r"[0-9A-Za-z.:%_-]+", host) or not port.isdecimal() or not 0 < int(port) < 65536:
+    if (
+        not re.fullmatch(r"[0-9A-Za-z.:%_-]+", host)
+        or not re.fullmatch("[0-9]{1,5}", port)
+        or not 0 < int(port) < 65536
+    ):
         raise UserError(f"{where} = {address!r} is no address; write it like 192.168.1.20:5557")
     return host, int(port)
 

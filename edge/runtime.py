@@ -15,11 +15,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from edge import UserError
+from edge import UserError, files
 
 SYSTEM_FOLDER = Path("/run/quietbox")
 STATUS = "status.json"
 STATUS_LOCK = "status.lock"
+MOST_STATUS_BYTES = 1 << 20
+"""A status has 2 KB."""
 LOCK_MODE = 0o600
 MOST_LOCK_BYTES = 200
 MOST_LIST_BYTES = 1 << 20
@@ -88,8 +90,8 @@ def _locked(path: Path) -> int | None:
 
 def _holder(path: Path) -> str:
     """Who wrote the lock file last, if that process is still there; for a message."""
-    with contextlib.suppress(OSError, ValueError):
-        with path.open(encoding="utf-8", errors="replace") as file:
+    with contextlib.suppress(OSError, UserError, ValueError):
+        with os.fdopen(files.open_regular(path), encoding="utf-8", errors="replace") as file:
             who, number, started = file.read(MOST_LOCK_BYTES).split("\n")[:3]
         if number.isdecimal() and started == _start_ticks(int(number)):
             return f"{who}, process {number}"
@@ -173,8 +175,8 @@ def read_status() -> dict[str, Any] | None:
     for folder in (runtime_folder(), SYSTEM_FOLDER):
         if _somebody_holds(folder / STATUS_LOCK):
             try:
-                status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
+                status = json.loads(files.read_bounded(folder / STATUS, MOST_STATUS_BYTES))
+            except (OSError, UserError, ValueError, RecursionError):
                 continue
             if isinstance(status, dict):
                 return status
@@ -202,7 +204,7 @@ def _volume(status: dict[str, Any]) -> str:
 def _somebody_holds(path: Path) -> bool:
     """A status outlives its box when that is killed; its lock does not."""
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except PermissionError:
         return _listed(path)
     except OSError:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edge import UserError, cards
+from edge import UserError, cards, files
 from hw import boards, bootconfig, ledger, wheels
 from hw.ledger import Ledger
 
@@ -48,6 +48,8 @@ PLACES = {
 """Where a file of ``systemd/`` goes, by its suffix; the ``.d`` folders take NAME.conf, but udev its own suffix."""
 
 NEEDED = ("python3-venv", "alsa-utils")
+MOST_TEXT_BYTES = 4 << 20
+"""Of config.txt, /etc/passwd, /etc/group and their like."""
 NEEDED_32 = ("libsndfile1", "libopenblas0", "libgfortran5")  # 32-bit wheels of soundfile, NumPy and SciPy lean on these
 TO_BUILD = ("gcc", "python3-dev", "pkg-config", "libasound2-dev")
 if sys.version_info >= (3, 13):
@@ -672,12 +674,12 @@ def _names(path: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file; none if it is not there."""
-    return path.read_text().splitlines() if path.is_file() else []
+    return _read(path).splitlines() if path.is_file() else []
 
 
 def _read(path: Path) -> str:
     """A text of unknown encoding, byte for byte."""
-    return path.read_bytes().decode("utf-8", "surrogateescape")
+    return files.read_bounded(path, MOST_TEXT_BYTES).decode("utf-8", "surrogateescape")
 
 
 def _sound_servers(proc: Path) -> Iterator[str]:

@@ -12,7 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from edge import UserError, files
+
 PART = ".quietbox-part"
+MOST_BYTES = 4 << 20
+"""Of the ledger itself; it has some 5 KB."""
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -53,7 +57,10 @@ def sync_folder(folder: Path) -> None:
 
 def digest(path: Path) -> str:
     """sha256 of a file; empty if there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    with os.fdopen(files.open_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def points_to(path: Path) -> str:
@@ -68,8 +75,8 @@ class Ledger:
         self._root = root
         self._path = root / place
         try:
-            told = json.loads(self._path.read_text())
-        except (OSError, ValueError):
+            told = json.loads(files.read_bounded(self._path, MOST_BYTES))
+        except (OSError, UserError, ValueError, RecursionError):
             told = {}
         told = told if isinstance(told, dict) else {}
         self.files: dict[str, list[str]] = dict(told.get("files", {}))

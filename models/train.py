@@ -6,6 +6,7 @@ several. models/README.md tells how to adapt the shipped weights to a place of o
 
 import argparse
 import importlib.util
+import io
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.files import BadFile, check_archive, read_bounded
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.suppress.network import Shape
 from models.ear import Disturbance, Envelopes, Opinion, left_db, quick_in_bfloat16, si_sdr_loss_db
@@ -41,6 +43,10 @@ MOST_SKIPPED = 10
 """One step without a finite gradient is left out, so many in a row end the run."""
 LONG_EVERY = 8
 """Every so many steps a batch of half of the items, twice as long: memories must hold beyond 3 s."""
+
+
+MOST_BYTES = 256 << 20
+"""Of a checkpoint, packed or unpacked; ours have 4 MB with the optimiser's state."""
 
 
 class Refused(Exception):
@@ -251,14 +257,24 @@ class Student:
         self.averaged = {name: weights[name].to(self.device) for name in self.averaged}
 
 
+def load_bounded(file: Path) -> dict[str, Any]:
+    """What ``torch.save`` wrote, without any code in it; raises BadFile, OSError, or whatever PyTorch does."""
+    content = read_bounded(file, MOST_BYTES)
+    check_archive(content, MOST_BYTES)
+    found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return found
+
+
 def read_weights(file: Path, shape: Shape | None = None) -> dict[str, Any]:
     """What ``Student.save`` wrote, refused in one line if it is something else or of another shape."""
     if not file.is_file():
         raise Refused(f"{file}: no such file")
     try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_bounded(file)
         stored = Shape(**content["shape"])
         stored.check()
+    except BadFile as reason:
+        raise Refused(str(reason)) from None
     except Exception as reason:
         raise Refused(f"{file}: no weights of this network ({type(reason).__name__})") from None
     if shape is not None and stored != shape:

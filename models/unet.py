@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import WindowConfig
+from edge.files import BadFile
 from edge.spectrum import Floats
 from edge.suppress.shipped import BadModel
 from edge.suppress.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper
 from models.mix import Batch, NoRecordings, open_mixer
-from models.train import Loss, Plan, Refused, Student, train
+from models.train import Loss, Plan, Refused, Student, load_bounded, train
 from models.train import measure as measure_pairs
 
 WINDOWS = 8
@@ -207,7 +208,7 @@ class WindowStudent(Student):
 def holds_unet(file: Path) -> bool:
     """Whether a weights file names the shape of a U-Net; no other questions asked."""
     try:
-        return bool(torch.load(file, map_location="cpu", weights_only=True)["shape"].keys() == {"levels", "middle"})
+        return bool(load_bounded(file)["shape"].keys() == {"levels", "middle"})
     except Exception:  # whatever it is, it is no U-Net
         return False
 
@@ -217,8 +218,10 @@ def read_weights(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise Refused(f"{file}: no such file")
     try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_bounded(file)
         widths_of(content)
+    except BadFile as reason:
+        raise Refused(str(reason)) from None
     except Exception as reason:
         raise Refused(f"{file}: no weights of a U-Net ({type(reason).__name__})") from None
     return content

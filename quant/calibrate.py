@@ -21,8 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.arrays import read_npz
 from edge.convert import Resampler
 from edge.enhance import RATES_HZ, SOURCES
+from edge.files import BadFile, read_bounded
 from edge.spectrum import BANDS, Features, Floats, Transform
 from quant.evaluate import BadRequest
 from quant.graph import Hops, can_write, is_ours, open_session, read_model, silence_of, write_whole
@@ -30,6 +32,8 @@ from quant.graph import Hops, can_write, is_ours, open_session, read_model, sile
 SOUNDS = Path(__file__).parents[1] / "tests" / "sounds" / "noisy"
 """Where there are some without asking."""
 EVERY_HOPS = 5
+MOST_BYTES = 512 << 20
+"""Of calibration data, packed or unpacked; an hour of sound gives 150 MB."""
 LONGEST_S = 10.0
 """Of every sound, its beginning so long."""
 PAUSE_S = 0.5
@@ -130,9 +134,11 @@ def collect(hops: Hops, sounds: list[Floats], every: int, tick: Callable[[], obj
 def read_samples(file: Path, state_size: int) -> Samples:
     """What this script wrote; raises BadRequest for anything else."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            samples = Samples(stored["features"], stored["state"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        stored = read_npz(read_bounded(file, MOST_BYTES), MOST_BYTES)
+        samples = Samples(stored["features"], stored["state"])
+    except BadFile as error:
+        raise BadRequest(str(error)) from None
+    except Exception:  # zipfile, zlib and NumPy have a dozen ways over a broken archive
         raise BadRequest(f"{file}: no calibration data; python -m quant.calibrate makes some") from None
     rows = len(samples.features)
     if samples.features.shape != (rows, BANDS) or samples.state.shape != (rows, state_size) or rows == 0:

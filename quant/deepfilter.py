@@ -26,6 +26,7 @@ second of sound in turn; times are medians of a frame with and without the decod
 
 import argparse
 import hashlib
+import io
 import math
 import sys
 import tarfile
@@ -44,6 +45,7 @@ from rich.table import Table
 
 from edge import HOP_SAMPLES, UserError
 from edge import RATE_HZ as SPEECH_HZ
+from edge.files import BadFile, read_bounded
 from edge.spectrum import Floats
 from edge.suppress.adapter import Blocks
 from edge.suppress.deepfilter import HOP, RATE_HZ, STAGES, DeepFilter, Shapes, Stage, files, open_stages, places
@@ -67,16 +69,19 @@ TOLERANCE = 1e-4
 def read_archive(archive: Path, sha256: str) -> dict[str, onnx.ModelProto]:
     """The three published graphs by their names in ``STAGES``; raises BadRequest."""
     try:
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        content = read_bounded(archive, MOST_BYTES)
+        found = hashlib.sha256(content).hexdigest()
         if found != sha256:
             raise BadRequest(f"{archive}: its sha256 is {found}, not {sha256}; if it is the one you mean, say --sha256")
         models = {}
-        with tarfile.open(archive) as packed:
+        with tarfile.open(fileobj=io.BytesIO(content)) as packed:  # what was summed is what is read
             for entry in packed:
                 stage = Path(entry.name).name.removesuffix(".onnx")
-                content = packed.extractfile(entry) if stage in STAGES and entry.size <= MOST_BYTES else None
-                if content:
-                    models[stage] = onnx.load_model_from_string(content.read())
+                graph = packed.extractfile(entry) if stage in STAGES and entry.size <= MOST_BYTES else None
+                if graph:
+                    models[stage] = onnx.load_model_from_string(graph.read())
+    except BadFile as error:
+        raise BadRequest(str(error)) from None
     except OSError as error:
         raise BadRequest(f"{archive}: cannot be read: {error.strerror or error}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:

@@ -41,6 +41,7 @@ from rich.table import Table
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, bench, chain, config
 from edge.chain import Chain
+from edge.files import BadFile, check_regular
 from edge.spectrum import Floats
 from edge.suppress import FOREIGN, files_of, open_engine
 from edge.suppress.mask import MaskEngine
@@ -61,6 +62,8 @@ from models.measures import (
 from quant.peers import PEERS, Engine, Heard, in_hops
 
 Found = TypeVar("Found")
+LONGEST_S = 7200.0
+"""Of a recording: as 16-bit FLAC an hour of silence is 100 KB, and 230 MB once it is read."""
 SUFFIXES = {".flac", ".wav", ".ogg", ".opus"}
 
 
@@ -419,7 +422,13 @@ def _said_of(table: Path) -> dict[str, tuple[float | None, str | None]]:
 
 def _read(path: Path) -> Floats:
     try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        check_regular(path)
+        with soundfile.SoundFile(path) as sound:
+            if sound.frames > LONGEST_S * sound.samplerate:
+                raise BadRequest(f"{path} says that it lasts longer than {LONGEST_S / 3600:g} h")
+            samples, rate_hz = sound.read(dtype="float32", always_2d=True), sound.samplerate
+    except BadFile as error:
+        raise BadRequest(str(error)) from None
     except soundfile.LibsndfileError:
         raise BadRequest(f"{path} is no sound file that libsndfile reads, or it is broken") from None
     if rate_hz != RATE_HZ or samples.shape[1] != 1:

@@ -12,9 +12,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edge.files import BadFile, read_bounded
 from edge.spectrum import BANDS, Floats
 from quant.evaluate import BadRequest
 
+MOST_BYTES = 128_000_000
+"""Of a model; the largest that we run has 9 MB."""
 NAME = "quietbox"
 """What our own files call themselves in their metadata."""
 GATES = ("z", "c", "o")
@@ -25,8 +28,10 @@ INPUTS, OUTPUTS = ("features", "state"), ("gains", "speech", "state_out")
 def read_model(file: Path) -> onnx.ModelProto:
     """A checked ONNX model of any origin; raises BadRequest."""
     try:
-        model = onnx.load(file)
+        model = onnx.load_model_from_string(read_bounded(file, MOST_BYTES))
         onnx.checker.check_model(model)
+    except BadFile as error:
+        raise BadRequest(str(error)) from None
     except OSError as error:
         raise BadRequest(f"{file}: cannot be read: {error.strerror}") from None
     except Exception as error:  # protobuf's own classes, the checker's, and whatever an old opset provokes

@@ -96,7 +96,7 @@ def places() -> list[Path]:
 def files(model: str = PACKAGED) -> list[Path]:
     """The three graphs in ``model``, a folder that ``quant.deepfilter`` wrote, or in the first of ``places``.
 
-    Raises BadModel, also where a graph is not the one that the folder's card names.
+    Raises BadModel. ``open_stages`` checks each graph against the folder's card.
     """
     make = f"python -m quant.deepfilter --out {places()[0]}"
     if model == PACKAGED:
@@ -109,8 +109,6 @@ def files(model: str = PACKAGED) -> list[Path]:
     folder = Model(model)
     if not os.path.isfile(folder.folder / "CARD.md"):
         raise folder.refused(folder.folder / "CARD.md", "is missing")
-    for stage in STAGES:
-        folder.read(f".{stage}.onnx")
     return [folder.file(f".{stage}.onnx") for stage in STAGES]
 
 
@@ -149,11 +147,13 @@ def open_core(model: str = PACKAGED) -> "DeepFilter":
 
 
 def open_stages(graphs: list[Path], kind: type[Stage] = Stage) -> tuple[list[Stage], dict[str, Floats]]:
-    """The graphs in the order of ``STAGES``, and the buffers by which they are joined; raises BadModel."""
+    """The graphs in the order of ``STAGES``, and the buffers by which they are joined; raises BadModel,
+    also where one is not what the card beside it names. Each is read once.
+    """
     values: dict[str, Floats] = {}
     stages = []
-    for file, shapes in zip(graphs, STAGES.values(), strict=True):
-        session = open_session(file)
+    for file, (stage, shapes) in zip(graphs, STAGES.items(), strict=True):
+        session = open_session(file, Model(str(file.parent.absolute())).read(f".{stage}.onnx"))
         inputs, outputs, memories = shapes
         wanted = (inputs | memories, outputs | {f"{name}_out": shape for name, shape in memories.items()})
         sides = (session.get_inputs(), session.get_outputs())

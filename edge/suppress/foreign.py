@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from edge import files
 from edge.spectrum import Floats
 from edge.suppress.shipped import BadModel, Model
 
+MOST_BYTES = 128_000_000
+"""Of a graph; the largest that we run has 9 MB."""
 PACKAGED = "quietbox"
 """``[suppress] model`` as it is by default: here it means the weights of the engine's own package."""
 
@@ -74,14 +77,14 @@ class Recurrent:
             state.fill(0)
 
 
-def open_session(file: Path) -> Any:
-    """ONNX Runtime on a file, once it is certain that it does not take this process with it; raises BadModel."""
+def open_session(file: Path, content: bytes | None = None) -> Any:
+    """ONNX Runtime on a file, once it is certain that it does not take this process with it; raises BadModel.
+
+    ``content``: of the file, where it was read already: what was checked is what runs.
+    """
     from edge.suppress import probe
 
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BadModel(f"{file} cannot be read: {error.strerror}") from None
+    content = read_graph(file) if content is None else content
     if why := probe.trouble(Model("quietbox")):  # where our network cannot run, theirs is not tried either
         raise BadModel(why)
     from edge.suppress.onnx import NoGraph, quiet_session
@@ -92,10 +95,23 @@ def open_session(file: Path) -> Any:
         raise BadModel(f"{file} {why}") from None
 
 
+def read_graph(file: Path) -> bytes:
+    """The whole file of an ONNX graph; raises BadModel."""
+    try:
+        return files.read_bounded(file, MOST_BYTES)
+    except OSError as error:
+        raise BadModel(f"{file} cannot be read: {error.strerror}") from None
+    except files.BadFile as error:
+        raise BadModel(str(error)) from None
+
+
 def library(path: Path) -> ctypes.CDLL:
     """A C library; raises BadModel."""
     try:
+        files.check_regular(path)  # the loader would wait for a FIFO
         return ctypes.CDLL(str(path))
+    except files.BadFile as error:
+        raise BadModel(str(error)) from None
     except OSError:
         raise BadModel(f"{path} does not load: it is no library, or one for another machine") from None
 

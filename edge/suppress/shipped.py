@@ -9,10 +9,9 @@ import base64
 import binascii
 import dataclasses
 import hashlib
-import io
 import json
+import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ, UserError, files
+from edge.arrays import read_npz
 from edge.spectrum import BANDS, WINDOW_SAMPLES, Floats
 from edge.suppress.network import NumpyNetwork, Shape
 
@@ -67,7 +67,7 @@ class Model:
         """
         file, card = self.file(suffix), self.folder / "CARD.md"
         content = self._content(file)
-        if card.exists() or self.shipped:
+        if os.path.lexists(card) or self.shipped:
             wanted = self._sums(card)
             if file.name not in wanted:
                 raise self.refused(card, f"has no line with the sha256 of {file.name}")
@@ -124,15 +124,13 @@ class Model:
 
     def _content(self, file: Path) -> bytes:
         try:
-            with file.open("rb") as opened:
-                content = opened.read(MOST_BYTES + 1)
+            return files.read_bounded(file, MOST_BYTES)
         except FileNotFoundError:
             raise self.refused(file, "is missing") from None
         except OSError as error:
             raise self.refused(file, f"cannot be read: {error.strerror}") from None
-        if len(content) > MOST_BYTES:
-            raise self.refused(file, f"is larger than {MOST_BYTES // 1_000_000} MB")
-        return content
+        except files.BadFile as error:
+            raise self.refused(file, f"cannot be read: it {str(error).removeprefix(f'{file} ')}") from None
 
     def _sums(self, card: Path) -> dict[str, str]:
         """The sha256 of each file the card names."""
@@ -145,11 +143,7 @@ class Model:
 
 def _arrays(content: bytes) -> dict[str, NDArray[Any]]:
     """What an .npz holds; never unpickles."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
-            raise ValueError("too large when unpacked")
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = read_npz(content, MOST_BYTES)
     if text := [name for name, values in arrays.items() if name != "meta" and values.dtype.kind not in "fiu"]:
         raise ValueError(f"{text[0]} holds no numbers")
     return arrays

@@ -1,0 +1,40 @@
+"""NumPy archives (.npz) that somebody else may have written, read with a bound on what they unpack to.
+
+``numpy.load`` reserves as much memory as an array's header asks for before it has read the array: a file of 200 bytes
+can ask for any amount, and a process that has locked its memory gets it at once.
+"""
+
+import io
+import math
+import zipfile
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from edge.files import check_archive
+
+
+def read_npz(content: bytes, most_bytes: int) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive by name, together at most ``most_bytes`` large. Never unpickles.
+
+    Raises whatever zipfile, zlib and NumPy do over a broken archive; ValueError for one that is too large.
+    """
+    check_archive(content, most_bytes)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """One .npy of format 1.0 or 2.0, which hold anything but field names that are no Latin-1."""
+    stream = io.BytesIO(content)
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array of the unknown format {version[0]}.{version[1]}")
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if any(size < 0 for size in shape) or math.prod(shape) * max(dtype.itemsize, 1) > len(content):
+        raise ValueError(f"an array of the shape {str(shape)[:60]} in {len(content)} bytes")
+    stream.seek(0)
+    return np.asarray(npy.read_array(stream, allow_pickle=False))
