@@ -8,6 +8,7 @@ follows, says it nearly alone (figures in models/README.md). The runtime, the tr
 import this file.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -75,8 +76,14 @@ def band_weights() -> Floats:
     """float32, (64, 161): triangles between neighbouring centres. Every bin's weights add up to one,
 
     so ``gains @ band_weights()`` spreads band gains over bins (unity stays unity) and ``power @ band_weights().T``
-    gathers power into bands.
+    gathers power into bands. Each call returns a copy of its own.
     """
+    return _band_weights().copy()
+
+
+@functools.cache
+def _band_weights() -> Floats:
+    """Computed once in a process: a box that starts needs them a dozen times."""
     centres = band_centres_hz()
     bins_hz = np.arange(BINS) * RATE_HZ / WINDOW_SAMPLES
     identity = np.eye(BANDS)

@@ -21,7 +21,6 @@ wire.
 import contextlib
 import dataclasses
 import glob
-import importlib.metadata
 import importlib.util
 import os
 import select
@@ -521,6 +520,8 @@ class RpiPins:
 
 def _named(module: Any) -> str:
     """``rpi-lgpio 0.6 (why)``: the package behind the module, and whether it suits the board."""
+    import importlib.metadata  # takes longer than all else here, and only the GPIO process needs it
+
     package = "rpi-lgpio" if hasattr(module, "lgpio") else "RPi.GPIO"
     try:
         version = importlib.metadata.version(package)

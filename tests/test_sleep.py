@@ -12,7 +12,7 @@ from edge.config import Config
 from edge.spectrum import Features, Floats, Spectra, Transform
 from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.shipped import Model
-from edge.suppress.sleep import LISTEN_HOPS, LOOK_HOPS, Network, Onset, Sleeper
+from edge.suppress.sleep import LISTEN_HOPS, LOOK_HOPS, UNREST, Network, Onset, Sleeper, noise_rise
 from hw.virtual import officeday
 from models.measures import level_change_db
 
@@ -122,6 +122,10 @@ def test_steady_noise_of_any_level_and_colour_begins_nothing(level_db: float, ti
     hops = sound.astype(np.float32).reshape(-1, HOP_SAMPLES)
     begins = [onset.heard(features.of(transform.analyse(hop))) for hop in hops]
     assert np.mean(begins[60:]) < 0.06
+
+
+def test_the_stored_rise_of_steady_noise_is_what_is_computed() -> None:
+    np.testing.assert_allclose(UNREST, noise_rise(), rtol=1e-5)
 
 
 # --- when it wakes -------------------------------------------------------------------------------------------------

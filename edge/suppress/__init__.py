@@ -28,7 +28,6 @@ def _network(model: str, notes: list[str]) -> Estimator:
     from edge.suppress import probe
 
     files = Model(model)
-    ours = files.weights("network")
     why = probe.trouble(files)
     if not why:
         try:
@@ -37,6 +36,7 @@ def _network(model: str, notes: list[str]) -> Estimator:
             return OnnxNetwork("network", files)
         except Exception as error:  # it has just worked next door; whatever it is, there is another way
             why = f"ONNX Runtime failed ({' '.join(str(error).split())[:120]})"
+    ours = files.weights("network")
     notes.append(f"{why}; NumPy runs the network instead")
     return ours
 

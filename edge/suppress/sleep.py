@@ -29,7 +29,17 @@ FOLLOW = np.float32(0.02)
 RARE, MARGIN = 0.99, np.float32(1.4)
 """Something begins where a pair of bands rises so many times higher above its mean than 99 of 100 frames of white noise
 do: in steady noise that is 1 or 2 hops of 100."""
-TRIALS = 1024
+NOISE_FRAMES = 1024
+# fmt: off
+UNREST: Floats = np.array([
+    0.514153, 0.3908454, 0.4082165, 0.38833863, 0.39146984, 0.42014548, 0.4055345, 0.36878997,
+    0.36720985, 0.39782923, 0.3149503, 0.30913925, 0.2816586, 0.2897985, 0.27801347, 0.2539075,
+    0.23499447, 0.23783058, 0.24752063, 0.24316561, 0.22429782, 0.20872343, 0.20886487, 0.18876511,
+    0.19108748, 0.1728918, 0.18731785, 0.17415583, 0.16188037, 0.15362817, 0.14106101, 0.1778884,
+], np.float32)
+# fmt: on
+"""``noise_rise()``, stored: computing it takes longer than loading the network, and a box that starts has to be quick.
+"""
 FALL_DB = 4.0
 """So much less of all bands in the mean is another noise, or the end of one; steady noise never does that."""
 DB_A_FEATURE = 20.0
@@ -112,10 +122,8 @@ class Onset:
     """
 
     def __init__(self) -> None:
-        self._gather = np.zeros((BANDS, PAIRS), np.float32)
-        for band in range(BANDS):
-            self._gather[band, band * PAIRS // BANDS] = PAIRS / BANDS
-        self._limit = _unrest(self._gather) * MARGIN
+        self._gather = _pair_means()
+        self._limit = UNREST * MARGIN
         self._mean, self._rise, self._above = np.zeros((3, PAIRS), np.float32)
         self._share = np.full(PAIRS, 1 / PAIRS, np.float32)
         self._fresh = True
@@ -139,11 +147,22 @@ class Onset:
         self._fresh = True
 
 
-def _unrest(gather: Floats) -> Floats:
-    """float32[32], features: how far 99 of 100 frames of white noise stay below, above the mean."""
-    noise = np.random.default_rng(1).standard_normal((TRIALS, WINDOW_SAMPLES), np.float32)
+def noise_rise() -> Floats:
+    """float32[32], features: how far 99 of 100 frames of white noise stay below, above the mean, for each band pair.
+
+    The source of ``UNREST``; to be stored again when the bands or the analysis window change.
+    """
+    noise = np.random.default_rng(1).standard_normal((NOISE_FRAMES, WINDOW_SAMPLES), np.float32)
     features = Features()
     frames = np.fft.rfft(0.1 * noise * analysis_window()).astype(np.complex64)
-    heard = np.array([features.of(frame).copy() for frame in frames]) @ gather
+    heard = np.array([features.of(frame).copy() for frame in frames]) @ _pair_means()
     rises: Floats = np.quantile(heard, RARE, axis=0) - heard.mean(axis=0)
     return rises
+
+
+def _pair_means() -> Floats:
+    """float32 (64, 32): the mean of each pair of neighbouring bands."""
+    gather = np.zeros((BANDS, PAIRS), np.float32)
+    for band in range(BANDS):
+        gather[band, band * PAIRS // BANDS] = PAIRS / BANDS
+    return gather
