@@ -4,6 +4,7 @@ A virtual environment cannot be moved, so it is built where it will stay and cou
 is there. Needs nothing but Python.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ SOURCE = Path(__file__).resolve().parent.parent
 STAMP = "complete.json"
 CHECK_S = 120.0
 """A program's first start from a slow card takes seconds; one that takes this long hangs."""
+TRY_S = 60.0
+"""The trial itself gives up after 30 s."""
 RPI_GPIO = "RPi.GPIO>=0.7.1"  # 0.7.1 is the first that builds with Python from 3.10 on
 
 Say = Callable[[str], None]
@@ -103,6 +106,8 @@ def build(folder: Path, wanted: Sequence[Extra], wheels: Path | None, root: Path
     ledger.remove_tree(work)
     if root != Path("/"):
         _move_on_paper(folder, root)
+    else:
+        _try_engine(folder)
     os.sync()
     ledger.write(folder / STAMP, json.dumps({"without": lacking}).encode())
 
@@ -148,6 +153,13 @@ def settings_fault(folder: Path, settings: Path) -> str:
         return f"the program in {folder} cannot check {settings}: {error}"
     said = done.stderr.decode(errors="replace").strip().splitlines() or [f"the check ended with {done.returncode}"]
     return said[-1][:400] if done.returncode else ""
+
+
+def _try_engine(folder: Path) -> None:
+    """Try ONNX Runtime now, so that no start has to; what does not pass here is tried, and reported, by the box."""
+    order = [str(folder / "bin/python"), "-I", "-m", "edge.suppress.probe"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(order, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=TRY_S)
 
 
 def _project() -> dict[str, Any]:

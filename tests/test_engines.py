@@ -563,6 +563,25 @@ def test_a_service_that_comes_back_trusts_the_trial_of_its_last_run(
     assert "other gains" in probe.trouble(shipped.Model(str(folder))) and len(tries) == 2
 
 
+def test_what_the_installer_tried_no_start_tries_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At power-on /run is empty; another processor, as when the card moves to another board, is tried anew."""
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    model = shipped.Model(str(folder))
+    probe._tried.cache_clear()
+    assert probe.trouble(model) == "" and not list(tmp_path.glob("passed-*")), "only the installer writes there"
+    assert probe.remember(model) == "" and len(list(tmp_path.glob("passed-*"))) == 1
+    run, tries = probe.subprocess.run, []
+    monkeypatch.setattr(probe.subprocess, "run", lambda *args, **named: tries.append(args) or run(*args, **named))
+    probe._tried.cache_clear()
+    assert probe.trouble(model) == "" and not tries
+    monkeypatch.setattr(probe, "_processor", lambda: "another board")
+    probe._tried.cache_clear()
+    assert probe.trouble(model) == "" and len(tries) == 1
+
+
 def test_a_folder_that_keeps_nothing_only_costs_another_trial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/nowhere/at/all")
     assert probe.trouble(shipped.Model(str(folder))) == ""

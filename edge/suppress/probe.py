@@ -23,6 +23,8 @@ LIMIT_S = 30.0
 HOPS = 50
 TOLERANCE = 0.01
 """Largest difference of a gain between the two; roundings alone make 1e-6."""
+PROCESSOR_LINES = ("flags", "features", "model name", "cpu implementer", "cpu part", "cpu variant")
+"""Lines of /proc/cpuinfo that are the same at every start on the same board, on x86 and on ARM."""
 REFUSED = 3
 """Exit status of a trial that found something wrong and printed what."""
 
@@ -30,8 +32,9 @@ REFUSED = 3
 def trouble(model: Model, limit_s: float = LIMIT_S) -> str:
     """Why ONNX Runtime cannot run this model, or nothing if it can.
 
-    A trial takes half a second on a PC and several on a Pi, so each file is tried once in a process, and what passed
-    is remembered for the service's next start, which may be one after a crash.
+    A trial takes half a second on a PC and several on a Pi, so each file is tried once in a process. What passed is
+    remembered: by the installer for every start (``python -m edge.suppress.probe``), else by the service for its next
+    start, which may be one after a crash.
     """
     try:
         return _tried(str(model.folder), model.read(".onnx") + model.read(".npz"), limit_s)
@@ -44,8 +47,8 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
     runtime = importlib.util.find_spec("onnxruntime")
     if runtime is None:
         return "ONNX Runtime is not installed (pip install onnxruntime)"
-    passed = _passed(content, runtime.origin)
-    if passed and passed.exists():
+    mark = _mark(content, runtime.origin)
+    if mark and any((kept / mark).exists() for kept in (_program_folder(), _service_folder()) if kept):
         return ""
     order = f"import sys; sys.path[:] = {sys.path!r}; from edge.suppress import probe; probe.try_out({folder!r})"
     try:
@@ -69,19 +72,49 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
         return said
     if trial.returncode:
         return "ONNX Runtime failed its trial"
-    if passed:
+    if mark and (kept := _service_folder()):
         with contextlib.suppress(OSError):  # then it is tried again next time
-            passed.touch()
+            (kept / mark).touch()
     return ""
 
 
-def _passed(content: bytes, runtime: str | None) -> Path | None:
-    """The mark that these very files passed with this very ONNX Runtime, in the folder that systemd gives a service
-    until it is stopped or the machine is; None outside a service."""
-    if "RUNTIME_DIRECTORY" not in os.environ or not runtime:
-        return None
-    edition = f"{runtime} {os.stat(runtime).st_mtime_ns} {sys.version}"
-    return runtime_folder() / f"passed-{hashlib.sha256(content + edition.encode()).hexdigest()[:16]}"
+def remember(model: Model) -> str:
+    """For the installer: as ``trouble``, and what passes leaves its mark in the program's folder. May raise OSError."""
+    why = trouble(model)
+    runtime, folder = importlib.util.find_spec("onnxruntime"), _program_folder()
+    if not why and runtime and folder and (mark := _mark(model.read(".onnx") + model.read(".npz"), runtime.origin)):
+        (folder / mark).touch()
+    return why
+
+
+def _mark(content: bytes, runtime: str | None) -> str:
+    """The name of the mark that these very files passed with this very ONNX Runtime on a processor of this kind."""
+    if not runtime:
+        return ""
+    file = os.path.realpath(runtime)
+    library = os.confstr("CS_GNU_LIBC_VERSION")
+    edition = f"{file} {os.stat(file).st_mtime_ns} {sys.version} {library} {_processor()}"
+    return f"passed-{hashlib.sha256(content + edition.encode()).hexdigest()[:16]}"
+
+
+def _program_folder() -> Path | None:
+    """The program's virtual environment, which holds for every start; the service itself may not write there."""
+    return Path(sys.prefix) if sys.prefix != sys.base_prefix else None
+
+
+def _service_folder() -> Path | None:
+    """What systemd gives a service until it is stopped or the machine is; None outside a service."""
+    return runtime_folder() if "RUNTIME_DIRECTORY" in os.environ else None
+
+
+def _processor() -> str:
+    """What the processor can do, since a card may be put into another board: the instruction sets the kernel names."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = sorted({line for line in lines if line.lower().startswith(PROCESSOR_LINES)})
+    return "\n".join([os.uname().machine, *told])
 
 
 def try_out(folder: str) -> None:
@@ -111,3 +144,7 @@ def _compare(model: Model) -> str:
     if not worst <= TOLERANCE:  # also what is no number
         return f"ONNX Runtime gives other gains than NumPy on the same weights (by {worst:.2g})"
     return ""
+
+
+if __name__ == "__main__":
+    sys.exit(remember(Model("quietbox")) or 0)
