@@ -42,6 +42,10 @@ DEAD_DBFS = -100.0
 PLAY_S = 2.5
 SETTLE_S = 6.0
 """From its start to its first second of sound a box takes less."""
+HEARD_S = 2.0
+"""So much sound after the silence of a start tells whether a microphone lives, and fills the times per hop."""
+STATUS_LATE_S = 1.5
+"""A running box writes its status once a second."""
 BENCH_S = 1.0
 ENGINES_LIMIT_S = 90.0
 """The trial of ONNX Runtime alone may take 30 s on a slow board."""
@@ -114,6 +118,8 @@ class Doctor:
         self._proc, self._dev = root / "proc", root / "dev"
         self._board = boards.this_board(root)
         self._running: dict[str, Any] = {}
+        self._enough = False
+        """Whether the running box has heard enough to be judged by its own figures."""
         self._unit: dict[str, str] = {}
 
     def examine(self, tell: Callable[[Finding], None] = lambda finding: None) -> list[Finding]:
@@ -208,9 +214,14 @@ class Doctor:
 
     def _service(self) -> Iterator[Finding]:
         self._unit = _unit_facts() if self._here else {}
-        self._running = _settled_status(self._unit.get("ActiveState") == "active") if self._here else {}
-        if self._running:
-            yield _running_box(self._running)
+        if self._here:
+            hears = self.config.capture
+            enough_s = (hears.mute_ms + hears.fade_ms) / 1000 + HEARD_S
+            started = self._unit.get("ActiveState") == "active"
+            self._running, waited_s = _settled_status(started, enough_s)
+            self._enough = _heard_s(self._running) >= enough_s
+            if self._running:
+                yield _running_box(self._running, waited_s)
         yield _service_state(self._unit)
 
     def _real_time(self) -> Iterator[Finding]:
@@ -254,8 +265,8 @@ class Doctor:
             yield Finding("model", OK, f"as on the card: {', '.join(checked) or 'none is needed'}", figures=figures)
 
     def _engine(self) -> Iterator[Finding]:
-        if self._running:
-            yield _running_engine(self._running)
+        if self._running and self._running.get("state") != "waiting":
+            yield _running_engine(self._running, self._enough)
             return
         settings = self.config.suppress
         words = {"suppress": dataclasses.asdict(settings), "priority": self.config.box.priority, "seconds": BENCH_S}
@@ -326,7 +337,7 @@ class Doctor:
         card = self._card(direction, device)
         if self._running and self._running.get("state") != "waiting":
             yield card
-            yield _running_side(self._running, word)
+            yield _running_side(self._running, word, self._enough)
             return
         if card.verdict is FAIL:
             yield card
@@ -590,19 +601,38 @@ def _loudness(lane: Lane) -> tuple[bool, float]:
 # The box that runs already.
 
 
-def _settled_status(started: bool) -> dict[str, Any]:
-    """What the running box says, empty if none runs; one that has only just ``started`` gets time to take its cards."""
-    over = time.monotonic() + SETTLE_S
-    status = runtime.read_status() or {}
-    while time.monotonic() < over and (status.get("state") == "waiting" if status else started):
+def _settled_status(started: bool, enough_s: float) -> tuple[dict[str, Any], float]:
+    """What the running box says, empty if none runs, and for how many seconds it was waited for.
+
+    One that has only just ``started`` gets time to take its cards, and then to hear ``enough_s`` of sound: figures of
+    no sound say nothing.
+    """
+    began, limit_s = time.monotonic(), SETTLE_S
+    while True:
+        status, waited_s = runtime.read_status() or {}, time.monotonic() - began
+        if status and status.get("state") != "waiting":
+            limit_s = SETTLE_S + enough_s + STATUS_LATE_S
+        if waited_s >= limit_s or _settled(status, started, enough_s):
+            return status, waited_s
         time.sleep(0.2)
-        status = runtime.read_status() or {}
-    return status
 
 
-def _running_box(status: dict[str, Any]) -> Finding:
+def _settled(status: dict[str, Any], started: bool, enough_s: float) -> bool:
+    if not status:
+        return not started
+    return status.get("state") != "waiting" and _heard_s(status) >= enough_s
+
+
+def _heard_s(status: dict[str, Any]) -> float:
+    """Seconds of sound since the box started."""
+    return _figure(status, "seconds") or 0.0
+
+
+def _running_box(status: dict[str, Any], waited_s: float = 0.0) -> Finding:
     state = str(status.get("state"))
     found = runtime.in_words(status)
+    if waited_s >= 0.5:
+        found += f" (it had just started: asked again for {waited_s:.1f} s)"
     if state == "fault":
         return Finding(
             "running box", FAIL, found, "systemctl restart quietbox; look at `journalctl -u quietbox`", status
@@ -613,28 +643,42 @@ def _running_box(status: dict[str, Any]) -> Finding:
     return Finding("running box", OK, found, figures=status)
 
 
-def _running_side(status: dict[str, Any], word: str) -> Finding:
-    """The running box has the card; what it says of that side of it."""
+AGAIN = "ask again in a few seconds: quietbox doctor"
+
+
+def _running_side(status: dict[str, Any], word: str, enough: bool = True) -> Finding:
+    """The running box has the card; what it says of that side of it, if it has heard ``enough``."""
     held = f"busy, because the box runs: {status.get(word)}"
     xruns = status.get("xruns_in" if word == "microphone" else "xruns_out")
     if word == "output":
         queue, drift = _figure(status, "queue_ms"), _figure(status, "drift_ppm")
         figures = {"xruns": xruns, "queue_ms": queue, "drift_ppm": drift}
-        return Finding(word, OK, f"{held}; queue {queue:g} ms, drift {drift:+g} ppm, {xruns} xruns", "", figures)
+        parts = [held] if queue is None or drift is None else [f"{held}; queue {queue:g} ms", f"drift {drift:+g} ppm"]
+        return Finding(word, OK, ", ".join([*parts, f"{xruns} xruns"]), "", figures)
     level = _figure(status, "level_in_dbfs")
-    found = f"{held}; mean level {level:g} dBFS, {xruns} xruns, {status.get('clips')} samples at full scale"
     figures = {"level_dbfs": level, "xruns": xruns, "clips": status.get("clips")}
+    counted = f"{xruns} xruns, {status.get('clips')} samples at full scale"
+    if level is None or not enough:
+        found = (
+            f"{held}; {_heard_s(status):g} s of sound since its start, too little to judge the microphone; {counted}"
+        )
+        return Finding(word, WARN, found, AGAIN, figures)
+    found = f"{held}; mean level {level:g} dBFS, {counted}"
     if level <= DEAD_DBFS:
         fix = "stop the box (systemctl stop quietbox) and run this again: it then hears the microphone itself"
         return Finding(word, FAIL, f"silent: {found}", fix, figures)
     return Finding(word, OK, found, "", figures)
 
 
-def _running_engine(status: dict[str, Any]) -> Finding:
+def _running_engine(status: dict[str, Any], enough: bool = True) -> Finding:
     """Timing a second chain would only disturb the one that runs."""
     p99_us, late = _figure(status, "hop_p99_us"), _figure(status, "late_hops")
-    found = f"{status.get('engine')} in the running box: p99 {p99_us:.0f} us of {HOP_US:.0f}, {late:.0f} late hops"
     figures = {"hop_p99_us": p99_us, "late_hops": late}
+    if p99_us is None or not enough:
+        found = f"{status.get('engine')} in the running box: {_heard_s(status):g} s of sound, too little to time it"
+        return Finding("engine", WARN, found, AGAIN, figures)
+    found = f"{status.get('engine')} in the running box: p99 {p99_us:.0f} us of {HOP_US:.0f}"
+    found += "" if late is None else f", {late:.0f} late hops"
     if p99_us < TIGHT_US:
         return Finding("engine", OK, found, figures=figures)
     return Finding("engine", WARN, found, "stop other programs, or set a quicker [suppress] engine", figures)
@@ -716,9 +760,10 @@ def _number(limit: str) -> float:
         return 0.0
 
 
-def _figure(status: dict[str, Any], name: str) -> float:
+def _figure(status: dict[str, Any], name: str) -> float | None:
+    """None where the box has not measured it, or says no number."""
     value = status.get(name)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return float(value) if isinstance(value, int | float) else None
 
 
 # Showing it.

@@ -155,6 +155,20 @@ class Health:
         return told
 
 
+MEASURED = (
+    "level_in_dbfs",
+    "level_out_dbfs",
+    "noise_removed_db",
+    "feedforward_db",
+    "feedback_db",
+    "sleep_share",
+    "speech_share",
+    "hop_p50_us",
+    "hop_p99_us",
+)
+"""Figures of ``summary`` that only sound can tell."""
+
+
 def percentile_us(took: list[int], share: float) -> float:
     """The upper edge of the step below which ``share`` of the hops lie."""
     wanted = share * sum(took)
@@ -166,9 +180,11 @@ def percentile_us(took: list[int], share: float) -> float:
     return 0.0
 
 
-def summary(counters: Counters) -> dict[str, float]:
-    """One stretch of time in the figures a user reads."""
-    hops = max(counters.hops, 1)
+def summary(counters: Counters) -> dict[str, float | None]:
+    """One stretch of time in the figures a user reads; None where nothing was counted that could tell one."""
+    if not counters.hops:
+        return dict.fromkeys(MEASURED) | {"seconds": 0.0, "late_hops": 0}
+    hops = counters.hops
     pauses = max(counters.pauses, 1)
     before, forward, feedback, after = (
         dbfs(energy / pauses)

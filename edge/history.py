@@ -206,26 +206,29 @@ WARN = ' class="warn"'
 def _summary(records: list[Entry], minutes: list[Entry]) -> str:
     """The day in a dozen figures."""
 
-    def total(name: str) -> float:
-        return sum(value for entry in minutes if not math.isnan(value := entry.figure(name)))
+    def known(name: str) -> list[float]:
+        return [value for entry in minutes if not math.isnan(value := entry.figure(name))]
 
-    def most(name: str) -> str:
-        values = [value for entry in minutes if not math.isnan(value := entry.figure(name))]
-        return f"{max(values):g}" if values else "not known"
+    def total(name: str) -> str:
+        return f"{sum(values):.0f}" if (values := known(name)) else "not known"
 
-    heard_s = total("seconds")
+    def most(name: str, unit: str) -> str:
+        return f"{max(values):g} {unit}" if (values := known(name)) else "not known"
+
+    heard_s = sum(known("seconds"))
+    slowest = f" (99 of 100 took less than {most('hop_p99_us', 'us')} in every minute)" if known("hop_p99_us") else ""
     spoken_s = sum(
         entry.figure("seconds") * share for entry in minutes if not math.isnan(share := entry.figure("speech_share"))
     )
     troubles = {entry.fields.get("throttling", "") for entry in records} - {""}
     rows = {
-        "Sound processed": f"{heard_s / 3600:.2f} h",
-        "Speech": f"{spoken_s / heard_s:.0%}" if heard_s else "none",
+        "Sound processed": f"{heard_s / 3600:.2f} h" if known("seconds") else "not known",
+        "Speech": f"{spoken_s / heard_s:.0%}" if heard_s else "not known",
         "Starts": f"{sum(entry.event == 'start' for entry in records)}",
-        "Xruns in / out": f"{total('xruns_in'):.0f} / {total('xruns_out'):.0f}",
-        "Late hops": f"{total('late_hops'):.0f}",
-        "Slowest hop": f"{most('hop_max_us')} us (99 of 100 took less than {most('hop_p99_us')} us in every minute)",
-        "Hottest": f"{most('temperature_c')} °C",
+        "Xruns in / out": f"{total('xruns_in')} / {total('xruns_out')}",
+        "Late hops": total("late_hops"),
+        "Slowest hop": most("hop_max_us", "us") + slowest,
+        "Hottest": most("temperature_c", "°C"),
         "Power and heat": "; ".join(sorted(troubles)) or "no complaint",
         "Engine": ", ".join(sorted({entry.fields.get("engine", "") for entry in minutes} - {""})) or "not known",
     }

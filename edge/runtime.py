@@ -184,21 +184,31 @@ def read_status() -> dict[str, Any] | None:
 
 
 def in_words(status: dict[str, Any]) -> str:
-    """A status as the one line that `quietbox status` and `systemctl status` show."""
+    """A status as the one line that `quietbox status` and `systemctl status` show; what is not measured is left out."""
     try:
-        return (
-            f"{status['state']}, engine {status['engine']}, noise removed {status['noise_removed_db']:g} dB, "
-            f"speech {status['speech_share']:.0%}, {_volume(status)}latency {status['latency_ms']:g} ms, "
-            f"xruns {status['xruns_in']} in {status['xruns_out']} out, queue {status['queue_ms']:g} ms, "
-            f"drift {status['drift_ppm']:+g} ppm, hop p99 {status['hop_p99_us']:g} us, process {status['pid']}"
-        )
+        known = [
+            *_said("noise removed {:g} dB", status["noise_removed_db"]),
+            *_said("speech {:.0%}", status["speech_share"]),
+        ]
+        parts = [
+            f"{status['state']}, engine {status['engine']}",
+            *(known or ["no sound yet"]),
+            *_said("volume {:g} dB", status.get("volume_db")),  # None where only other programs listen
+            *_said("latency {:g} ms", status["latency_ms"]),
+            f"xruns {status['xruns_in']} in {status['xruns_out']} out",
+            *_said("queue {:g} ms", status["queue_ms"]),
+            *_said("drift {:+g} ppm", status["drift_ppm"]),
+            *_said("hop p99 {:g} us", status["hop_p99_us"]),
+            f"process {status['pid']}",
+        ]
+        return ", ".join(parts)
     except (KeyError, TypeError, ValueError):
         return "quietbox is running, but another version of it; `quietbox status --json` shows what it says"
 
 
-def _volume(status: dict[str, Any]) -> str:
-    """Empty where only other programs listen."""
-    return f"volume {status['volume_db']:g} dB, " if "volume_db" in status else ""
+def _said(words: str, figure: float | None) -> list[str]:
+    """The figure in words; nothing where there is none."""
+    return [] if figure is None else [words.format(figure)]
 
 
 def _somebody_holds(path: Path) -> bool:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from edge import UserError, runtime
+from edge import HOP_MS, UserError, runtime
 from edge.box import Box, State
 from edge.cable import Cable, CableState
 from edge.cards import OpenPcm, clock_of, open_pcm
@@ -94,7 +94,7 @@ class Service:
                 self._reloader = threading.Thread(target=self._load_again, name="reload", daemon=True)
                 self._reloader.start()
             changed = self._tell()
-            if now >= next_status:
+            if changed or now >= next_status:  # who waits for the box to run need not wait for the next second
                 next_status = now + STATUS_S
                 self._watch_board()
                 self._write_status()
@@ -137,8 +137,14 @@ class Service:
     # What it knows.
 
     def status(self) -> dict[str, Any]:
-        """Everything `quietbox status` shows, by the names of the journal's fields; counted since the start."""
+        """Everything `quietbox status` shows, by the names of the journal's fields; counted since the start.
+
+        A figure is None until there was something to measure it by.
+        """
         box = self.box
+        figures = summary(box.health.totals)
+        if box.health.totals.hops * HOP_MS <= box.config.capture.mute_ms:
+            figures["level_in_dbfs"] = None  # the silence after a start is the box's own, not the microphone's
         return {
             "pid": os.getpid(),
             "state": box.state.value,
@@ -148,8 +154,8 @@ class Service:
             "mixer": box.mixer.words,
             "realtime": "SCHED_FIFO" if box.hurried else "no",
             "speaking": bool(box.chain.voice.speaking),
-            **summary(box.health.totals),
-            "hop_max_us": round(box.health.longest_us),
+            **figures,
+            "hop_max_us": round(box.health.longest_us) if box.health.totals.hops else None,
             **_counts(box),
             **_moment(box),
             "mains_hz": box.chain.feedforward.mains_hz,
@@ -357,12 +363,13 @@ def _counts(box: Box) -> dict[str, int]:
 
 
 def _moment(box: Box) -> dict[str, Any]:
-    """What is so now, rather than counted."""
+    """What is so now, rather than counted; None as long as no sound has moved that could show it."""
+    heard = box.health.totals.hops > 0
     return {
         **_of_volume(box.config),
-        "queue_ms": round(box.playback.queue_ms, 1),
-        "drift_ppm": round(box.playback.drift_ppm, 1),
-        "latency_ms": round(latency_ms(box), 1),
+        "queue_ms": round(box.playback.queue_ms, 1) if heard else None,
+        "drift_ppm": round(box.playback.drift_ppm, 1) if heard else None,
+        "latency_ms": round(latency_ms(box), 1) if heard else None,
         **_of_paths(box.chain),
         **_of_remote(box.chain.engine),
         **_of_cable(box.cable),

@@ -491,20 +491,42 @@ def test_a_running_box_is_asked_and_not_disturbed(tmp_path: Path) -> None:
             box.wait(10)
     found = rows(done)
     assert found["running box"]["verdict"] in ("ok", "warn")  # a busy machine steps down
+    assert found["running box"]["figures"]["seconds"] >= doctor.HEARD_S, "asked in its first second, it is asked again"
+    assert found["microphone"]["verdict"] == "ok" and found["microphone"]["figures"]["level_dbfs"] > -30
     assert "because the box runs" in found["microphone"]["found"] and "because the box runs" in found["output"]["found"]
     assert "in the running box" in found["engine"]["found"]
 
 
 def test_a_box_that_has_just_started_gets_time_to_take_its_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an upgrade: else its own cards would be called busy."""
-    told = iter([None, {"state": "waiting"}, {"state": "waiting"}, {"state": "running"}])
+    heard = {"state": "running", "seconds": 3.0}
+    told = iter([None, {"state": "waiting"}, {"state": "waiting"}, heard])
     monkeypatch.setattr(doctor.runtime, "read_status", lambda: next(told))
-    assert doctor._settled_status(started=True) == {"state": "running"}
+    assert doctor._settled_status(started=True, enough_s=2.5)[0] == heard
     monkeypatch.setattr(doctor.runtime, "read_status", lambda: None)
-    assert doctor._settled_status(started=False) == {}, "where none runs nothing is waited for"
+    assert doctor._settled_status(started=False, enough_s=2.5)[0] == {}, "where none runs nothing is waited for"
     monkeypatch.setattr(doctor, "SETTLE_S", 0.3)
     monkeypatch.setattr(doctor.runtime, "read_status", lambda: {"state": "waiting"})
-    assert doctor._settled_status(started=True) == {"state": "waiting"}, "nor for ever"
+    assert doctor._settled_status(started=True, enough_s=2.5)[0] == {"state": "waiting"}, "nor for ever"
+
+
+def test_a_box_that_has_just_started_gets_time_to_hear_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after an upgrade its level is that of nothing: no microphone is called silent on that."""
+    fresh = {"state": "running", "engine": "network", "seconds": 0.3, "level_in_dbfs": -120.0, "hop_p99_us": 100.0}
+    told = iter([{"state": "running", "seconds": 0.0}, fresh, fresh | {"seconds": 2.6, "level_in_dbfs": -40.0}])
+    monkeypatch.setattr(doctor.runtime, "read_status", lambda: next(told))
+    status, waited_s = doctor._settled_status(started=True, enough_s=2.5)
+    assert status["level_in_dbfs"] == -40.0 and waited_s >= 0.4
+    assert "asked again for 1.2 s" in doctor._running_box(status, 1.2).found
+
+    monkeypatch.setattr(doctor, "SETTLE_S", 0.2)
+    monkeypatch.setattr(doctor, "STATUS_LATE_S", 0.2)
+    monkeypatch.setattr(doctor.runtime, "read_status", lambda: fresh)
+    status, _ = doctor._settled_status(started=True, enough_s=0.4)
+    assert status == fresh, "not for ever"
+    for figures in (fresh, fresh | {"level_in_dbfs": None, "hop_p99_us": None, "seconds": 0.0}):
+        for found in (doctor._running_side(figures, "microphone", False), doctor._running_engine(figures, False)):
+            assert found.verdict is WARN and "too little" in found.found and "again" in found.fix
 
 
 def test_a_device_that_hangs_is_left_in_time(tmp_path: Path) -> None:

@@ -146,9 +146,14 @@ def test_the_adaptive_stages_are_told_where_they_are_and_only_there() -> None:
     assert service._Mark.of(box).since(service._Mark.of(Box(off)))["howl_events"] == 2, "new settings brought it"
 
 
-def test_nothing_heard_yet_is_no_division_by_zero() -> None:
+def test_nothing_heard_yet_is_no_figure() -> None:
     told = summary(Counters())
-    assert told["noise_removed_db"] == 0 and told["hop_p99_us"] == 0 and told["level_in_dbfs"] == -120
+    assert (told.pop("seconds"), told.pop("late_hops")) == (0, 0)
+    assert told and all(figure is None for figure in told.values())
+    health = Health()
+    hop(health, 100)
+    assert {name for name, figure in summary(health.totals).items() if figure is None} < told.keys()
+    assert summary(health.totals).keys() >= told.keys()
 
 
 def test_percentiles_are_upper_edges_of_their_steps() -> None:
@@ -273,5 +278,9 @@ def test_a_status_is_one_line_whoever_wrote_it() -> None:
     }
     line = runtime.in_words({**known, **figures})
     assert line.startswith("running, engine network, noise removed 21 dB, speech 25%") and "0 in 2 out" in line
+    unheard = dict.fromkeys(figures)
+    assert runtime.in_words({**known, **unheard, "drift_ppm": None, "state": "waiting"}) == (
+        "waiting, engine network, no sound yet, xruns 0 in 2 out, process 7"
+    )
     for odd in ({}, known, {**known, **figures, "speech_share": "much"}):
         assert "another version" in runtime.in_words(odd)

@@ -115,8 +115,12 @@ def test_what_lies_outside_the_drawing_is_not_drawn() -> None:
         assert 0 <= number <= 900
 
 
-def test_a_single_record_is_a_page() -> None:
-    assert "<svg" not in page(entries(line(0, "quietbox has started", "start")))
+def test_a_single_record_is_a_page_and_what_nobody_counted_is_no_nought() -> None:
+    fresh = page(entries(line(0, "quietbox has started", "start")))
+    assert "<svg" not in fresh
+    for name in ("Sound processed", "Speech", "Late hops", "Slowest hop", "Hottest"):
+        assert f"<tr><th>{name}</th><td>not known</td></tr>" in fresh
+    assert "<td>not known / not known</td>" in fresh
     assert "<svg" in page(entries(line(0, "last minute", "statistics", **FIGURES)))
 
 
