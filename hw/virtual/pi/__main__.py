@@ -2,6 +2,7 @@
 
     python -m hw.virtual.pi                     all proofs; the first run builds kernel, disk and wheels into the cache
     python -m hw.virtual.pi enhanced button     these only
+    python -m hw.virtual.pi --prepare           build only, so that the next run proves at once
     python -m hw.virtual.pi --quick             ten minutes of drift become one
     python -m hw.virtual.pi --hour              memory and processor time over an hour
 
@@ -32,6 +33,10 @@ from hw.virtual.pi import image, kernel, machine, product
 TRIES = 3
 BOOT_S, PROOF_S = 180.0, 240.0
 """How long a boot, and a proof of no special length, may take on a busy host."""
+BOX_FIRST = """n=0
+until grep -qs '"state": "running"' /run/quietbox/status.json || [ $n -ge 60 ]; do sleep 0.5; n=$((n + 1)); done"""
+"""The machine has one processor, and the proofs load NumPy and SciPy: begun with the box, they would double the time
+that the box takes to sound. In a boot without a microphone it never runs, so it is waited for 30 s at most."""
 SOUNDS = product.CHECKOUT / "tests" / "sounds"
 HERE = Path(__file__).parent
 
@@ -91,6 +96,10 @@ def main() -> int:
     try:
         if os.geteuid() != 0:
             raise UserError("building and running the machine needs root: its disk belongs to root")
+        if options.prepare:
+            *_, told = prepare(options.kernel, options.cache)
+            say(f"ready: install.sh --board --wheels: {told}")
+            return 0
         rows = prove(plan, wanted, options.kernel, options.cache, options.keep)
     except UserError as error:
         print(f"virtual Pi: {error}", file=sys.stderr)
@@ -101,8 +110,11 @@ def main() -> int:
     return 0 if all(row.passed for row in rows) else 1
 
 
-def prove(plan: list[Session], wanted: Iterable[str], given: Path | None, cache: Path, keep: Path | None) -> list[Row]:
-    """Build what is missing, then boot as often as it takes. Raises UserError."""
+def prepare(given: Path | None, cache: Path) -> tuple[Path, Path, Path, str]:
+    """Build what is missing: kernel program, disk, the disk's layer with the product, and how its installation went.
+
+    Raises UserError.
+    """
     cache = cache.resolve() / "virtual"
     cache.mkdir(parents=True, exist_ok=True)
     say(f"kernel, disk and product: what is not in {cache} yet is built, which takes a while")
@@ -111,6 +123,12 @@ def prove(plan: list[Session], wanted: Iterable[str], given: Path | None, cache:
         program = given.resolve() if given else kernel.kernel(cache)
         disk = image.disk(cache)
         layer, told = product.installed(cache, program, disk)
+    return program, disk, layer, told
+
+
+def prove(plan: list[Session], wanted: Iterable[str], given: Path | None, cache: Path, keep: Path | None) -> list[Row]:
+    """Build what is missing, then boot as often as it takes. Raises UserError."""
+    program, disk, layer, told = prepare(given, cache)
     rows = {name: Row(name) for name in wanted}
     installed = Row("install", True, f"install.sh --board --wheels: {told}", 1)
     lengths = {name: session.seconds for session in plan for name in session.names}
@@ -135,7 +153,7 @@ def boot(program: Path, disk: Path, share: Path, names: list[str], session: Sess
         product.wheels(share)
     machine.job(
         share,
-        f"export PI_SECONDS={session.seconds:g} PYTHONDONTWRITEBYTECODE=1\n"
+        f"{BOX_FIRST}\nexport PI_SECONDS={session.seconds:g} PYTHONDONTWRITEBYTECODE=1\n"
         f"/opt/quietbox/current/bin/python proofs.py {' '.join(names)}",
     )
     told = _Teller(share / "results.jsonl")
@@ -223,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("proofs", nargs="*", metavar="PROOF", help="which (default: all)")
     parser.add_argument("--quick", action="store_true", help="a minute instead of ten for the long ones")
     parser.add_argument("--hour", action="store_true", help="memory and processor time over an hour")
+    parser.add_argument("--prepare", action="store_true", help="build kernel, disk and installation, prove nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content as JSON, too")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a kernel built elsewhere")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what each boot leaves: sounds, journal, words")
