@@ -152,6 +152,9 @@ BRIDGE_SAMPLES = 4
 """Reach, to each side, of the windowed sinc that reads the prototype between its taps; 40 kHz away it is 90 dB down."""
 LEAST_PHASES = 256
 """Phases per input sample: read in between by a straight line, the error is (pi / phases)^2 / 8, under -94 dB."""
+MOST_PHASES = 1024
+"""Pairs of rates with few common factors (44101 Hz is prime) would need a phase for every output of a second, at
+192 kHz a table of gigabytes; above this they get ``LEAST_PHASES`` and every output is interpolated between two."""
 FRACTION_BITS = 24
 """Read position between two phases: steering resolves 0.0001 ppm and never rounds twice the same way for long."""
 ROWS = 512
@@ -202,6 +205,18 @@ def _impulse_response(lower_hz: int, t_seconds: NDArray[np.float64]) -> NDArray[
     return total
 
 
+def _grid(exact_phases: int) -> tuple[int, int]:
+    """(phases in the table per input sample, positions per phase) for outputs at multiples of 1/``exact_phases``.
+
+    Their product is a multiple of ``exact_phases``, so the step from one output to the next is an integer whatever the
+    rates; only how many positions have a row of their own in the table is bounded.
+    """
+    if exact_phases <= MOST_PHASES:
+        return exact_phases * math.ceil(LEAST_PHASES / exact_phases), 1 << FRACTION_BITS
+    missing = exact_phases // math.gcd(exact_phases, LEAST_PHASES)
+    return LEAST_PHASES, missing * max(1, (1 << FRACTION_BITS) // missing)
+
+
 class Resampler:
     """float32 mono at ``rate_in_hz`` -> float32 mono at ``rate_out_hz``, streaming, ``delay_ms`` late, steerable.
 
@@ -228,11 +243,9 @@ class Resampler:
         self.ppm = 0.0
         self._max_in = max_in
         self._out = np.zeros(self.max_out, np.float32)
-        common = math.gcd(rate_in_hz, rate_out_hz)
-        exact_phases = rate_out_hz // common
-        self._phases = exact_phases * math.ceil(LEAST_PHASES / exact_phases)
-        self._unit = self._phases << FRACTION_BITS  # of position, in one input sample
-        self._plain_step = self._unit * rate_in_hz // rate_out_hz
+        self._phases, self._fine = _grid(rate_out_hz // math.gcd(rate_in_hz, rate_out_hz))
+        self._unit = self._phases * self._fine  # of position, in one input sample
+        self._plain_step = self._unit * rate_in_hz // rate_out_hz  # without a remainder, see _grid
         self._step = self._plain_step
         self._position = 0  # of the next output, counted from the first sample of the next block
         self._build_tables(lower, math.ceil(span_s * rate_in_hz) + 1)
@@ -296,18 +309,18 @@ class Resampler:
         where, phase, sample = self._where[:rows], self._phase[:rows], self._sample[:rows]
         np.multiply(self._count[:rows], self._step, out=where)
         where += self._position
-        np.right_shift(where, FRACTION_BITS, out=phase)
+        np.floor_divide(where, self._fine, out=phase)
+        np.multiply(phase, self._fine, out=sample)
+        where -= sample  # what lies beyond that phase
         np.floor_divide(phase, self._phases, out=sample)
         phase -= sample * self._phases
         windows = self._windows[sample]
         low_pass = self._low_pass[:rows]
         np.take(self._table, phase, axis=0, out=low_pass, mode="clip")
         np.einsum("ij,ij->i", windows, low_pass, out=out)
-        mask = (1 << FRACTION_BITS) - 1
-        if self._step & mask or self._position & mask:
-            where &= mask
+        if self._step % self._fine or self._position % self._fine:
             between = self._between[:rows]
-            np.multiply(where, np.float32(2.0**-FRACTION_BITS), out=between, casting="unsafe")
+            np.multiply(where, np.float32(1 / self._fine), out=between, casting="unsafe")
             np.take(self._slope, phase, axis=0, out=low_pass, mode="clip")
             correction = self._correction[:rows]
             np.einsum("ij,ij->i", windows, low_pass, out=correction)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.convert import FRACTION_BITS, Resampler
+from edge.convert import Resampler
 from edge.spectrum import DELAY_SAMPLES, WINDOW_SAMPLES, Floats, Transform
 from edge.suppress.dsp import Wiener
 from edge.suppress.mask import MaskEngine
@@ -132,7 +132,7 @@ class _ReadAhead(Resampler):
 
     def __init__(self, rate_in_hz: int, rate_out_hz: int, max_in: int, ahead_samples: float) -> None:
         super().__init__(rate_in_hz, rate_out_hz, max_in)
-        self._start = round(ahead_samples * (self._phases << FRACTION_BITS))
+        self._start = round(ahead_samples * self._unit)
         self.reset()
 
     def reset(self) -> None:
