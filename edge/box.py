@@ -38,6 +38,7 @@ REFERENCE_TROUBLES = {
 }
 """``ReferenceCanceller.trouble`` and what is said of it."""
 LOST = {Event.STALLED: "delivers nothing", Event.GONE: "is gone", Event.END: "has ended"}
+LOST_OUTPUT = {**LOST, Event.STALLED: "takes no sound"}
 RETRY_ENGINE_MAX_S = 600.0
 SOON_HOPS = round(60_000 / HOP_MS)
 
@@ -150,14 +151,14 @@ class Box:
             heard = self.capture.read(hop, reference)
             if heard >= Event.STALLED:
                 return f"the microphone {LOST[heard]}; waiting for it"
-            if not self.playing:
-                self._announce()
             began_ns = time.perf_counter_ns()
             self._process(hop, reference)
             took_us = (time.perf_counter_ns() - began_ns) / 1000
             played = self.playback.write(hop)
             if played >= Event.STALLED:
-                return f"the output {LOST[played]}; waiting for it"
+                return f"the output {LOST_OUTPUT[played]}; waiting for it"
+            if not self.playing and self.playback.frames_written:
+                self._announce()
             chain = self.chain
             self.cable.write(chain.line.hop if chain.line else hop)
             if chain.reference and chain.reference.trouble != self._reference_trouble:
@@ -254,7 +255,7 @@ class Box:
         self._reference_trouble = ""
 
     def _announce(self) -> None:
-        """The first hop has come: only now is it certain that the devices work."""
+        """The first hop has come and the output took it: only now is it certain that the devices work."""
         self.playing = True
         self._complained.clear()
         self.health.event("devices", f"microphone {self.capture.granted}")

@@ -59,6 +59,7 @@ class Cable:
         self._strain = 0.0
         self._rest_until_s = 0.0
         self._told_unread = False
+        self._announced = False
         self._live: Playback | None = None
         """In the audio thread's hands."""
         self._opened: deque[Playback] = deque()
@@ -144,6 +145,9 @@ class Cable:
         elif live.unread and not self._told_unread:
             self._told_unread = True
             self._say("cable", "nobody reads the cable")
+        if not self._announced and live.frames_written:
+            self._announced, self._said = True, ""
+            self._say("cable", f"cable {live.granted}")
 
     def _picked_up(self) -> Playback | None:
         self._strain = 0.0
@@ -158,8 +162,7 @@ class Cable:
             self._live = None
 
     def _lose(self, sentence: str) -> None:
-        self.failures += 1
-        self._say("cable", f"{sentence}; the rest goes on")
+        self._complain(f"{sentence}; the rest goes on")
         self._give_back()
         self._order.set()
 
@@ -202,9 +205,7 @@ class Cable:
         except Exception as fault:
             self._complain(f"no cable: unexpected fault, please report it ({type(fault).__name__}: {fault})")
             return device
-        self._said = ""
-        self._told_unread = False
-        self._say("cable", f"cable {device.granted}")
+        self._told_unread = self._announced = False  # it is announced once it has taken a hop
         self._opened.append(device)
         if not self._wanted:
             self._order.set()

@@ -15,6 +15,9 @@ STALL_MS = 250
 """A card that gives nothing for so long has stalled; its longest period is 50 ms."""
 TRIES = 50
 """Wake-ups without a sample (a plugin wakes us twice a period, a source at its end for ever) before it is a stall."""
+MOST_RESTARTS = 8
+"""Overruns in a row without a whole hop between them: a card that restarting does not help has stalled. A box that is
+late for its card gets at least a period after every restart."""
 RATES_HZ = (RATE_HZ, 48_000, 44_100, 32_000, 96_000)
 """16 kHz needs no conversion; then what nearly every card has."""
 CHANNELS = (1, 2, 4, 6, 8)
@@ -119,6 +122,8 @@ class Capture:
         self._hops = 0
         self._bridged = False
         self._started = False
+        self._heard = False
+        self._restarts = 0
         self._last = 0.0
         self.frames_read = 0
         self.silent_hops = 0
@@ -183,17 +188,26 @@ class Capture:
 
         Into ``reference`` go those of the reference channel, of the same moment and with the same delay.
 
-        OK, SHORT and XRUN are hops to go on with; STALLED and GONE want ``close`` and ``open``.
+        OK, SHORT and XRUN are hops to go on with; STALLED and GONE want ``close`` and ``open``. An overrun before the
+        first hop is no hop yet: the card is started again, ``MOST_RESTARTS`` times.
         """
         met = Event.OK
         while self._held < HOP_SAMPLES:
             event = self._fetch()
+            if event is Event.XRUN:
+                self._restarts += 1
+                if self._restarts > MOST_RESTARTS:
+                    self.error, event = os.strerror(errno.EPIPE), Event.STALLED
+                elif not self._heard:
+                    self._drop_held()
+                    continue
             if event >= Event.XRUN:
                 self._bridge(hop, event)
                 if reference is not None:
                     reference.fill(0)
                 return event
             met = max(met, event)
+        self._heard, self._restarts = True, 0
         hop[:] = self._samples[:HOP_SAMPLES]
         self._held -= HOP_SAMPLES
         self._samples[: self._held] = self._samples[HOP_SAMPLES : HOP_SAMPLES + self._held]
@@ -292,16 +306,20 @@ class Capture:
         self._bridged = True
         if self._pcm is None:
             return
+        if event is Event.XRUN:
+            self._drop_held()
+            self._hops += 1
+        elif event is Event.STALLED:
+            self.stalls += 1
+
+    def _drop_held(self) -> None:
+        """After an overrun: what was read before it does not join what comes after it, and the card starts anew."""
         self._held = 0
         self._resampler.reset()
         if self._other:
             self._other_resampler.reset()
-        if event is Event.XRUN:
-            self.xruns += 1
-            self._started = False
-            self._hops += 1
-        elif event is Event.STALLED:
-            self.stalls += 1
+        self.xruns += 1
+        self._started = False
 
 
 def _rise(samples: int) -> Floats:

@@ -135,8 +135,8 @@ class FakeCard:
 
     ``clock_error_ppm`` makes its crystal fast (positive) or slow. ``position_step_ms`` is how coarsely the card reports
     its position (the Pi's jack: 10). ``least_period`` is the shortest period it grants. Set ``holder``, ``gone``,
-    ``stalled``, ``unread``, ``xruns_to_come``, ``short_frames`` at any time. With ``record`` on, ``played`` holds what
-    was taken from the queue and heard, with the silence of its gaps.
+    ``stalled``, ``unread``, ``answers``, ``xruns_to_come``, ``short_frames`` at any time. With ``record`` on,
+    ``played`` holds what was taken from the queue and heard, with the silence of its gaps.
     """
 
     def __init__(
@@ -168,6 +168,9 @@ class FakeCard:
         """Says nothing, gives nothing."""
         self.unread = False
         """Takes nothing of what is played, as a USB gadget without a PC."""
+        self.answers: dict[str, int] = {}
+        """What "read", "write" or "avail" answers from now on whatever it is asked: -errno, or 0 for no frame. The
+        card says all the while that it is ready. -EPIPE is an xrun that restarting does not clear."""
         self.xruns_to_come = 0
         self.short_frames = 0
         """The next read gives only so many frames."""
@@ -281,6 +284,8 @@ class FakePcm:
         return -errno.EPIPE if self._in_xrun else 0
 
     def avail(self) -> int:
+        if "avail" in self._card.answers:
+            return self._card.answers["avail"]
         if trouble := self._trouble():
             return trouble
         buffer = self.granted.buffer_frames
@@ -311,6 +316,8 @@ class FakePcm:
 
     def read(self) -> tuple[int, bytes]:
         assert self._capturing
+        if "read" in self._card.answers:
+            return self._card.answers["read"], b""
         self._start()
         waiting = self.avail()
         if waiting == -errno.EPIPE:
@@ -338,6 +345,8 @@ class FakePcm:
 
     def write(self, data: bytes | memoryview) -> int:
         assert not self._capturing
+        if "write" in self._card.answers:
+            return self._card.answers["write"]
         room = self.avail()
         if room == -errno.EPIPE:
             self._stop()
@@ -355,7 +364,7 @@ class FakePcm:
         """Let time pass until one period can be moved."""
         clock = self._card.clock
         over_s = clock.now() + timeout_ms / 1000
-        if self._card.gone or self._in_xrun or self._card.xruns_to_come:
+        if self._card.gone or self._in_xrun or self._card.xruns_to_come or self._card.answers:
             return True
         if self._card.stalled or self._began_s < 0:
             clock.wait_until(over_s)

@@ -23,6 +23,8 @@ BURST_MS = 40.0
 costs no delay, a full one costs a hop."""
 UNREAD_MS = 250.0
 """A queue from which nothing was taken for so long has nobody at its other end; cards move at least every 50 ms."""
+MOST_REFUSED = 8
+"""Hops in a row of which the card took no frame though it had room: it has stalled, and only opening it anew helps."""
 DRIFT_S = 30.0
 """The jack's coarse steps make the steering itself swing around the drift, by up to 150 ppm in 15 s."""
 
@@ -102,6 +104,7 @@ class Playback:
         self._silence = bytes(self._buffer * Encoder(terms.sample_format, terms.channels, 1).frame_bytes)
         self._frame_bytes = len(self._silence) // self._buffer
         self._begun = False
+        self._refused = 0
         self._dropping = False
         self._rising = False
         self._steered_hops = 0
@@ -150,7 +153,8 @@ class Playback:
         """Queue 80 samples; never waits, never raises, leaves ``hop`` as it is.
 
         XRUN: the queue had run dry; it was filled anew and the hop follows. SHORT: the queue was full, the hop was
-        left out. GONE wants ``close`` and ``open``.
+        left out, or the card took only a part of it. STALLED (it has room and takes nothing) and GONE want ``close``
+        and ``open``.
         """
         pcm = self._pcm
         if pcm is None:
@@ -191,12 +195,23 @@ class Playback:
             return max(met, Event.SHORT)
         taken = pcm.write(self._encoder.encode(samples))
         if taken == -errno.EPIPE:
-            return self._refill()
+            return self._took_nothing(self._refill())
+        if taken in (0, -errno.EINTR, -errno.EAGAIN):
+            return self._took_nothing(max(met, Event.SHORT))
         if taken < 0:
             return self._lost(taken)
+        self._refused = 0
         self.frames_written += taken
         self._left_avail -= taken
-        return met
+        return met if taken == len(samples) else max(met, Event.SHORT)
+
+    def _took_nothing(self, met: Event) -> Event:
+        """One hop is lost; so many in a row are a card that has stalled, whatever it answers."""
+        self._refused += 1
+        if met >= Event.STALLED or self._refused <= MOST_REFUSED:
+            return met
+        self.error = "takes no sound"
+        return Event.STALLED
 
     def _look_for_a_reader(self, avail: int) -> None:
         """A queue that stands still says nothing of the two clocks: what was steered meanwhile is not learned from."""

@@ -1,5 +1,6 @@
 """The loop on shipped fakes: every failure recovers by itself, is counted, and is said once."""
 
+import errno
 import threading
 import time
 from dataclasses import replace
@@ -177,6 +178,43 @@ def test_a_microphone_that_never_speaks_is_said_once_and_never_called_running() 
         bench.until(State.RUNNING)
         bench.hops(60)
         assert bench.box.config.suppress.engine == "off"
+
+
+@pytest.mark.parametrize("plays_before", [True, False])
+@pytest.mark.parametrize(
+    ("which", "call", "answer", "says"),
+    [
+        ("mic", "read", -errno.EPIPE, "the microphone delivers nothing"),
+        ("mic", "read", -errno.EAGAIN, "the microphone delivers nothing"),
+        ("jack", "write", -errno.EPIPE, "the output"),
+        ("jack", "write", 0, "the output takes no sound"),
+    ],
+)
+def test_a_card_that_answers_the_same_error_for_ever_is_waited_for(
+    which: str, call: str, answer: int, says: str, plays_before: bool
+) -> None:
+    """The box waits with its retry delay, says so, and feeds the watchdog: it neither spins nor is called running."""
+    bench = Bench(replace(CONFIG, suppress=SuppressConfig(engine="off")))
+    card = getattr(bench, which)
+    if not plays_before:
+        card.answers[call] = answer
+    with bench:
+        if plays_before:
+            bench.until(State.RUNNING)
+            card.answers[call] = answer
+            bench.until(State.WAITING)
+        bench.until_said(says)
+        hops, progress = bench.box.health.totals.hops, bench.box.progress
+        states = set()
+        for _ in range(60):
+            states.add(bench.box.state)
+            time.sleep(0.01)
+        assert states == {State.WAITING}
+        assert bench.box.health.totals.hops - hops < 200  # it was 5000
+        assert bench.box.progress > progress
+        assert sum(says in text for text in bench.hear()) <= 2
+        card.answers.clear()
+        bench.until(State.RUNNING)
 
 
 def test_a_bug_outside_the_chain_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,16 @@ def test_a_cable_pulled_out_and_put_back(without: Floats) -> None:
     assert rig.box.cable.failures >= 1
 
 
+def test_a_cable_that_takes_nothing_for_ever_is_said_once(without: Floats) -> None:
+    rig = Rig()
+    rig.cable.answers["write"] = 0
+    retry = rig.until(CableState.PLAYING)
+    rig.at |= {moment: retry for moment in (0.1, 1.0, 2.0)}
+    assert np.array_equal(rig.walk(), without)
+    assert rig.cable_said() == ["the cable is gone (takes no sound); the rest goes on"]
+    assert rig.box.cable.failures >= 2
+
+
 def test_a_cable_nobody_reads_is_said_once_and_plays_on_when_somebody_does(without: Floats) -> None:
     """A USB gadget without a PC takes nothing; what it holds when the PC comes is cut to the usual queue."""
     rig = Rig(ppm=50)

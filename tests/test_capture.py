@@ -1,5 +1,6 @@
 """Capture against made-up cards: what it asks for, what it makes of what it gets, and how it survives."""
 
+import errno
 import itertools
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy.signal import find_peaks
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.capture import Capture
+from edge.capture import MOST_RESTARTS, Capture
 from edge.cards import DeviceBusy, DeviceMissing, DeviceRefused, Event, Offer
 from edge.fake import (
     I2S_OFFER,
@@ -277,6 +278,62 @@ def test_busy_names_the_holder() -> None:
     card.holder = "arecord (process 77)"
     with pytest.raises(DeviceBusy, match=r"Mic is in use by arecord \(process 77\)"):
         opened(card)
+
+
+@pytest.mark.parametrize("heard_before", [0, 20])
+def test_a_card_that_overruns_for_ever_has_stalled(heard_before: int) -> None:
+    """It answered EPIPE 8 300 times a second, each a hop of silence, and the box was called running."""
+    card = microphone(source=constant(0.5))
+    capture = opened(card)
+    if heard_before:
+        hear(capture, heard_before)
+    card.answers["read"] = -errno.EPIPE
+    hop = np.zeros(HOP_SAMPLES, np.float32)
+    events = [capture.read(hop) for _ in range(1 + MOST_RESTARTS)]
+    if heard_before:
+        assert events == [Event.XRUN] * MOST_RESTARTS + [Event.STALLED]
+    else:
+        assert events[0] is Event.STALLED  # not one hop of silence is taken for sound
+    assert capture.error == "Broken pipe"
+    card.answers.clear()
+    capture.open()
+    assert hear(capture, 3) == pytest.approx(0.5)
+
+
+def test_overruns_with_crumbs_between_them_have_stalled_too() -> None:
+    card = microphone(source=constant(0.5))
+    capture = opened(card)
+    hear(capture, 5)
+    pcm = capture._pcm
+    assert pcm is not None
+    answers = itertools.cycle([(-errno.EPIPE, b""), (1, b"\1\1"), (0, b"")])
+    pcm.read = lambda: next(answers)  # type: ignore[method-assign]
+    pcm.wait = lambda timeout_ms: True  # type: ignore[method-assign]
+    hop = np.zeros(HOP_SAMPLES, np.float32)
+    events = [capture.read(hop) for _ in range(1 + MOST_RESTARTS)]
+    assert events[-1] is Event.STALLED
+
+
+def test_overruns_that_a_restart_clears_are_no_stall() -> None:
+    card = microphone(source=constant(0.5))
+    capture = opened(card)
+    hop = np.zeros(HOP_SAMPLES, np.float32)
+    for _ in range(5 * MOST_RESTARTS):
+        card.xruns_to_come = 1
+        while capture.read(hop) is Event.XRUN:
+            pass
+        assert hear(capture, 1) is not None
+    assert capture.stalls == 0 and capture.xruns == 5 * MOST_RESTARTS
+
+
+@pytest.mark.parametrize("answer", [0, -errno.EINTR, -errno.EAGAIN, -errno.ESTRPIPE, -errno.EBADFD, -errno.EIO])
+def test_any_answer_for_ever_ends_the_wait(answer: int) -> None:
+    card = microphone(source=constant(0.5))
+    capture = opened(card)
+    hear(capture, 3)
+    card.answers["read"] = answer
+    hop = np.zeros(HOP_SAMPLES, np.float32)
+    assert capture.read(hop) in (Event.STALLED, Event.GONE)
 
 
 def test_interrupted_read_goes_on() -> None:

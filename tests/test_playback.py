@@ -1,5 +1,6 @@
 """Playback against made-up cards: the queue, the two clocks, and how it survives."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from edge import HOP_SAMPLES
 from edge.capture import Capture
 from edge.cards import DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Offer, Pcm, Terms
 from edge.fake import JACK_OFFER, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
-from edge.playback import Playback
+from edge.playback import MOST_REFUSED, Playback
 from edge.spectrum import Floats
 
 HOP_S = 0.005
@@ -141,6 +142,36 @@ def test_full_queue_leaves_hops_out_down_to_the_target() -> None:
     events = play(card, playback, sine(0.5))
     assert events[-90:] == [Event.OK] * 90
     assert playback.queue_ms == pytest.approx(25, abs=5)
+
+
+@pytest.mark.parametrize("answer", [0, -errno.EPIPE, -errno.EINTR, -errno.EAGAIN, -errno.ESTRPIPE, -errno.EIO])
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_card_that_takes_nothing_for_ever_is_given_up(answer: int, from_the_start: bool) -> None:
+    card = jack()
+    if from_the_start:
+        card.answers["write"] = answer
+    playback = opened(card)
+    if not from_the_start:
+        play(card, playback, sine(0.1))
+        card.answers["write"] = answer
+    before = playback.frames_written
+    events = play(card, playback, sine(0.5))
+    assert next(number for number, event in enumerate(events) if event >= Event.STALLED) <= MOST_REFUSED
+    assert playback.frames_written == before and playback.error
+    card.answers.clear()
+    playback.open()
+    assert set(play(card, playback, sine(0.1))) == {Event.OK}
+
+
+def test_a_few_refusals_cost_their_hops_only() -> None:
+    card = jack()
+    playback = opened(card)
+    play(card, playback, sine(0.1))
+    for _ in range(3):
+        card.answers["write"] = 0
+        assert set(play(card, playback, sine(0.01))) == {Event.SHORT}
+        card.answers.clear()
+        assert Event.STALLED not in play(card, playback, sine(0.05))
 
 
 def test_pulled_out_and_put_back() -> None:
