@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge.console import printable, run_main
+
 PREFIX = "QUIETBOX_"
 SOCKET = "/run/systemd/journal/socket"
 RECORDS_KEPT = 200
@@ -131,7 +133,7 @@ KINDS = (
     Kind("board", WARNING, "under-voltage or throttling has begun or ended"),
     Kind("status", WARNING, "the status file cannot be written"),
     Kind("hang", ERROR, "a sound device hangs at the end"),
-    Kind("journal", WARNING, "records were lost because nobody took them"),
+    Kind("journal", WARNING, "records were lost because nobody took them, or held what these tables do not name"),
 )
 
 _KEYS = {field.name: field.key for field in FIELDS}
@@ -139,14 +141,33 @@ _PRIORITIES = {kind.name: kind.priority for kind in KINDS}
 
 
 def record(sentence: str, kind: str, priority: int | None = None, **fields: Any) -> dict[str, str]:
-    """The fields of one record; names and kinds are those of the tables, a value of None is left out."""
+    """The fields of one record, without control characters but line ends and tabs; never raises.
+
+    Names and kinds are those of the tables: a field that is not there is left out, a kind that is not there becomes
+    "journal" (``unnamed`` tells which). A value of None is left out.
+    """
+    known = kind if kind in _PRIORITIES else "journal"
     told = {
-        "MESSAGE": sentence,
-        "PRIORITY": str(_PRIORITIES.get(kind, INFO) if priority is None else priority),
+        "MESSAGE": _text(sentence),
+        "PRIORITY": str(_PRIORITIES[known] if priority is None else priority),
         "SYSLOG_IDENTIFIER": "quietbox",
-        _KEYS["event"]: kind,
+        _KEYS["event"]: known,
     }
-    return told | {_KEYS[name]: str(value) for name, value in fields.items() if value is not None}
+    known_fields = {name: value for name, value in fields.items() if name in _KEYS and name != "event"}
+    return told | {_KEYS[name]: _text(value) for name, value in known_fields.items() if value is not None}
+
+
+def unnamed(kind: str, fields: Mapping[str, object]) -> list[str]:
+    """What of a record the tables do not name, in words."""
+    kinds = [] if kind in _PRIORITIES else [f"event {kind!r}"]
+    return [*kinds, *(f"field {name!r}" for name in fields if name not in _KEYS or name == "event")]
+
+
+def _text(value: object) -> str:
+    try:
+        return "\n".join("\t".join(map(printable, line.split("\t"))) for line in str(value).split("\n"))
+    except Exception as fault:  # a value's own __str__
+        return f"a {type(value).__name__} that cannot be written ({type(fault).__name__})"
 
 
 def datagram(fields: Mapping[str, str]) -> bytes:
@@ -181,12 +202,19 @@ class Journal(threading.Thread):
         self._path = path or (SOCKET if self._under_journal else "")
         self._waiting: queue.Queue[dict[str, str] | None] = queue.Queue(RECORDS_KEPT)
         self._lost = 0
+        self._reported: set[str] = set()
+        """What the tables do not name and was already said."""
         self.start()
 
     def say(self, sentence: str, kind: str = "start", priority: int | None = None, **fields: Any) -> None:
         """Tell one thing; never blocks. ``kind`` and ``fields`` are names of the tables, the default of ``priority``
-        is the kind's. Not to be called from a signal handler."""
+        is the kind's; what the tables do not name is left out, and said once. Not to be called from a signal
+        handler."""
         self._put(record(sentence, kind, priority, **fields))
+        fresh = [name for name in unnamed(kind, fields) if name not in self._reported]
+        if fresh:
+            self._reported.update(fresh)
+            self._put(record(f"not in the tables of edge/journal.py, left out: {', '.join(fresh)}", "journal"))
 
     def _put(self, told: dict[str, str] | None) -> None:
         try:
@@ -209,7 +237,7 @@ class Journal(threading.Thread):
                 return
         mark = f"<{told['PRIORITY']}>" if self._under_journal else ""
         with contextlib.suppress(OSError, ValueError):
-            print(mark + told["MESSAGE"], file=sys.stderr, flush=True)
+            print(mark + printable(told["MESSAGE"]), file=sys.stderr, flush=True)
 
     def finish(self) -> None:
         """Send what is left, if anybody takes it."""
@@ -243,4 +271,4 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(markdown())
+    run_main(lambda: print(markdown()), "journal")

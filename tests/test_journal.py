@@ -117,9 +117,36 @@ def test_every_kind_that_the_code_tells_is_in_the_table() -> None:
         assert {*told} <= known
 
 
-def test_a_name_that_is_not_in_the_table_is_our_own_mistake() -> None:
-    with pytest.raises(KeyError):
-        record("x", "state", stat="running")
+class Unspeakable:
+    def __str__(self) -> str:
+        raise ValueError("not today")
+
+
+def test_what_is_not_in_the_tables_is_left_out_and_said_once(tmp_path: Path, listener: Listener) -> None:
+    """A field added in a hurry must not end the service's main thread."""
+    told = Journal(str(tmp_path / "socket"))
+    for _ in range(3):
+        told.say("x", "state", state="running", stat="running", event="mine")
+    told.say("y", "no such kind")
+    told.finish()
+    heard = [decoded(data) for data in listener.until(6)]
+    told_of = [fields["MESSAGE"] for fields in heard]
+    assert told_of[:2] == ["x", "not in the tables of edge/journal.py, left out: field 'stat', field 'event'"]
+    assert told_of[2:] == ["x", "x", "y", "not in the tables of edge/journal.py, left out: event 'no such kind'"]
+    assert {fields["QUIETBOX_EVENT"] for fields in heard} == {"state", "journal"}
+    assert all({*fields} <= {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", *KEYS} for fields in heard)
+
+
+@pytest.mark.parametrize("value", ["nul\0", "bell\x07 \x1b[2J", "\x9b31m", Unspeakable(), b"\xff", object(), "\udcff"])
+def test_any_value_becomes_text_that_steers_no_terminal(value: object, capfd: pytest.CaptureFixture[str]) -> None:
+    fields = record(f"{value}" if isinstance(value, str) else "x", "state", state=value)
+    assert decoded(datagram(fields)).keys() == fields.keys()
+    for text in fields.values():
+        assert all(sign.isprintable() or sign in "\n\t\udcff" for sign in text)
+    told = Journal()
+    told.say("two\nlines", "state", state=value)
+    told.finish()
+    assert capfd.readouterr().err == "two\\x0alines\n"
 
 
 def test_without_a_journal_it_is_a_plain_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,137 @@
+"""How every command of ours ends: one line or silence on a lost output, whatever the terminal or the pipe is.
+
+``run_main`` stands at every ``if __name__ == "__main__"``. Needs nothing but Python.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import IO, NoReturn
+
+from edge import UserError
+
+INTERRUPTED = 130
+"""Exit status of a shell's child that SIGINT ended."""
+
+
+def run_main(main: Callable[[], int | None], name: str) -> NoReturn:
+    """``guarded``, and leave with its status."""
+    sys.exit(guarded(main, name))
+
+
+def guarded(main: Callable[[], int | None], name: str = "quietbox") -> int:
+    """``main``'s exit status (None is 0), or non-zero after at most one line ``NAME: what is wrong`` on stderr.
+
+    1 for a UserError, an OSError and where output was lost (closed stdout, full disk; a closed pipe in silence), 130
+    after Ctrl-C. What the terminal's encoding lacks is written as \\xNN or \\uNNNN. Other exceptions are faults of ours
+    and pass.
+    """
+    _open_missing()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    status = 1
+    try:
+        status = _status_of(main)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        complain(str(error), name)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        complain(_why(error), name)
+    except KeyboardInterrupt:
+        complain("interrupted", name)
+        status = INTERRUPTED
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush_or_drop(stream)
+    return status or 1
+
+
+def complain(text: str, name: str = "quietbox") -> None:
+    """``NAME: text`` on stderr, as one line; nobody may be reading it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{name}: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """One line: control characters, which file names may hold, as \\xNN, so that they cannot steer the terminal."""
+    return "".join(f"\\x{ord(sign):02x}" if ord(sign) < 32 or 127 <= ord(sign) < 160 else sign for sign in text)
+
+
+def leave_on_signals(name: str = "quietbox") -> None:
+    """SIGTERM, and SIGHUP unless it is ignored (nohup), end the command by SystemExit(128 + number) after one line, so
+    that half-written files are removed on the way out.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for other in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(other, signal.SIG_IGN)  # what is being removed must not be left by a second signal
+        complain(f"ended by {signal.Signals(number).name}", name)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+def _status_of(main: Callable[[], int | None]) -> int:
+    """What ``main`` returns or leaves with by sys.exit (argparse does)."""
+    try:
+        return int(main() or 0)
+    except SystemExit as leaving:
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or 0
+        print(leaving.code, file=sys.stderr)
+        return 1
+
+
+def _why(error: OSError) -> str:
+    if error.filename is None and error.errno == errno.EBADF:
+        return "standard output is closed"
+    where = "output" if error.filename is None else os.fsdecode(error.filename)
+    return f"{where}: {error.strerror or error}"
+
+
+def _open_missing() -> None:
+    """Give a closed stdin, stdout or stderr (``>&-``) something to be: else the first file opened would become it, and
+    what is printed would go there. stdout becomes a thing that cannot be written, so that a loss is noticed.
+    """
+    flags = {0: os.O_RDONLY, 1: os.O_RDONLY, 2: os.O_WRONLY}
+    for number, how in flags.items():
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, how)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+    if sys.stdin is None:
+        sys.stdin = _stream(0, "r")
+    if sys.stdout is None:
+        sys.stdout = _stream(1, "w")
+    if sys.stderr is None:
+        sys.stderr = _stream(2, "w")
+
+
+def _stream(number: int, mode: str) -> IO[str]:
+    return open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _flush_or_drop(stream: IO[str]) -> None:
+    """Where nobody takes the rest, Python must not try again at its end and complain with a traceback."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
