@@ -5,7 +5,7 @@ capture -> convert -> feedforward -> reference -> spectrum + suppress -> voice -
 counts, ``journal`` tells, ``service`` is the process, ``cli`` the door; ``doctor`` examines a machine, with ``trial``
 for its devices, ``history`` draws its day, ``calibrate`` measures what ``antinoise`` has to know. ``bridge`` serves
 another program (``bridgebench`` times it), ``boxes`` other boxes, in the format of ``wire`` and to those whom ``keys``
-lets in.
+lets in. ``console`` is how every command ends, ``atomic`` how files are written: whole, never over an input.
 """
 
 import os

@@ -4,7 +4,6 @@ What a verb needs is imported when it runs: SciPy takes seconds on a Pi, and `st
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge import UserError, config
+from edge import UserError, config, console
 from edge.config import Config
 
 if TYPE_CHECKING:
@@ -28,22 +27,12 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 it could not be done, 2 the call was wrong."""
-    options = _parser().parse_args(arguments)
-    try:
-        status = int(options.verb(options))
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"quietbox: {error}", file=sys.stderr)
-    except BrokenPipeError:
-        _drop_output()
-    except OSError as error:
-        _drop_output()
-        print(f"quietbox: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("quietbox: interrupted", file=sys.stderr)
-        return 130
-    return 1
+
+    def verb() -> int:
+        options = _parser().parse_args(arguments)
+        return int(options.verb(options))
+
+    return console.guarded(verb)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,7 +93,7 @@ def enhance_files(options: argparse.Namespace) -> int:
 
     from edge import enhance
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out, half-written files are removed
+    console.leave_on_signals()  # on the way out, half-written files are removed
     chosen = _config(options)
     if chosen.suppress.engine == "remote":
         raise UserError(
@@ -113,16 +102,16 @@ def enhance_files(options: argparse.Namespace) -> int:
     jobs = enhance.find_sounds([Path(name) for name in options.inputs], Path(options.output))
     done: list[enhance.Enhanced] = []
     failed = 0
-    console = Console(stderr=True)
+    screen = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         for source, target in jobs:
-            task = bar.add_task(source.name, total=1.0)
+            task = bar.add_task(console.printable(source.name), total=1.0)
 
             def progress(frames: int, total: int, task: Any = task) -> None:
                 bar.update(task, completed=frames / max(total, 1))
@@ -140,7 +129,7 @@ def enhance_files(options: argparse.Namespace) -> int:
                 )
             except enhance.BadSound as error:
                 failed += 1
-                print(f"quietbox: {error}", file=sys.stderr)
+                console.complain(str(error))
             bar.remove_task(task)
     if done:
         _tell_notes(chosen)
@@ -148,7 +137,7 @@ def enhance_files(options: argparse.Namespace) -> int:
         print(json.dumps([dataclasses.asdict(result) for result in done], indent=2))
     else:
         for result in done:
-            print(_in_words(result))
+            print(console.printable(_in_words(result)))
     return 1 if failed else 0
 
 
@@ -287,14 +276,17 @@ def status(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """The last day as a page to look at."""
-    from edge import history
+    from edge import atomic, history
 
+    records = Path(options.file) if options.file not in (None, "-") else None
+    atomic.refuse_overwriting(options.output, [records, options.config])
     if options.file is None:
         text = history.from_journal(options.hours)
     else:
         text = history.from_file(options.file, sys.stdin.buffer)
     history.write(text, options.output)
-    print(options.output)
+    if not atomic.is_special(options.output):  # the page itself may have gone to standard output
+        print(options.output)
     return 0
 
 
@@ -383,12 +375,6 @@ def _tell_notes(chosen: Config) -> None:
 
     for note in open_configured(chosen).notes:
         print(f"quietbox: {note}", file=sys.stderr)
-
-
-def _drop_output() -> None:
-    """Nobody reads it any more, and Python must not try to flush it at the end."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _devices_table(found: "list[Card]") -> "Table":

@@ -8,13 +8,13 @@ import dataclasses
 import difflib
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge import UserError, files, toml
+from edge.console import run_main
 
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
 ENGINES = ("auto", "network", "rnn", "dsp", "off")
@@ -562,4 +562,4 @@ def documented() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(documented()) + "\n")
+    run_main(lambda: print("\n".join(documented())), "config")

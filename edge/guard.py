@@ -9,6 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge.console import run_main
 from edge.feedforward import Doubles, HopFilter, biquad, prewarped, silence_nonfinite
 from edge.spectrum import Floats
 
@@ -335,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, "guard")

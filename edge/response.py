@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import HOP_MS
+from edge.console import run_main
 from edge.convert import Resampler, band_edges_hz
 
 RATE_PAIRS = [(rate, 16_000) for rate in (48_000, 44_100, 96_000, 32_000, 22_050, 8_000)]
@@ -98,4 +99,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_main(lambda: main(sys.argv[1:]), "response")

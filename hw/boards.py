@@ -10,11 +10,11 @@ import dataclasses
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.console import run_main
 from hw.bootconfig import PLACES
 
 ROOT = Path("/")
@@ -389,4 +389,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "boards")

@@ -33,6 +33,7 @@ import time
 from pathlib import Path
 
 from edge import UserError, config
+from edge.console import run_main
 from hw.bootconfig import GADGET
 
 NAME = "quietbox"
@@ -251,4 +252,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "USB microphone")

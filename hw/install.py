@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from edge import UserError, cards, files
+from edge.console import run_main
 from hw import boards, bootconfig, ledger, wheels
 from hw.ledger import Ledger
 
@@ -745,4 +746,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "install.sh")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.console import run_main
 from edge.spectrum import band_centres_hz
 from edge.suppress.network import Shape
 from models.mix import NoRecordings
@@ -93,4 +94,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "twin")

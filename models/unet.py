@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import WindowConfig
 from edge.files import BadFile
+from edge.console import run_main
 from edge.spectrum import Floats
 from edge.suppress.shipped import BadModel
 from edge.suppress.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper
@@ -319,4 +320,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "unet")

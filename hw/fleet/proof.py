@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from edge import UserError
+from edge.console import run_main
 from hw.virtual.pi import image, kernel, machine, product
 
 HERE = Path(__file__).parent
@@ -98,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "fleet proof")

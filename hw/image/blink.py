@@ -6,6 +6,7 @@ python -m hw.image.blink
 import time
 
 from edge import UserError, config
+from edge.console import run_main
 from hw.image.settings import OUT
 from hw.image.versions import warn
 from hw.panel import Look, Panel
@@ -30,4 +31,4 @@ def pins() -> config.PanelConfig:
 
 
 if __name__ == "__main__":
-    blink(pins())
+    run_main(lambda: blink(pins()), "blink")

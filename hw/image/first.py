@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from edge import UserError, files
+from edge.console import run_main
 from hw import ledger
 from hw.image import found, settings, table
 from hw.image.versions import warn
@@ -98,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "first boot", if_lost=0)

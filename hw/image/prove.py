@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge import UserError
+from edge.console import run_main
 from hw import ledger
 from hw.image import boot, card, disk, owner, product, table
 from hw.virtual import pi3
@@ -171,4 +172,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "prove")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge import files, toml
+from edge.console import run_main
 from hw import ledger, wheels
 from hw.image import found
 from hw.image.versions import OFFERED, Versions, take_offered, warn
@@ -182,7 +183,8 @@ def _make(versions: Versions, version: Path) -> bool:
     if choice.fault:
         warn(f"settings refused: {choice.fault}; the {choice.source} ones are used")
     else:
-        print(f"settings from the card, {version.name}", flush=True)
+        with contextlib.suppress(OSError):
+            print(f"settings from the card, {version.name}", flush=True)
     return bool(choice.fault)
 
 
@@ -193,4 +195,4 @@ def _show_fault() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "settings", if_lost=0)

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from edge import UserError
+from edge.console import run_main
 from hw.image import stock
 from hw.virtual.pi import image, kernel, machine, product
 
@@ -118,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "stockproof")

@@ -25,6 +25,7 @@ memory) gives way to the one before until the next power-on.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge import UserError, files
+from edge.console import run_main
 from hw import ledger
 from hw.image import bundle, signature
 
@@ -370,8 +372,9 @@ def _count_start(versions: Versions, what: str) -> int:
 def warn(text: str) -> None:
     """A warning for the journal, one line of a readable length: systemd reads the number as syslog's priority."""
     line = "".join(sign if sign.isprintable() else "?" for sign in text[:MOST_LINE])
-    print(f"<4>{line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody hears it: no reason for a box not to start
+        print(f"<4>{line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "quietbox-versions")

@@ -40,6 +40,7 @@ from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.antinoise import AntiNoise, SecondaryPath
 from edge.chain import Chain
 from edge.config import Config
+from edge.console import run_main
 from edge.reference import LONGEST_PATH_MS
 from edge.spectrum import Floats
 from models.measures import pauses, pesq_wb, si_sdr_db, stoi
@@ -740,4 +741,4 @@ def story(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "acoustics")

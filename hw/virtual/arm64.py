@@ -30,6 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.console import run_main
+
 REPOSITORY = Path(__file__).parents[2]
 SOUND = REPOSITORY / "tests/sounds/noisy/rain_en_5dB.flac"
 CACHE = Path.home() / ".cache/quietbox-arm64"
@@ -384,4 +386,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "arm64")

@@ -13,7 +13,6 @@ heard or first turned down, or is neither heard nor turned down at all.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.table import Table
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import ENGINES, FOREIGN_ENGINES, Config, GateConfig, HowlConfig, SuppressConfig
+from edge.console import run_main
 from edge.howl import HowlGuard
 from edge.spectrum import Floats
 
@@ -284,4 +284,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "circle")

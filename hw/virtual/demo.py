@@ -25,6 +25,7 @@ from scipy.signal import correlate
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import Config
+from edge.console import run_main
 from edge.feedforward import HighPass
 from edge.spectrum import Floats
 from hw.virtual.sound import NoVirtualSound, PacedRig
@@ -240,4 +241,4 @@ def _level_db(sound: Floats) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "demo")

@@ -28,6 +28,7 @@ from rich.table import Table
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import Config, SuppressConfig
+from edge.console import run_main
 from edge.spectrum import Floats, Spectra
 from edge.suppress.mask import Estimator, MaskEngine, Unity
 from edge.suppress.shipped import Model
@@ -380,4 +381,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "officeday")

@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge import UserError
+from edge.console import run_main
 from hw.image import bundle, owner, table, update
 from hw.virtual.arm64 import Row, verdict
 
@@ -567,4 +568,4 @@ def copy_range(source: Path, target: Path, part: table.Partition) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "pi3")

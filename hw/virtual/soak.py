@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge import RATE_HZ
+from edge.console import run_main
 from hw.virtual.demo import quietbox, settings_file, wait_until_running
 from hw.virtual.sound import NoVirtualSound, PacedRig
 
@@ -90,4 +91,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "soak")

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from edge import HOP_MS, HOP_SAMPLES, UserError
 from edge.chain import Chain
+from edge.console import run_main
 from hw.virtual.acoustics import MODES, Scene, check_packages, render, settings
 
 NOISES = ("engine", "traffic", "white", "brook", "babble", "talker")
@@ -103,4 +104,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "swapped")

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge import UserError
+from edge.console import run_main
 from hw.virtual.pi import image, kernel, machine, product
 
 TRIES = 3
@@ -251,4 +252,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "virtual Pi")

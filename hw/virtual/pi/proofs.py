@@ -31,6 +31,7 @@ from scipy.signal import correlate, resample_poly
 from stage import CABLE, JACK, LAG_S, MICROPHONE, SERVICE, SETTINGS, call, show, state, status, wait_for
 
 from edge import RATE_HZ
+from edge.console import run_main
 from edge.journal import FIELDS
 from edge.spectrum import Floats
 from hw.virtual.demo import judge, pauses
@@ -807,4 +808,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, "proofs")
