@@ -37,6 +37,7 @@ filter that starts from the calibration (``edge.calibrate``), W is -D / S. Follo
 from the calibrated one by some milliseconds, as it does whenever the devices are opened.
 """
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,8 +47,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, files
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, atomic, files
 from edge.arrays import read_npz
+from edge.console import run_main
 from edge.feedforward import Complexes, Doubles
 from edge.spectrum import Floats
 
@@ -75,15 +77,17 @@ class SecondaryPath:
         return int(np.abs(self.response).argmax())
 
     def save(self, file: Path) -> None:
+        """Whole or not at all; raises OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as out:
-            np.savez(
-                out,
-                response=self.response,
-                gain_db=self.gain_db,
-                signal_to_noise_db=self.signal_to_noise_db,
-                rate_hz=RATE_HZ,
-            )
+        content = io.BytesIO()
+        np.savez(
+            content,
+            response=self.response,
+            gain_db=self.gain_db,
+            signal_to_noise_db=self.signal_to_noise_db,
+            rate_hz=RATE_HZ,
+        )
+        atomic.write(file, content.getvalue())
 
     @classmethod
     def load(cls, file: Path) -> "SecondaryPath":
@@ -539,4 +543,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, "antinoise")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError, files
+from edge import HOP_SAMPLES, RATE_HZ, UserError, atomic, files
 from edge.antinoise import SecondaryPath
 from edge.box import Box
 from edge.cards import Event, OpenPcm, open_pcm
@@ -54,14 +54,8 @@ def calibrate(config: Config, file: Path, level_dbfs: float = -20.0, opener: Ope
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     files.check_regular(file)
-    file.open("ab").close()
-    made_empty = file.stat().st_size == 0
-    try:
-        found, delays_ms = _measure(Box(config, opener), level_dbfs)
-    except BaseException:
-        if made_empty:
-            file.unlink(missing_ok=True)
-        raise
+    atomic.can_write(file)
+    found, delays_ms = _measure(Box(config, opener), level_dbfs)
     found.save(file)
     gains = np.abs(np.fft.rfft(found.response, RATE_HZ))[round(LOW_HZ) : round(HIGH_HZ)]
     return Calibrated(

@@ -5,18 +5,20 @@ hop through the chain and brought back to its own rate. The known delay is cut o
 up with the input and has its length. One channel may be the reference microphone's instead (``edge.reference``).
 """
 
-import contextlib
 import math
 import os
+import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ, UserError, atomic
 from edge.chain import Chain
 from edge.config import Config, beside_reference
 from edge.convert import Encoder, Resampler
@@ -142,7 +144,8 @@ def enhance_file(
     reference: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Enhanced:
-    """Write ``target`` (format by its suffix, 16 bit); raises BadSound, and then leaves nothing behind.
+    """Write ``target`` (format by its suffix, 16 bit); raises BadSound, and then leaves nothing behind and ``target``
+    as it was, as does any other exception. ``source`` is never written to.
 
     ``channel``: 0 mixes all channels, 1 takes the first, and so on. ``reference``: which channel is the reference
     microphone's, 0 none; beside one, ``channel`` 0 is the first other. ``progress(done, total)`` is told frames.
@@ -151,24 +154,24 @@ def enhance_file(
     config = replace(config, reference=replace(config.reference, channel=reference))
     if reference and not channel:
         channel = beside_reference(reference)
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    if atomic.same(source, target):
+        raise _own_result(source)
+    if target.exists() and not target.is_file():
+        raise BadSound(f"{target}: cannot be written: is no plain file")
     try:
         with _opened(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
             rate_hz = sound.samplerate
             stream = Stream(config, rate_hz)
             target.parent.mkdir(parents=True, exist_ok=True)
-            totals = _walk(sound, part, stream, [channel, reference] if reference else [channel], progress)
-        if not totals.frames:
-            raise BadSound(f"{source}: holds no samples")
-        os.replace(part, target)
-    except soundfile.LibsndfileError as error:
-        raise BadSound(f"{target}: cannot be written: {_one_line(error)}") from None
+            with atomic.part_beside(target) as (descriptor, part):
+                chosen = [channel, reference] if reference else [channel]
+                totals = _walk(sound, (descriptor, target.suffix.lower()), stream, chosen, progress)
+                if not totals.frames:
+                    raise BadSound(f"{source}: holds no samples")
+                _check_whole(part, target, totals.frames)
     except OSError as error:
         raise BadSound(f"{target}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     seconds = totals.frames / rate_hz
     return Enhanced(
         source=str(source),
@@ -207,24 +210,62 @@ def find_sounds(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
             formats = " ".join(sorted(TARGETS))
             raise BadSound(f"{output}: {output.suffix} is not among the formats written here: {formats}")
         pairs = [(inputs[0], output)]
+    elif output.exists() and not output.is_dir():
+        raise BadSound(f"{output}: cannot be a folder, which several inputs (or a folder of them) need: it is a file")
     else:
         pairs = [(source, output / name) for entry in inputs for source, name in _sounds_of(entry, output)]
-    taken: dict[Path, Path] = {}
-    for source, target in pairs:
-        if _same(target, source):
-            raise BadSound(f"{source}: would be overwritten by its own result; name another place with -o")
-        if target in taken:
-            raise BadSound(f"{source} and {taken[target]} would both become {target}")
-        taken[target] = source
+    _check_targets(pairs, output)
     return pairs
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether both exist and are one file, by whatever name."""
+def _check_targets(pairs: list[tuple[Path, Path]], output: Path) -> None:
+    """Raises BadSound if a result would come to lie over an input, by whatever link or spelling, or over another."""
+    inputs = {_identity(source): source for source, _ in pairs}
+    taken: dict[tuple[object, ...], Path] = {}
+    folded: set[str] = set()
+    for source, target in pairs:
+        if atomic.same(target, source):
+            raise _own_result(source)
+        if (found := _identity(target)) != (0, 0) and found in inputs:
+            raise BadSound(f"{target}: is the input {inputs[found]}, which the result of {source} would overwrite")
+        place = atomic.place_of(target)
+        if place in taken:
+            raise BadSound(f"{source} and {taken[place]} would both become {target}")
+        taken[place] = source
+        folded.add(_folded(target))
+    if len(folded) < len(pairs) and not _tells_case(output):
+        twins = sorted((_folded(target), str(target)) for _, target in pairs)
+        one, other = next((a[1], b[1]) for a, b in pairwise(twins) if a[0] == b[0])
+        raise BadSound(f"{one} and {other} would be one file: names there differ only in case")
+
+
+def _own_result(source: Path) -> BadSound:
+    return BadSound(f"{source}: would be overwritten by its own result; name another place with -o")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Device and inode, by which two names of one file are known; zeros where there is none."""
     try:
-        return one.samefile(other)
+        found = path.stat()
     except OSError:
-        return False
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _folded(path: Path) -> str:
+    """As a file system compares names that does not tell case or composed letters."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _tells_case(folder: Path) -> bool:
+    """Whether names that differ only in case are two files below ``folder``: FAT and a Mac's disk do not."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".quietbox-") as probe:
+            made = Path(probe.name)
+            return not made.with_name(made.name.swapcase()).exists()
+    except OSError:
+        return True  # nothing can be written there, which is said later
 
 
 def _sounds_of(entry: Path, output: Path) -> list[tuple[Path, Path]]:
@@ -232,8 +273,8 @@ def _sounds_of(entry: Path, output: Path) -> list[tuple[Path, Path]]:
     if not entry.is_dir():
         return [(entry, _target_name(Path(entry.name)))]
     found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in SOURCES and path.is_file())
-    if not _same(entry, output):
-        found = [path for path in found if not any(_same(folder, output) for folder in path.parents)]
+    if not atomic.same(entry, output):
+        found = [path for path in found if not any(atomic.same(folder, output) for folder in path.parents)]
     if not found:
         raise BadSound(f"{entry}: no sound files in this folder")
     return [(path, _target_name(path.relative_to(entry))) for path in found]
@@ -253,12 +294,15 @@ class _Totals:
 
 def _walk(
     sound: soundfile.SoundFile,
-    part: Path,
+    target: tuple[int, str],
     stream: Stream,
     chosen: list[int],
     progress: Callable[[int, int], None] | None,
 ) -> _Totals:
-    """Everything between the two files, block by block; of the chosen channels the first is the voice, 0 the mean."""
+    """Everything between the two files, block by block; of the chosen channels the first is the voice, 0 the mean.
+
+    ``target``: descriptor of an empty file and the suffix that names its format. Raises BadSound, OSError.
+    """
     lanes = [number - 1 for number in chosen]
     totals = _Totals()
     encoder = Encoder("S16_LE", 1, BLOCK_FRAMES)
@@ -276,12 +320,24 @@ def _walk(
                 progress(totals.frames, sound.frames)
             yield block
 
-    with _created(part, sound.samplerate) as out:
-        for block in aligned(stream, blocks()):
-            totals.energy_out += _energy(block)
-            for start in range(0, len(block), BLOCK_FRAMES):
-                out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
+    descriptor, suffix = target
+    try:
+        with _created(descriptor, suffix, sound.samplerate) as out:
+            for block in aligned(stream, blocks()):
+                totals.energy_out += _energy(block)
+                for start in range(0, len(block), BLOCK_FRAMES):
+                    out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
+    except soundfile.LibsndfileError as error:
+        # libsndfile does not say why it cannot write; the system does, with an OSError.
+        os.pwrite(descriptor, bytes(BLOCK_FRAMES), os.fstat(descriptor).st_size)
+        raise OSError(0, _one_line(error)) from None
     return totals
+
+
+def _check_whole(part: Path, target: Path, frames: int) -> None:
+    """libsndfile 1.2 loses the end of an Opus file on a full disk without an error. Raises BadSound."""
+    if target.suffix.lower() in (".ogg", ".oga", ".opus") and soundfile.info(os.fsencode(part)).frames < frames:
+        raise BadSound(f"{target}: cannot be written: the disk may be full")
 
 
 def _read(sound: soundfile.SoundFile) -> Floats:
@@ -289,7 +345,7 @@ def _read(sound: soundfile.SoundFile) -> Floats:
     try:
         frames: Floats = sound.read(BLOCK_FRAMES, np.float32, always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadSound(f"{sound.name}: is broken: {_one_line(error)}") from None
+        raise BadSound(f"{os.fsdecode(sound.name)}: is broken: {_one_line(error)}") from None
     return frames
 
 
@@ -299,7 +355,7 @@ def _opened(source: Path) -> soundfile.SoundFile:
     except OSError as error:
         raise BadSound(f"{source}: cannot be read: {error.strerror}") from None
     try:
-        sound = soundfile.SoundFile(source)
+        sound = soundfile.SoundFile(os.fsencode(source))  # names need not be UTF-8
     except (soundfile.LibsndfileError, TypeError, ValueError):
         kind = "is a folder" if source.is_dir() else "is no sound file that libsndfile reads, or it is broken"
         raise BadSound(f"{source}: {kind}") from None
@@ -309,18 +365,16 @@ def _opened(source: Path) -> soundfile.SoundFile:
     return sound
 
 
-def _created(part: Path, rate_hz: int) -> soundfile.SoundFile:
+def _created(descriptor: int, suffix: str, rate_hz: int) -> soundfile.SoundFile:
     """16-bit samples where the container can hold them, else its own codec."""
-    container = {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF"}.get(part.suffix.lower(), part.suffix[1:].upper())
-    codec = "OPUS" if part.suffix.lower() == ".opus" else None
+    container = {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF"}.get(suffix, suffix[1:].upper())
+    codec = "OPUS" if suffix == ".opus" else None
     if codec is None and soundfile.check_format(container, "PCM_16"):
         codec = "PCM_16"
-    # libsndfile does not say why it cannot create a file; the system does, with an OSError.
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666))
     try:
-        return soundfile.SoundFile(part, "w", rate_hz, 1, codec, format=container)
+        return soundfile.SoundFile(descriptor, "w", rate_hz, 1, codec, format=container, closefd=False)
     except (ValueError, soundfile.LibsndfileError):
-        raise BadSound(f"{part.suffix} cannot hold mono sound at {rate_hz} Hz; try .wav or .flac") from None
+        raise BadSound(f"{suffix} cannot hold mono sound at {rate_hz} Hz; try .wav or .flac") from None
 
 
 def _one_line(error: Exception) -> str:

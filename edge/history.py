@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edge import UserError, files
+from edge import UserError, atomic, files
 from edge.journal import PREFIX, WARNING
 
 UNIT = "quietbox"
@@ -325,5 +325,5 @@ def _moment(at_s: float) -> str:
 
 
 def write(text: str, target: Path) -> None:
-    """Draw the records in ``text`` (`journalctl -o json`) into ``target``; raises NoHistory, OSError."""
-    target.write_text(page(entries(text)), encoding="utf-8")
+    """Draw the records in ``text`` (`journalctl -o json`) into ``target``, whole or not; raises NoHistory, OSError."""
+    atomic.write(target, page(entries(text)).encode(errors="backslashreplace"))

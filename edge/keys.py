@@ -47,10 +47,14 @@ def make(path: Path) -> str:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    with os.fdopen(opened, "w") as file:
-        file.write(f"{COMMENT}Quietbox, secret key; its public key is {known}\n{secret}\n")
-        if os.geteuid() == 0 and (account := _account()):
-            os.fchown(file.fileno(), *account)
+    try:
+        with os.fdopen(opened, "w") as file:
+            file.write(f"{COMMENT}Quietbox, secret key; its public key is {known}\n{secret}\n")
+            if os.geteuid() == 0 and (account := _account()):
+                os.fchown(file.fileno(), *account)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # half a key is none, and would stay
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return str(known)
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -114,9 +115,8 @@ def build(folder: Path, wanted: Sequence[Extra], wheels: Path | None, root: Path
 
 def collect(target: Path, wanted: Sequence[Extra], say: Say) -> None:
     """Fill ``target`` with every wheel an install on a machine like this one needs. Raises UserError."""
-    work = target / ".build"
-    ledger.remove_tree(work)
-    work.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".build-", dir=target))  # two runs, or a .build of somebody else's, stay apart
     try:
         _call([sys.executable, "-m", "venv", str(work / "venv")], "no virtual environment could be made")
         pip = [str(work / "venv/bin/python"), "-I", "-m", "pip"]

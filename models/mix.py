@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge import HOP_SAMPLES, RATE_HZ
+from edge import HOP_SAMPLES, RATE_HZ, atomic
+from edge.console import run_main
 
 MOST_ROOM_SAMPLES = RATE_HZ // 2
 """Room responses are cut here: half a second holds all but 20-30 dB down of the longest rooms."""
@@ -537,6 +538,8 @@ PACK_FILE_S = 600.0
 
 def pack(data: Path, out: Path, most_mb: float = 58.0) -> None:
     """A copy of a --data folder that fits a small parcel: every voice and kind, long ones cut, at 30 kbit/s."""
+    if atomic.same(data, out):
+        raise NoRecordings(f"{out}: --pack would overwrite --data; name another folder")
     speech, noise = listed_clips(data / "speech.tsv", data), listed_clips(data / "noise.tsv", data)
     room_files = [clip.file for clip in found_clips(data / "rir", least_s=0)] if (data / "rir").is_dir() else []
     out.mkdir(parents=True, exist_ok=True)
@@ -614,4 +617,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "mix")

@@ -20,6 +20,7 @@ from rich.table import Table
 from scipy.ndimage import uniform_filter1d
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.console import run_main
 from edge.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
 from models.measures import pesq_wb, si_sdr_db, stoi
 from quant.calibrate import progress
@@ -135,4 +136,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "bound")

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.arrays import read_npz
+from edge.console import run_main
 from edge.convert import Resampler
 from edge.enhance import RATES_HZ, SOURCES
 from edge.files import BadFile, read_bounded
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if asked.every < 1:
             raise BadRequest(f"--every {asked.every}: at least 1")
-        can_write(asked.out)
+        can_write(asked.out, asked.model)
         model = read_model(asked.model)
         if not is_ours(model):
             raise BadRequest(f"{asked.model}: no network of ours; python -m quant.export makes one")
@@ -181,4 +182,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "calibrate")

@@ -35,7 +35,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ, UserError, atomic
+from edge.console import run_main
 from edge.spectrum import BINS, DELAY_SAMPLES, WINDOW_SAMPLES, Floats
 from models.measures import lag_samples, si_sdr_db, without_lag
 from models.mix import Batch, Mixer, NoRecordings, open_mixer, read_mono
@@ -191,14 +192,9 @@ def save(lessons: Lessons, about: str, file: Path) -> None:
     """All of it or nothing; ``about`` says what it was made of."""
     clean = torch.zeros(0, dtype=torch.int16) if lessons.clean is None else lessons.clean
     lengths, made_of = np.array(lessons.lengths), np.array(about)
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with open(part, "wb") as content:
-            noisy, taught = lessons.noisy.numpy(), lessons.taught.numpy()
-            np.savez(content, about=made_of, noisy=noisy, taught=taught, clean=clean.numpy(), lengths=lengths)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic.part_beside(file) as (descriptor, _), os.fdopen(descriptor, "wb", closefd=False) as content:
+        noisy, taught = lessons.noisy.numpy(), lessons.taught.numpy()
+        np.savez(content, about=made_of, noisy=noisy, taught=taught, clean=clean.numpy(), lengths=lengths)
 
 
 def load(file: Path, about: str) -> Lessons | None:
@@ -379,4 +375,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "distil")

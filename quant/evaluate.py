@@ -39,9 +39,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, bench, chain, config
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, atomic, bench, chain, config
 from edge.chain import Chain
 from edge.files import BadFile, check_regular
+from edge.console import run_main
 from edge.spectrum import Floats
 from edge.suppress import FOREIGN, files_of, open_engine
 from edge.suppress.mask import MaskEngine
@@ -620,12 +621,9 @@ def as_json(figures: Figures) -> str:
 
 def write(path: Path, text: str) -> None:
     """All of ``text`` or nothing."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(part, path)
+        atomic.write(path, text.encode(errors="backslashreplace"))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise BadRequest(f"{path} cannot be written: {error.strerror}") from None
 
 
@@ -676,6 +674,9 @@ def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
     for path in targets:
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise BadRequest(f"{path} cannot be written: it is a folder, or its folder does not exist")
+    places = [atomic.place_of(path) for path in targets if path]
+    if len({*places}) < len(places):
+        raise BadRequest(f"{targets[0]} would be written twice; give --json and --markdown files of their own")
     return engines
 
 
@@ -742,4 +743,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "evaluate")

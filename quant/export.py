@@ -46,6 +46,7 @@ import models.network
 import models.train
 import models.unet
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.console import run_main
 from edge.spectrum import BANDS, POWER_FLOOR, SILENCE, WINDOW_SAMPLES, Floats
 from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP, SLOWEST
 from edge.suppress.window import OURS, Geometry
@@ -353,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="F.onnx", help="where the float model goes")
     asked = parser.parse_args(argv)
     try:
-        can_write(asked.out)
+        can_write(asked.out, asked.weights)
         if holds_unet(asked.weights):
             unet = load_unet(asked.weights)
             model = build_window(unet)
@@ -382,4 +383,4 @@ def read_network(weights: Path) -> Network:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "export")

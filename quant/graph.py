@@ -1,7 +1,6 @@
 """What export, calibrate and quantize share: ONNX files read, checked, run as on the box, and written whole or not."""
 
 import base64
-import contextlib
 import io
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge.files import BadFile, read_bounded
+from edge import atomic
 from edge.spectrum import BANDS, Floats
 from quant.evaluate import BadRequest
 
@@ -101,8 +101,10 @@ def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
 
 
-def can_write(file: Path) -> None:
-    """Raises BadRequest for a place where no file can come to lie."""
+def can_write(file: Path, *sources: Path | None) -> None:
+    """Raises BadRequest for a place where no file can come to lie, or where one of ``sources`` lies."""
+    if named := [source for source in sources if source is not None and atomic.same(file, source)]:
+        raise BadRequest(f"{file}: --out would overwrite the input {named[0]}; give another name")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise BadRequest(f"{file} cannot be written: it is a folder, or its folder does not exist")
     if not os.access(file.absolute().parent, os.W_OK):
@@ -113,13 +115,8 @@ def write_whole(file: Path, fill: Callable[[io.BytesIO], object]) -> int:
     """Write what ``fill`` puts in, or nothing; returns the size in bytes."""
     content = io.BytesIO()
     fill(content)
-    part = file.with_name(f".{file.name}.part")
     try:
-        part.write_bytes(content.getvalue())
-        os.replace(part, file)
+        atomic.write(file, content.getvalue())
     except OSError as error:
         raise BadRequest(f"{file} cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     return len(content.getvalue())

@@ -31,6 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES
+from edge.console import run_main
 from edge.spectrum import DELAY_SAMPLES, Floats
 from edge.suppress.network import Shape
 from models.network import Network, Spectrum, enhance
@@ -323,4 +324,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "prune")

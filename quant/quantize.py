@@ -45,6 +45,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge import HOP_SAMPLES
+from edge.console import run_main
 from edge.spectrum import DELAY_SAMPLES, Floats, band_weights
 from models.measures import pesq_wb
 from quant.calibrate import SOUNDS, Reader, Samples, collect, find, hops_of, progress, read, read_samples
@@ -614,4 +615,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "quantize")

@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 
 from edge import RATE_HZ, UserError
+from edge.console import run_main
 from edge.spectrum import Floats
 from quant.evaluate import (
     MEASURES,
@@ -266,4 +267,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "report")

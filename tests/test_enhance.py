@@ -1,7 +1,10 @@
 """Files through the live chain: aligned, as long as they were, and nothing half-written whatever comes in."""
 
 import json
+import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +17,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge import RATE_HZ, cli
+from edge import RATE_HZ, cli, enhance
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, ReferenceConfig, SuppressConfig
 from edge.enhance import BadSound, enhance_file, enhance_samples, find_sounds
 from edge.spectrum import Floats
@@ -226,18 +229,167 @@ def test_a_place_that_cannot_be_written_is_named(
     assert said.count("\n") == 1 and ("cannot be" in said or "name too long" in said)
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGTERM, "ended by SIGTERM"),
+        (signal.SIGHUP, "ended by SIGHUP"),
+        (signal.SIGINT, "interrupted"),
+    ],
+)
+def test_a_signal_leaves_nothing_half_written(number: int, says: str, tmp_path: Path) -> None:
     source = write(tmp_path / "long.wav", noise(300))
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge.cli", "enhance", str(source), "-o", str(tmp_path / "x.wav")]
+        [sys.executable, "-m", "edge.cli", "enhance", str(source), "-o", str(tmp_path / "x.wav")],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     over = time.monotonic() + 20
-    while not list(tmp_path.glob(".x.part.wav")):
+    while not list(tmp_path.glob(".quietbox-*.part")):
         assert time.monotonic() < over and process.poll() is None
         time.sleep(0.02)
-    process.terminate()
-    assert process.wait(10) == 143
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert process.stderr is not None and process.stderr.read() == f"quietbox: {says}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "says"),
+    [
+        (["in/a.wav"], "in/a.wav", "overwritten by its own result"),
+        (["in/a.wav"], "in/../in/a.wav", "overwritten by its own result"),
+        (["in/a.wav"], "soft.wav", "overwritten by its own result"),
+        (["in/a.wav"], "hard.wav", "overwritten by its own result"),
+        (["in/a.wav"], "in", "overwritten by its own result"),
+        (["in"], "in", "overwritten by its own result"),
+        (["in"], "in_link", "overwritten by its own result"),
+        (["in_link"], "in", "overwritten by its own result"),
+        (["in/a.wav", "other/c.wav"], "out_of_links", "is the input in/a.wav"),
+        (["in/deep/a.wav", "in/a.wav", "other/c.wav"], "in_other", "is the input other/c.wav"),
+        (["twins"], "out_twins", "would both become"),
+        (["in"], "hard.wav", "cannot be a folder"),
+        (["in/a.wav"], "in/deep/pipe.wav", "no plain file"),
+    ],
+)
+def test_no_input_is_written_over_by_any_way(
+    inputs: list[str],
+    output: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("in/deep", "other", "out_of_links", "in_other", "twins/one", "twins/two", "out_twins/one"):
+        Path(folder).mkdir(parents=True)
+    for number, name in enumerate(("in/a.wav", "in/deep/a.wav", "other/c.wav", "twins/one/x.wav", "twins/two/x.wav")):
+        write(Path(name), noise(0.1 + 0.01 * number))
+    Path("soft.wav").symlink_to("in/a.wav")
+    Path("hard.wav").hardlink_to("in/a.wav")
+    Path("in_link").symlink_to("in")
+    Path("out_of_links/c.wav").symlink_to("../in/a.wav")
+    Path("in_other/a.wav").hardlink_to("other/c.wav")
+    Path("out_twins/two").symlink_to("one")
+    if "pipe" in output:
+        os.mkfifo(output)
+    before = contents(tmp_path)
+    assert cli.main(["enhance", *inputs, "-o", output]) == 1
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_file_called_like_a_part_file_and_the_parts_of_others_stay(tmp_path: Path) -> None:
+    """The first was truncated and deleted once: it had the name of the file in the making."""
+    source = write(tmp_path / ".b.part.wav", noise(0.1))
+    (tmp_path / ".b.wav.part").write_bytes(b"another program's")
+    before = contents(tmp_path)
+    assert cli.main(["enhance", str(source), "-o", str(tmp_path / "b.wav")]) == 0
+    assert soundfile.info(tmp_path / "b.wav").frames == 1600
+    assert contents(tmp_path) == before | {tmp_path / "b.wav": (tmp_path / "b.wav").read_bytes()}
+
+
+def test_two_runs_to_one_target_do_not_mix(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "one.wav", noise(0.4)), write(tmp_path / "other.wav", noise(0.2))
+    target = tmp_path / "x.wav"
+
+    def second(*_: object) -> None:
+        if not target.exists():
+            enhance_file(other, target, UNTOUCHED)
+            assert soundfile.info(target).frames == 3200
+
+    enhance_file(one, target, UNTOUCHED, progress=second)
+    assert soundfile.info(target).frames == 6400
+    assert {path.name for path in tmp_path.iterdir()} == {"one.wav", "other.wav", "x.wav"}
+
+
+def test_names_that_differ_only_in_case_are_one_file_on_some_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    inputs = [write(tmp_path / "a" / "x.wav", noise(0.1)), write(tmp_path / "b" / "X.wav", noise(0.1))]
+    assert len(find_sounds(inputs, tmp_path / "out")) == 2
+    assert not list(tmp_path.glob(".quietbox*"))
+    monkeypatch.setattr(enhance, "_tells_case", lambda folder: False)  # as on FAT, which needs root to be mounted
+    with pytest.raises(BadSound, match="differ only in case"):
+        find_sounds(inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["\udcff\udcfe", "[red]", "line\nbreak\x1b[2J"], ids=["no UTF-8", "markup", "control"])
+def test_odd_names_are_names(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / f"{name}.wav"
+    shutil.copy(write(tmp_path / "a.wav", noise(0.1)), source)
+    assert cli.main(["enhance", str(source), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / source.name).is_file()
+    source.write_bytes(b"no sound")
+    assert cli.main(["enhance", str(source), "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert text.count("\n") == 1 and "\x1b" not in text
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+def test_a_full_disk_is_said_and_leaves_the_old_result(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files stands for the disk: it fails in the same calls, and needs no root."""
+    source = write(tmp_path / "a.wav", noise(4))
+    target = tmp_path / f"x{suffix}"
+    target.write_bytes(b"old")
+    settings_file = tmp_path / "settings.toml"
+    settings_file.write_text('[suppress]\nengine = "off"\n')
+    before = contents(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        assert cli.main(["enhance", str(source), "-o", str(target), "--config", str(settings_file)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{target}: cannot be written" in said
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("rate_hz", [44_101, 191_999])
+def test_rates_without_common_factors_take_no_more_memory_than_others(rate_hz: int, tmp_path: Path) -> None:
+    """191 999 Hz is prime: its converters once held a table of 1.3 GB for a file of any length."""
+    source = write(tmp_path / "a.wav", smooth_noise(0.5, rate_hz), rate_hz)
+    stream = enhance.Stream(UNTOUCHED, rate_hz)
+    assert sum(part._table.nbytes + part._slope.nbytes for part in (stream._in, stream._out)) < 4e6
+    enhance_file(source, tmp_path / "x.wav", UNTOUCHED)
+    heard, got = (soundfile.read(path, dtype="float32")[0] for path in (source, tmp_path / "x.wav"))
+    assert len(got) == len(heard)
+    inside = slice(len(heard) // 4, -len(heard) // 4)
+    # the delay is taken off in whole samples: up to half a sample of it is left
+    assert np.std(got[inside] - heard[inside]) < 0.07 * np.std(heard[inside])
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff"])

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from edge import UserError
+from edge import UserError, atomic
+from edge.console import run_main
 from hw import install, ledger, wheels
 from hw.image import boot, bundle, debian, disk, libraries, owner, product, signature, table
 
@@ -248,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         build = Build(options.cache.resolve(), options.wheels and options.wheels.resolve(), signers)
         told = build.image(options.out, options.wanted)
         manifest = options.out.with_suffix(".manifest.json")
-        manifest.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        atomic.write(manifest, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
     except UserError as error:
         print(f"hw/image/build: {error}", file=sys.stderr)
         return 1
@@ -262,4 +263,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "hw/image/build")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import UserError
+from edge import UserError, atomic
 from hw.image import table
 
 BOOT_MIB = 256
@@ -121,14 +121,11 @@ def _inodes(descriptor: int) -> Iterator[int]:
 def card(parts: list[tuple[int, Path]], out: Path, disk_id: int) -> None:
     """Partition table and partitions as one sparse file, which replaces ``out`` when it is whole."""
     laid = table.lay_out([(kind, path.stat().st_size) for kind, path in parts])
-    part = out.with_name(f".{out.name}.part")
-    part.unlink(missing_ok=True)
-    with part.open("wb") as file:
+    with atomic.part_beside(out) as (descriptor, _), os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(table.boot_record(laid, disk_id))
         for place, (_, path) in zip(laid, parts, strict=True):
             _copy_sparse(path, file.fileno(), place.start * table.SECTOR)
         file.truncate((laid[-1].start + laid[-1].sectors) * table.SECTOR)
-    part.rename(out)
 
 
 def _copy_sparse(path: Path, descriptor: int, start: int) -> None:

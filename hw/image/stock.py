@@ -32,7 +32,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import UserError, config
+from edge import UserError, atomic, config
+from edge.console import run_main
 from hw import install, wheels
 
 HERE = Path(__file__).parent
@@ -129,6 +130,7 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
     _tools()
     if out.exists() and not out.is_file():
         raise UserError(f"{out} is no plain file; name another with -o (cards are written afterwards, from the image)")
+    atomic.refuse_overwriting(out, [image, settings])
     if not folder.is_dir():
         raise UserError(f"--wheels {folder}: there is no such folder; ./install.sh --collect-wheels fills one")
     if settings:
@@ -136,7 +138,6 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
     boot, root = look(image)
     system = examine(Fat(image, boot), Ext4(image, root))
     say(f"{image.name}: {system.name}, {system.processor.name}, Python {system.python}, {system.free_mb} MB free")
-    part = out.with_name(f".{out.name}.part")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".quietbox-") as name:
         work = Path(name)
         archive = pack(work, folder, system, microphone, settings)
@@ -144,13 +145,10 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
         held_mb = Ext4(image, root).size(f"{PLACE}/{archive.name}") >> 20
         if system.free_mb + held_mb < size_mb + SPARE_MB:
             raise UserError(f"{image} has {system.free_mb} MB free in its root, the product takes {size_mb + SPARE_MB}")
-        try:
+        with atomic.part_beside(out) as (_, part):
             _run("cp", "--sparse=always", "--reflink=auto", str(image), str(part))
             part.chmod(0o644)
             put(work, archive, Fat(part, boot), Ext4(part, root), microphone)
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
     say(f"{out}: {size_mb} MB put in; write it to a card")
     say("the first boot installs without a network, in minutes; quietbox-install.log on the FAT partition tells how")
     return system
@@ -516,4 +514,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "customise")

@@ -19,7 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edge import UserError
+from edge import UserError, atomic
+from edge.console import run_main
 from hw.image import bundle, card, owner, product, signature
 from hw.image.versions import OFFERED
 
@@ -35,10 +36,9 @@ def make(out: Path, cache: Path, given: Path | None, key: Path, older: bool = Fa
     cache.mkdir(parents=True, exist_ok=True)
     build = card.Build(cache, given)
     name, place = build.version(product.collect(cache, given))
-    part = out.with_name(f".{out.name}.part")
-    product.pack(place, name, part, build.epoch, build.number, older)
-    owner.sign(part, key)
-    part.rename(out)
+    with atomic.part_beside(out) as (_, part):
+        product.pack(place, name, part, build.epoch, build.number, older)
+        owner.sign(part, key)
     return name
 
 
@@ -65,6 +65,8 @@ def lay_on(file: Path, folder: Path, key: Path) -> str:
     if not (folder / "cmdline.txt").is_file():
         raise UserError(f"{folder} is no first partition of a card of ours: it has no cmdline.txt")
     target = folder / OFFERED.name
+    if atomic.same(file, target):
+        raise UserError(f"{file} is the update that lies on this card already; give another file")
     target.unlink(missing_ok=True)
     if shutil.disk_usage(folder).free < file.stat().st_size:
         raise UserError(f"{folder} has no room for {file.stat().st_size >> 20} MB; remove what you put there")
@@ -152,4 +154,4 @@ def done(options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "hw/image/update")

@@ -33,6 +33,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge import UserError, atomic
+from edge.console import run_main
+
 Samples = NDArray[np.int16]
 
 EXACT_CONF = """</usr/share/alsa/alsa.conf>
@@ -484,9 +487,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", nargs="+", help="after --: what to run; its devices are called mic and spk")
     options = parser.parse_args(arguments)
     try:
+        if options.record:
+            atomic.refuse_overwriting(options.record, [options.play], "--record")
         samples = _load(options.play, options.rate) if options.play else np.zeros(0, np.int16)
         return _run_on_rig(options, samples)
-    except (NoVirtualSound, OSError) as error:
+    except (NoVirtualSound, UserError, OSError) as error:
         print(f"virtual sound: {error}", file=sys.stderr)
         return 2
 
@@ -524,4 +529,4 @@ def _load(path: Path, rate_hz: int) -> Samples:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "virtual sound")
