@@ -31,6 +31,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge import UserError
+from edge.console import run_main
 from hw.traced import Seen, Traced, unexpected_libraries
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -346,4 +347,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "privacy")
