@@ -146,7 +146,7 @@ def record(sentence: str, kind: str, priority: int | None = None, **fields: Any)
     Names and kinds are those of the tables: a field that is not there is left out, a kind that is not there becomes
     "journal" (``unnamed`` tells which). A value of None is left out.
     """
-    known = kind if kind in _PRIORITIES else "journal"
+    known = kind if isinstance(kind, str) and kind in _PRIORITIES else "journal"
     told = {
         "MESSAGE": _text(sentence),
         "PRIORITY": str(_PRIORITIES[known] if priority is None else priority),
@@ -159,7 +159,7 @@ def record(sentence: str, kind: str, priority: int | None = None, **fields: Any)
 
 def unnamed(kind: str, fields: Mapping[str, object]) -> list[str]:
     """What of a record the tables do not name, in words."""
-    kinds = [] if kind in _PRIORITIES else [f"event {kind!r}"]
+    kinds = [] if isinstance(kind, str) and kind in _PRIORITIES else [f"event {kind!r}"]
     return [*kinds, *(f"field {name!r}" for name in fields if name not in _KEYS or name == "event")]
 
 

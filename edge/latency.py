@@ -91,7 +91,8 @@ def _play_and_hear(box: Box) -> tuple[Floats, Floats]:
             heard[start : start + HOP_SAMPLES] = hop
             hop[:] = sent[start : start + HOP_SAMPLES]
             box.chain.process(hop)
-            box.playback.write(hop)
+            if box.playback.write(hop) >= Event.STALLED:
+                raise NothingHeard("the output stopped taking sound")
     finally:
         box.close()
     return sent, heard

@@ -19,7 +19,7 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
 from edge.alsamixer import alsa_mixer
-from edge.box import LOST
+from edge.box import LOST, LOST_OUTPUT
 from edge.capture import Capture
 from edge.cards import DeviceBusy, DeviceError, DeviceMissing, Direction, Event, Offer, OpenPcm, Pcm, Terms, open_pcm
 from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
@@ -264,7 +264,7 @@ def play(
                 break
             met = playback.write(silence)
             if met >= Event.STALLED:
-                lost = LOST[met]
+                lost = LOST_OUTPUT[met]
             tap.look()
             sleep(max(0.0, began_s + hops * HOP_MS / 1000 - now()))
     finally:
