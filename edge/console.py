@@ -28,8 +28,8 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox") -> int:
     """``main``'s exit status (None is 0), or non-zero after at most one line ``NAME: what is wrong`` on stderr.
 
     1 for a UserError, an OSError and where output was lost (closed stdout, full disk; a closed pipe in silence), 130
-    after Ctrl-C. What the terminal's encoding lacks is written as \\xNN or \\uNNNN. Other exceptions are faults of ours
-    and pass.
+    after Ctrl-C. What the terminal's encoding lacks is written as \\xNN or \\uNNNN. SystemExit (argparse) passes where
+    no output was lost; so do other exceptions, which are faults of ours.
     """
     _open_missing()
     for stream in (sys.stdout, sys.stderr):
@@ -37,7 +37,11 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox") -> int:
             stream.reconfigure(errors="backslashreplace")
     status = 1
     try:
-        status = _status_of(main)
+        try:
+            status = int(main() or 0)
+        except SystemExit:
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -80,17 +84,6 @@ def leave_on_signals(name: str = "quietbox") -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
-
-
-def _status_of(main: Callable[[], int | None]) -> int:
-    """What ``main`` returns or leaves with by sys.exit (argparse does)."""
-    try:
-        return int(main() or 0)
-    except SystemExit as leaving:
-        if leaving.code is None or isinstance(leaving.code, int):
-            return leaving.code or 0
-        print(leaving.code, file=sys.stderr)
-        return 1
 
 
 def _why(error: OSError) -> str:

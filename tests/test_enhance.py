@@ -243,6 +243,8 @@ def test_a_signal_leaves_nothing_half_written(number: int, says: str, tmp_path: 
         [sys.executable, "-m", "edge.cli", "enhance", str(source), "-o", str(tmp_path / "x.wav")],
         stderr=subprocess.PIPE,
         text=True,
+        # a shell that runs the tests in the background has SIGINT ignored
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     over = time.monotonic() + 20
     while not list(tmp_path.glob(".quietbox-*.part")):
