@@ -19,29 +19,31 @@ INTERRUPTED = 130
 """Exit status of a shell's child that SIGINT ended."""
 
 
-def run_main(main: Callable[[], int | None], name: str) -> NoReturn:
+def run_main(main: Callable[[], int | None], name: str, if_lost: int = 1) -> NoReturn:
     """``guarded``, and leave with its status."""
-    sys.exit(guarded(main, name))
+    sys.exit(guarded(main, name, if_lost))
 
 
-def guarded(main: Callable[[], int | None], name: str = "quietbox") -> int:
+def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int = 1) -> int:
     """``main``'s exit status (None is 0), or non-zero after at most one line ``NAME: what is wrong`` on stderr.
 
     1 for a UserError, an OSError and where output was lost (closed stdout, full disk; a closed pipe in silence), 130
     after Ctrl-C. What the terminal's encoding lacks is written as \\xNN or \\uNNNN. SystemExit (argparse) passes where
-    no output was lost; so do other exceptions, which are faults of ours.
+    no output was lost; so do other exceptions, which are faults of ours. ``if_lost`` is the status where nothing but
+    output was lost: 0 for what the box must not fail to start for.
     """
     _open_missing()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    status = 1
+    status, flushing = 1, False
     try:
         try:
             status = int(main() or 0)
         except SystemExit:
             sys.stdout.flush()
             raise
+        flushing = True
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -56,7 +58,7 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox") -> int:
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush_or_drop(stream)
-    return status or 1
+    return status or (if_lost if flushing else 1)
 
 
 def complain(text: str, name: str = "quietbox") -> None:

@@ -111,6 +111,12 @@ def test_a_fault_of_ours_is_not_hidden_and_an_exit_is_one(error: BaseException) 
         console.guarded(raising(error), "x")
 
 
+def test_what_must_not_keep_the_box_from_starting_does_not() -> None:
+    code = "from edge.console import run_main; run_main(lambda: print('x'), 'settings', if_lost=0)"
+    assert shell('"$@" >/dev/full', ["-c", code]).returncode == 0
+    assert shell('"$@" >/dev/full', ["-c", code.replace("=0", "=1")]).returncode == 1
+
+
 def test_the_way_out_needs_only_python() -> None:
     for name in ("console", "atomic", "__init__"):
         for node in ast.walk(ast.parse((CHECKOUT / "edge" / f"{name}.py").read_text())):
