@@ -205,13 +205,11 @@ def test_a_card_that_answers_the_same_error_for_ever_is_waited_for(
             bench.until(State.WAITING)
         bench.until_said(says)
         hops, progress = bench.box.health.totals.hops, bench.box.progress
-        states = set()
-        for _ in range(60):
-            states.add(bench.box.state)
+        over = time.monotonic() + PATIENCE_S
+        while bench.box.progress < progress + 4:  # attempts at the device: the watchdog lives on them
+            assert bench.box.state is State.WAITING and time.monotonic() < over
             time.sleep(0.01)
-        assert states == {State.WAITING}
-        assert bench.box.health.totals.hops - hops < 200  # it was 5000
-        assert bench.box.progress > progress
+        assert bench.box.health.totals.hops - hops < 200  # it was thousands a second
         assert sum(says in text for text in bench.hear()) <= 2
         card.answers.clear()
         bench.until(State.RUNNING)
