@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import WindowConfig
-from edge.files import BadFile
 from edge.console import run_main
+from edge.files import BadFile
 from edge.spectrum import Floats
 from edge.suppress.shipped import BadModel
 from edge.suppress.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper

@@ -45,8 +45,8 @@ from rich.table import Table
 
 from edge import HOP_SAMPLES, UserError
 from edge import RATE_HZ as SPEECH_HZ
-from edge.files import BadFile, read_bounded
 from edge.console import run_main
+from edge.files import BadFile, read_bounded
 from edge.spectrum import Floats
 from edge.suppress.adapter import Blocks
 from edge.suppress.deepfilter import HOP, RATE_HZ, STAGES, DeepFilter, Shapes, Stage, files, open_stages, places

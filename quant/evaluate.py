@@ -41,8 +41,8 @@ from rich.table import Table
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, atomic, bench, chain, config
 from edge.chain import Chain
-from edge.files import BadFile, check_regular
 from edge.console import run_main
+from edge.files import BadFile, check_regular
 from edge.spectrum import Floats
 from edge.suppress import FOREIGN, files_of, open_engine
 from edge.suppress.mask import MaskEngine

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge.files import BadFile, read_bounded
 from edge import atomic
+from edge.files import BadFile, read_bounded
 from edge.spectrum import BANDS, Floats
 from quant.evaluate import BadRequest
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.console import run_main
 from edge.runtime import runtime_folder
 from edge.spectrum import BANDS
 from edge.suppress.shipped import BadModel, Model
@@ -147,4 +148,4 @@ def _compare(model: Model) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(remember(Model("quietbox")) or 0)
+    run_main(lambda: sys.exit(remember(Model("quietbox")) or 0), "probe")
