@@ -29,6 +29,12 @@ STRAIN_LIMIT = 10.0
 """So many late hops within about half a second, and the engine steps down."""
 STRAIN_KEPT = 0.99
 RETRY_DEVICE_S = 1.0
+STEADY_HOPS = round(10_000 / HOP_MS)
+"""A device that delivered for 10 s works; one that is lost sooner, again and again, is tried less and less often."""
+QUICK_LOSSES = 3
+"""So many early losses in a row are still retried at once: a plug that is being wiggled."""
+RETRY_DEVICE_MOST = 30
+"""At most so many times ``RETRY_DEVICE_S``: three journal lines in half a minute at worst, instead of each second."""
 REFERENCE_TROUBLES = {
     "dead": "the reference microphone is dead (one constant value); it is not used until it lives",
     "copy": "the reference channel is a copy of the voice's; it is not used: choose another [reference] channel",
@@ -84,6 +90,7 @@ class Box:
         self._retry_at_hop = -SOON_HOPS
         self._hops = 0
         self._complained: set[str] = set()
+        self._early_losses = 0
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
         self.cable = self._new_cable(config)
@@ -127,7 +134,7 @@ class Box:
             self.health.event("realtime", refusal)
         while not self._stop.is_set():
             self._take_over()
-            lost = ""
+            lost, before = "", self._hops
             try:
                 self.open()
                 lost = self._stream()
@@ -140,8 +147,22 @@ class Box:
             self.progress += 1
             if lost:
                 self._complain(lost)
-                self._stop.wait(RETRY_DEVICE_S)
+                self._wait_for_device(self._hops - before)
         self.cable.end()
+
+    def _wait_for_device(self, hops: int) -> None:
+        """Before the next attempt, after one that brought so many hops. A device that works for a moment and fails, for
+        ever, must not fill the journal; the watchdog is fed meanwhile.
+        """
+        if hops >= STEADY_HOPS:
+            self._early_losses = 0
+        elif hops:
+            self._early_losses += 1
+        pauses = min(2 ** max(0, self._early_losses - QUICK_LOSSES), RETRY_DEVICE_MOST) if hops else 1
+        for _ in range(pauses):
+            if self._stop.wait(RETRY_DEVICE_S) or self._next:
+                return
+            self.progress += 1
 
     def _stream(self) -> str:
         """Hop after hop, until a device is lost (returns how) or must be opened anew (returns nothing)."""

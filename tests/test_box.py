@@ -215,6 +215,28 @@ def test_a_card_that_answers_the_same_error_for_ever_is_waited_for(
         bench.until(State.RUNNING)
 
 
+def test_a_card_that_fails_again_and_again_is_tried_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It plays a few hops and breaks, for ever: the journal gets fewer lines, the watchdog is fed, it still recovers."""
+    monkeypatch.setattr(box_module, "RETRY_DEVICE_S", 0.2)
+    monkeypatch.setattr(box_module, "QUICK_LOSSES", 1)
+    with Bench(replace(CONFIG, suppress=SuppressConfig(engine="off"))) as bench:
+        breaks, over = 0, time.monotonic() + PATIENCE_S
+        while bench.box._early_losses < 4:
+            assert time.monotonic() < over
+            if bench.box.state is State.RUNNING:
+                bench.mic.answers["read"] = -errno.EPIPE
+                bench.until(State.WAITING)
+                bench.mic.answers.clear()
+                breaks += 1
+            time.sleep(0.005)
+        progress, lines = bench.box.progress, len(bench.hear())
+        time.sleep(0.5)  # of a pause of eight times 0.2 s
+        assert bench.box.state is State.WAITING and bench.box.progress > progress
+        assert len(bench.hear()) == lines
+        bench.until(State.RUNNING)
+        assert breaks >= 4
+
+
 def test_a_bug_outside_the_chain_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     with Bench() as bench:
         bench.until(State.RUNNING)
