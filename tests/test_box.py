@@ -216,7 +216,7 @@ def test_a_card_that_answers_the_same_error_for_ever_is_waited_for(
 
 
 def test_a_card_that_fails_again_and_again_is_tried_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It plays a few hops and breaks, for ever: the journal gets fewer lines, the watchdog is fed, it still recovers."""
+    """It plays a few hops and breaks, for ever: the journal gets fewer lines, the watchdog is fed; it recovers."""
     monkeypatch.setattr(box_module, "RETRY_DEVICE_S", 0.2)
     monkeypatch.setattr(box_module, "QUICK_LOSSES", 1)
     with Bench(replace(CONFIG, suppress=SuppressConfig(engine="off"))) as bench:
