@@ -1,7 +1,12 @@
 """`quietbox serve --boxes`: the noise suppressor of boxes with less power than this machine.
 
-One thread owns the socket; each box has a ``Session``, a thread with an engine and a state of its own, so that one
+One thread owns the sockets; each box has a ``Session``, a thread with an engine and a state of its own, so that one
 engine that loads or is slow holds up nobody else. Queues are bounded; what does not fit is lost, and the box fills it.
+
+A session belongs to the CURVE key that opened it, and a key has one session: no name that a client chooses counts, and
+nobody takes over another one's stream. Without keys, on this machine alone, it belongs to the connection. An admitted
+box can make its engine work a quarter more than real time (``HOPS_PER_S``) and send four times what real use
+needs (``edge.wire``), no more.
 """
 
 import math
@@ -12,15 +17,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edge import HOP_SAMPLES, UserError, keys
+from edge import HOP_SAMPLES, RATE_HZ, UserError, keys
 from edge.chain import Engine
 from edge.config import BridgeConfig
+from edge.curve import CurveServer, sodium
+from edge.loglimit import LogLimit, printable
 from edge.spectrum import Floats
-from edge.wire import MOST_BYTES, Kind, Message, pack, unpack
+from edge.transport import Budget, Connection, Limits, Listener, Loop
+from edge.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
+from edge.zmtp import Null, Peer
 
 BACKLOG_HOPS = 64
 """Hops of one box that wait: after 0.3 s of standstill the older ones are of no use to it."""
@@ -30,6 +38,16 @@ SETTLE_HOPS = 4
 """Hops after a gap that no answer is given to, beyond the engine's delay: the analysis window is so long."""
 IDLE_S = 5.0
 """A box that says nothing for so long has gone."""
+TAKEOVER_S = 2.0
+"""A box says something twice a second: one that was silent for so long may go on by another connection."""
+HOPS_PER_S, HOPS_AT_ONCE = 1.25 * RATE_HZ / HOP_SAMPLES, 600.0
+"""What a box's engine does at most, gaps that are passed through it included."""
+STARTS_PER_S = 1.0
+"""Sessions begun, once all places were taken: each opens an engine, which may take a second of processor time."""
+ENDING_SESSIONS = 4
+"""Sessions whose box has gone and whose engine is still at work; with more of them no new one begins."""
+SPARE_PEERS = 8
+"""Connections beyond the boxes that are served: those that are told that all places are taken."""
 LOOK_MS = 200
 
 Say = Callable[[str], None]
@@ -43,6 +61,10 @@ class Session(threading.Thread):
         super().__init__(name="session", daemon=True)
         self.welcome = b""
         """What the box is greeted with, once the engine is open."""
+        self.connection: Connection | None = None
+        """Where its answers go; the thread that owns the sockets sets it."""
+        self.failed = False
+        """Whether its engine could not be opened."""
         self.seen_s = time.monotonic()
         self.hops = self.lost = self.stale = self.refused = self.dropped = 0
         """Hops treated; hops that never came; that came after their successor; that were no sound; that found the queue
@@ -54,6 +76,7 @@ class Session(threading.Thread):
         self._waiting: deque[Message] = deque(maxlen=BACKLOG_HOPS)
         self._order = threading.Event()
         self._ending = False
+        self._work = Budget(HOPS_PER_S, HOPS_AT_ONCE)
         self._epoch = -1
         self._next = self._mute = 0
         self._silence = np.zeros(HOP_SAMPLES, np.float32)
@@ -69,7 +92,12 @@ class Session(threading.Thread):
         self._order.set()
 
     def run(self) -> None:
-        engine = self._build()
+        try:
+            engine = self._build()
+        except Exception as fault:
+            self._say(f"no engine could be opened for a box ({short(fault)})")
+            self.failed = True
+            return
         for note in engine.notes:
             self._say(note)
         self.welcome = pack(Kind.WELCOME, delay_samples=engine.delay_samples, body=engine.name.encode())
@@ -90,14 +118,18 @@ class Session(threading.Thread):
             self.refused += 1
             return
         gap = message.seq - self._next
-        if message.epoch != self._epoch or gap > FILLED_HOPS:
+        if not self._work.take():
+            self.dropped += 1
+            return
+        new = message.epoch != self._epoch or gap > FILLED_HOPS
+        if new or (gap > 0 and not self._work.take(gap)):
             engine.reset()
             self._epoch = message.epoch
             self._mute = self._settling(engine) if message.seq else 0
         elif gap < 0:
             self.stale += 1
             return
-        elif gap:
+        elif gap > 0:
             self.lost += gap
             for _ in range(gap):
                 self._silence.fill(0)
@@ -124,68 +156,57 @@ class Session(threading.Thread):
 
 
 class Boxes:
-    """The socket and who is behind it."""
+    """The port and who is behind it."""
 
     def __init__(self, settings: BridgeConfig, build: Callable[[], Engine], say: Say) -> None:
         """Opens the port; raises UserError."""
-        self._zmq: Any = keys.zeromq()
         secret, clients = _curve(settings)
         self._build = build
-        self._say = say
+        self._say = LogLimit(say)
+        self._say_refused = LogLimit(say)  # apart from the other: strangers must not use up its lines
         self._most = settings.most_boxes
         self.sessions: dict[bytes, Session] = {}
-        self.refused = 0
-        """Messages that made no sense."""
+        """By the box's public key in its 40 characters; without keys by the connection's number."""
+        self._ended: list[Session] = []  # whose thread may still run
+        self._starts = Budget(STARTS_PER_S, self._most)
+        self._nonsense = self._number = 0
+        self._names: dict[Connection, bytes] = {}
         self._answers: deque[tuple[bytes, bytes]] = deque(maxlen=self._most * BACKLOG_HOPS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         weakref.finalize(self, os.close, self._wake)
-        self._context = self._zmq.Context()
-        self.door = keys.Doorkeeper(self._context, clients) if secret else None
-        try:
-            self._open(settings, secret)
-        except UserError:
-            self._close()
-            raise
+        self.door = keys.Door(clients) if secret else None
+        limits = Limits(peers=self._most + SPARE_PEERS, queue_messages=BACKLOG_HOPS, silence_s=IDLE_S)
+        self._listener = Listener(settings.host, settings.boxes_port, "boxes_port", self._peer_maker(secret), limits)
+        self._listener.budget = lambda: Budget(BYTES_PER_S, BYTES_AT_ONCE)
+        self._listener.on_open = self._open
+        self._listener.on_message = self._take
+        self._listener.on_close = self._leave
+        self._loop = Loop(self._listener, wake=self._wake)
 
-    def _open(self, settings: BridgeConfig, secret: bytes) -> None:
-        zmq = self._zmq
-        self._router = self._context.socket(zmq.ROUTER)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.ROUTER_HANDOVER, 1),  # a box that comes back by another connection is the same box
-            (zmq.SNDHWM, BACKLOG_HOPS),
-            (zmq.RCVHWM, BACKLOG_HOPS),
-            (zmq.MAXMSGSIZE, MOST_BYTES),
-            (zmq.HEARTBEAT_IVL, 1000),
-            (zmq.HEARTBEAT_TIMEOUT, 3000),
-            (zmq.IPV6, int(":" in settings.host)),
-        ):
-            self._router.setsockopt(option, value)
-        if secret:
-            self._router.curve_server = True
-            self._router.curve_secretkey = secret
-            self._router.curve_publickey = keys.public(secret).encode()
-        keys.bind(self._router, settings.host, settings.boxes_port, "boxes_port")
+    def _peer_maker(self, secret: bytes) -> Callable[[], Peer]:
+        """What makes the protocol's state for a new connection."""
+        door = self.door
+        if door is None:
+            return lambda: Peer(Null(b"ROUTER"), (b"DEALER",), MOST_BYTES)
+        return lambda: Peer(CurveServer(b"ROUTER", secret, door.admits), (b"DEALER",), MOST_BYTES)
+
+    @property
+    def refused(self) -> int:
+        """Messages that made no sense."""
+        return self._nonsense + sum(one.peer.refused for one in self._listener.peers)
 
     def serve(self, stop: threading.Event) -> None:
         """Until told to stop."""
-        zmq = self._zmq
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._wake, zmq.POLLIN)
         refused = 0
         try:
             while not stop.is_set():
-                ready = dict(poller.poll(LOOK_MS))
-                if self._wake in ready:
+                if self._loop.turn(LOOK_MS / 1000):
                     os.eventfd_read(self._wake)
                     self._send_answers()
-                if self._router in ready:
-                    self._receive()
                 self._forget_idle()
                 if self.door and self.door.refused != refused:
                     refused = self.door.refused
-                    self._say(f"a key that is not in the list knocked ({refused} times by now)")
+                    self._say_refused(f"a key that is not in the list knocked ({refused} times by now)")
         finally:
             self._close()
 
@@ -194,38 +215,58 @@ class Boxes:
             session.end()
         for session in self.sessions.values():
             session.join(1.0)
-        if self.door:
-            self.door.close()
-        self._context.destroy(linger=0)
+        self._loop.close()
 
-    def _receive(self) -> None:
-        """What has come, a bounded number at a time."""
-        for _ in range(BACKLOG_HOPS):
-            try:
-                box, *frames = self._router.recv_multipart(self._zmq.NOBLOCK)
-            except self._zmq.Again:
-                return
-            message = unpack(frames[0]) if len(frames) == 1 else None
-            if message is None or message.kind not in (Kind.HELLO, Kind.HOP):
-                self.refused += 1
-            elif message.kind is Kind.HELLO:
-                self._greet(box)
-            elif session := self.sessions.get(box):
-                session.seen_s = time.monotonic()
-                session.take(message)
+    def _open(self, connection: Connection) -> None:
+        """A peer's handshake is over. A key has two connections at most: that of its session and one that comes after
+        it when the box's network was cut."""
+        key = connection.peer.mechanism.key
+        self._number += 1
+        name = keys.written(key) if key else b"connection %d" % self._number
+        if list(self._names.values()).count(name) > 1:
+            self._loop.drop(self._listener, connection)
+            return
+        self._names[connection] = name
 
-    def _greet(self, box: bytes) -> None:
-        session = self.sessions.get(box)
+    def _take(self, connection: Connection, frame: bytes) -> None:
+        """A message has come."""
+        message = unpack(frame)
+        if message is None or message.kind not in (Kind.HELLO, Kind.HOP):
+            self._nonsense += 1
+        elif message.kind is Kind.HELLO:
+            self._greet(connection)
+        elif (session := self.sessions.get(self._names[connection])) and session.connection is connection:
+            session.seen_s = time.monotonic()
+            session.take(message)
+
+    def _greet(self, connection: Connection) -> None:
+        name = self._names[connection]
+        session = self.sessions.get(name) or self._begin(connection, name)
         if session is None:
-            if len(self.sessions) >= self._most:
-                self._send(box, pack(Kind.FULL))
+            return
+        if session.connection is not connection:
+            if session.connection and time.monotonic() - session.connection.heard_s < TAKEOVER_S:
+                self._send(connection, pack(Kind.FULL, body=b"its key is in use by another box"))
+                self._say("a second box has come with the key of one that is served; each box needs a key of its own")
                 return
-            session = self.sessions[box] = Session(box, self._build, self._post, self._say)
-            session.start()
-            self._say(f"a box has come, {len(self.sessions)} of {self._most}")
+            session.connection = connection
         session.seen_s = time.monotonic()
         if session.welcome:
-            self._send(box, session.welcome)
+            self._send(connection, session.welcome)
+
+    def _begin(self, connection: Connection, name: bytes) -> Session | None:
+        """A new session, if there is a place for it; the box asks again."""
+        self._ended = [session for session in self._ended if session.is_alive()]
+        if len(self.sessions) >= self._most:
+            self._send(connection, pack(Kind.FULL))
+            return None
+        if len(self._ended) > ENDING_SESSIONS or not self._starts.take():
+            return None
+        session = self.sessions[name] = Session(name, self._build, self._post, self._say)
+        session.connection = connection
+        session.start()
+        self._say(f"a box has come, {len(self.sessions)} of {self._most}")
+        return session
 
     def _post(self, box: bytes, frame: bytes) -> None:
         """Called by sessions."""
@@ -234,33 +275,49 @@ class Boxes:
 
     def _send_answers(self) -> None:
         while self._answers:
-            self._send(*self._answers.popleft())
+            box, frame = self._answers.popleft()
+            session = self.sessions.get(box)
+            if session and session.connection:
+                self._send(session.connection, frame)
 
-    def _send(self, box: bytes, frame: bytes) -> None:
-        try:
-            self._router.send_multipart((box, frame), self._zmq.NOBLOCK)
-        except self._zmq.ZMQError:  # gone, or stuck: a box fills what it does not get
-            return
+    def _send(self, connection: Connection, frame: bytes) -> None:
+        """Never waits: a box fills what it does not get."""
+        connection.send(frame)
+        self._loop.flush(self._listener, connection)
+
+    def _leave(self, connection: Connection, _: str) -> None:
+        """A connection has ended. Its session waits for the same key to come back; without keys nobody can."""
+        self._nonsense += connection.peer.refused
+        name = self._names.pop(connection, b"")
+        session = self.sessions.get(name)
+        if session and session.connection is connection:
+            session.connection = None
+            if not connection.peer.mechanism.key:
+                self._forget(name)
 
     def _forget_idle(self) -> None:
         now_s = time.monotonic()
         for box, session in [*self.sessions.items()]:
-            if now_s - session.seen_s > IDLE_S:
-                session.end()
-                del self.sessions[box]
-                self._say(
-                    f"a box has gone: {session.hops} hops, {session.lost} lost on the way, "
-                    f"{session.stale + session.dropped} too late, {session.refused} that were no sound"
-                )
+            if now_s - session.seen_s > IDLE_S or session.failed:
+                self._forget(box)
+
+    def _forget(self, box: bytes) -> None:
+        session = self.sessions.pop(box)
+        session.end()
+        self._ended.append(session)
+        self._say(
+            f"a box has gone: {session.hops} hops, {session.lost} lost on the way, "
+            f"{session.stale + session.dropped} too late, {session.refused} that were no sound"
+        )
 
 
 def short(error: Exception) -> str:
     """An exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 160)
 
 
 def _curve(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:
-    """Our secret key and the public ones let in; nothing where nobody else can come in. Raises UserError."""
+    """Our secret key, 32 bytes, and the public ones let in; nothing where nobody else can come in. Raises UserError."""
     given = [getattr(settings, name) for name in ("key_file", "clients_file")]
     if given == ["off", "off"]:
         if keys.stays_here(settings.host):
@@ -271,4 +328,7 @@ def _curve(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:
         )
     if "off" in given:
         raise UserError("a key goes with a list of clients: give both, --key FILE and --clients LIST")
-    return keys.read_secret(Path(given[0])), keys.read_clients(Path(given[1]))
+    secret = keys.raw(keys.read_secret(Path(given[0])), given[0])
+    clients = keys.read_clients(Path(given[1]))
+    sodium()
+    return secret, clients

@@ -7,10 +7,15 @@ makes an answer possible at once, whatever the rate and the length of chunks. Wh
 
 As in that system only the noise is taken out: no high-pass, gate or limiter, which the other program has itself. With
 ``whole`` the sound walks the box's whole chain.
+
+The format knows neither names nor encryption, so whoever can connect can speak. The stream belongs to the program that
+sends first, until it goes or is silent for ``HOLD_S`` while another one sends; what others send meanwhile is refused.
+Clean chunks go to everybody who fetches, so that nobody takes them from the program. ``edge.transport`` has the bounds.
 """
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,23 +23,33 @@ from typing import Any
 
 import numpy as np
 
-from edge import HOP_SAMPLES, RATE_HZ, keys
+from edge import HOP_SAMPLES, RATE_HZ, UserError, keys
 from edge.boxes import Boxes, short
 from edge.chain import Chain
 from edge.config import BridgeConfig, Config
+from edge.loglimit import LogLimit
 from edge.realtime import SWITCH_INTERVAL_S, hurry_thread
 from edge.spectrum import Floats
 from edge.suppress.adapter import Blocks
+from edge.transport import Budget, Connection, Limits, Listener, Loop, endpoint
 from edge.wire import sound
+from edge.zmtp import Null, Peer
 
 QUEUE_CHUNKS = 8
 """Chunks that wait to be cleaned, and clean ones that wait to be fetched; beyond that the oldest is dropped."""
-ROUND = 64
-"""Chunks looked at before one is cleaned: a flood must not keep us from working."""
 PIECE_SAMPLES = 4096
 """Longer chunks are treated in pieces."""
-MOST_BYTES = 1 << 24
-"""A longer message breaks the connection: 95 s at 44.1 kHz are no chunk."""
+MOST_BYTES = 1 << 22
+"""A longer message breaks the connection: 24 s at 44.1 kHz are no chunk. No queue holds more than this, either, unless
+it is a single chunk."""
+MOST_PROGRAMS = 4
+"""Connections at a time, each way."""
+HOLD_S = 2.0
+"""The stream goes over to another program that sends when the one that has it was silent for so long."""
+STRANGER_BYTES_PER_S, STRANGER_BYTES_AT_ONCE = 400_000.0, 65_536.0
+"""What is read, and thrown away, of a program that does not have the stream: enough to see that it sends."""
+NEWCOMER_BYTES_PER_S = 8e6
+"""What is read of each program while none has the stream; a second for the longest chunk there may be."""
 BUFFER_BYTES = 1 << 16
 """What the kernel may hold for a program that does not fetch its sound."""
 LOOK_MS = 200
@@ -93,87 +108,126 @@ class Stream:
 
 
 class Bridge:
-    """The two sockets, and a stream between them."""
+    """The two ports, and a stream between them."""
 
     def __init__(self, settings: BridgeConfig, stream: Stream, say: Say) -> None:
         """Opens both ports; raises UserError."""
-        zmq = self._zmq = keys.zeromq()
         self.counts = Counts()
         self._stream = stream
-        self._say = say
-        self._noisy: deque[Floats] = deque(maxlen=QUEUE_CHUNKS)
-        self._clean: deque[bytes] = deque(maxlen=QUEUE_CHUNKS)
-        self._programs = 0
-        self._context: Any = zmq.Context()
+        self._say = LogLimit(say)
+        self._noisy: deque[Floats] = deque()
+        self._clean: deque[bytes] = deque()
+        """What waits for the first that fetches."""
+        self._holder: Connection | None = None  # whose stream it is
+        self._holder_spoke_s = 0.0
+        limits = Limits(MOST_PROGRAMS, QUEUE_CHUNKS, queue_bytes=MOST_BYTES, send_buffer_bytes=BUFFER_BYTES)
+        host = settings.host
+        self._senders = Listener(
+            host, settings.noisy_port, "noisy_port", lambda: Peer(Null(b"PULL"), (b"PUSH",), MOST_BYTES), limits
+        )
         try:
-            self._pull = self._open(zmq.PULL, settings.host, settings.noisy_port, "noisy_port")
-            self._push = self._open(zmq.PUSH, settings.host, settings.clean_port, "clean_port")
-        except BaseException:
-            self._context.destroy(linger=0)
+            self._fetchers = Listener(
+                host, settings.clean_port, "clean_port", lambda: Peer(Null(b"PUSH"), (b"PULL",), 0), limits
+            )
+        except UserError:
+            self._senders.socket.close()
             raise
-        changes = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        self._senders = self._pull.get_monitor_socket(changes)
-        self._fetchers = self._push.get_monitor_socket(changes)
+        self._senders.budget = lambda: self._stranger() if self._holder else self._newcomer()
+        self._senders.on_open, self._senders.on_close = self._come, self._leave
+        self._senders.on_message = self._receive
+        self._fetchers.budget = self._stranger
+        self._fetchers.on_open = self._fetch
+        self._fetchers.on_close = lambda *_: self._count_fetched()
+        self._loop = Loop(self._senders, self._fetchers)
 
-    def _open(self, kind: int, host: str, port: int, setting: str) -> Any:
-        zmq = self._zmq
-        way = self._context.socket(kind)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, QUEUE_CHUNKS),
-            (zmq.RCVHWM, QUEUE_CHUNKS),
-            (zmq.SNDBUF, BUFFER_BYTES),
-            (zmq.MAXMSGSIZE, MOST_BYTES),
-            (zmq.IPV6, int(":" in host)),
-        ):
-            way.setsockopt(option, value)
-        keys.bind(way, host, port, setting)
-        return way
+    def _stranger(self) -> Budget:
+        return Budget(STRANGER_BYTES_PER_S, STRANGER_BYTES_AT_ONCE)
+
+    def _newcomer(self) -> Budget:
+        return Budget(NEWCOMER_BYTES_PER_S, NEWCOMER_BYTES_PER_S)
 
     def serve(self, stop: threading.Event) -> None:
         """Until told to stop."""
-        zmq = self._zmq
-        poller = zmq.Poller()
-        for way in (self._pull, self._senders, self._fetchers):
-            poller.register(way, zmq.POLLIN)
         try:
             while not stop.is_set():
-                if self._clean:
-                    poller.register(self._push, zmq.POLLOUT)
-                elif self._push in poller:
-                    poller.unregister(self._push)
-                ready = dict(poller.poll(0 if self._noisy else LOOK_MS))
-                if self._fetchers in ready:
-                    self._watch_fetchers()
-                if self._senders in ready:
-                    self._watch_senders()
-                if self._pull in ready:
-                    self._receive()
+                self._loop.turn(0 if self._noisy else LOOK_MS / 1000)
+                self._count_parts()
                 if self._noisy:
                     self._treat(self._noisy.popleft())
-                self._send()
+                self._count_fetched()
         finally:
-            for way in (self._pull, self._push):
-                way.disable_monitor()
-            self._context.destroy(linger=0)
+            self._loop.close()
 
-    def _receive(self) -> None:
-        """Everything that has come, up to a bound; the oldest chunks give way."""
-        for _ in range(ROUND):
-            try:
-                frames = self._pull.recv_multipart(self._zmq.NOBLOCK)
-            except self._zmq.Again:
-                return
-            self.counts.received += 1
-            whole = len(frames) == 1 and len(frames[0]) % SAMPLE_BYTES == 0
-            chunk = np.frombuffer(frames[0], "<f4").astype(np.float32) if whole else None
-            if chunk is None or not sound(chunk):
-                self.counts.refused += 1
-                if self.counts.refused == 1:
-                    self._say("refused a chunk: not a multiple of 4 bytes, or no sound; further ones are only counted")
-                continue
-            self.counts.dropped_in += len(self._noisy) == QUEUE_CHUNKS
-            self._noisy.append(chunk)
+    def _come(self, connection: Connection) -> None:
+        """A program's handshake is over."""
+        another = len(self._senders.peers) > 1
+        more = ", and another is there: the stream belongs to the one that sends, the other's chunks are refused"
+        self._say(f"a program has come{more if another else ''}")
+
+    def _receive(self, connection: Connection, message: bytes) -> None:
+        """A chunk has come; in the queue the oldest gives way."""
+        self.counts.received += 1
+        chunk = np.frombuffer(message, "<f4").astype(np.float32) if len(message) % SAMPLE_BYTES == 0 else None
+        if chunk is None or not sound(chunk):
+            self._refuse("not a multiple of 4 bytes, or no sound")
+        elif not self._holds(connection):
+            self._refuse("another program has the stream")
+        else:
+            self._holder_spoke_s = time.monotonic()
+            self.counts.dropped_in += _append(self._noisy, chunk, SAMPLE_BYTES)
+
+    def _holds(self, connection: Connection) -> bool:
+        """Whether the stream is this program's, from now on if it was nobody's."""
+        if self._holder is connection:
+            return True
+        if self._holder and time.monotonic() - self._holder_spoke_s < HOLD_S:
+            return False
+        if self._holder:
+            self._reset()
+            self._say("the program that had the stream is silent; another one sends and has it now")
+        self._holder = connection
+        for one in self._senders.peers:
+            one.budget = None if one is connection else self._stranger()
+        return True
+
+    def _refuse(self, why: str) -> None:
+        self.counts.refused += 1
+        if self.counts.refused == 1:
+            self._say(f"refused a chunk: {why}; further ones are only counted")
+
+    def _count_parts(self) -> None:
+        """Chunks of several parts were thrown away as they came."""
+        for one in self._senders.peers:
+            refused, one.peer.refused = one.peer.refused, 0
+            for _ in range(refused):
+                self.counts.received += 1
+                self._refuse("it has several parts")
+
+    def _count_fetched(self) -> None:
+        for one in self._fetchers.peers:
+            self.counts.sent += one.sent
+            self.counts.dropped_out += one.dropped
+            one.sent = one.dropped = 0
+
+    def _reset(self) -> None:
+        """A program that comes begins a new sound: nothing of the old one may reach it."""
+        self._holder = None
+        self._noisy.clear()
+        self._clean.clear()
+        for one in self._fetchers.peers:
+            one.forget()
+        self._stream.reset()
+
+    def _leave(self, connection: Connection, why: str) -> None:
+        """A program has gone; the sound ends only if it was its."""
+        self._count_parts()
+        if self._holder is connection:
+            self._reset()
+            for one in self._senders.peers:
+                one.budget = self._newcomer()
+            self._say(f"the program has gone: {self.counts}{f' (it {why})' if why else ''}")
+        else:
+            self._say(f"a program has gone that did not have the stream: {self.counts}")
 
     def _treat(self, chunk: Floats) -> None:
         self._stream.process(chunk)
@@ -181,54 +235,36 @@ class Bridge:
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
             self._say(f"an engine failed ({short(failure)}); {engine.name} goes on")
-        self.counts.dropped_out += len(self._clean) == QUEUE_CHUNKS
-        self._clean.append(chunk.astype("<f4").tobytes())
+        clean = chunk.astype("<f4").tobytes()
+        if not self._fetchers.peers:
+            self.counts.dropped_out += _append(self._clean, clean, 1)
+        for one in [*self._fetchers.peers]:
+            self._give(one, clean)
 
-    def _send(self) -> None:
-        """As much as the program fetches."""
+    def _give(self, connection: Connection, clean: bytes) -> None:
+        """A clean chunk to one that fetches, as far as it does."""
+        connection.send(clean)
+        self._loop.flush(self._fetchers, connection)
+
+    def _fetch(self, connection: Connection) -> None:
+        """Somebody fetches; what has waited is his."""
         while self._clean:
-            try:
-                self._push.send(self._clean[0], self._zmq.NOBLOCK)
-            except self._zmq.Again:
-                return
-            self._clean.popleft()
-            self.counts.sent += 1
+            self._give(connection, self._clean.popleft())
 
-    def _watch_senders(self) -> None:
-        """A program that comes back begins a new sound: nothing of the old one may reach it."""
-        for event in self._events(self._senders):
-            if event == self._zmq.EVENT_DISCONNECTED:
-                self._programs = max(0, self._programs - 1)
-                self._receive()
-                self._noisy.clear()
-                self._clean.clear()
-                self._stream.reset()
-                self._say(f"the program has gone: {self.counts}")
-            else:
-                self._programs += 1
-                more = (
-                    "" if self._programs < 2 else ", and another is there: their sounds mix, the format knows but one"
-                )
-                self._say(f"a program has come{more}")
 
-    def _watch_fetchers(self) -> None:
-        for event in self._events(self._fetchers):
-            if event == self._zmq.EVENT_DISCONNECTED:
-                self._clean.clear()
-
-    def _events(self, monitor: Any) -> list[int]:
-        from zmq.utils.monitor import parse_monitor_message
-
-        found = []
-        while monitor.poll(0):
-            found.append(int(parse_monitor_message(monitor.recv_multipart())["event"]))
-        return found
+def _append(queue: "deque[Any]", chunk: Floats | bytes, item_bytes: int) -> int:
+    """Put a chunk into a queue that is bounded by number and bytes; returns how many old ones gave way."""
+    queue.append(chunk)
+    dropped = 0
+    while len(queue) > QUEUE_CHUNKS or (len(queue) > 1 and sum(map(len, queue)) * item_bytes > MOST_BYTES):
+        queue.popleft()
+        dropped += 1
+    return dropped
 
 
 def serve(config: Config, say: Say, stop: threading.Event, whole: bool = False) -> Counts:
     """For programs, until told to stop; raises UserError."""
     settings = config.bridge
-    keys.zeromq()  # before the engine, which takes longer to open
     _hurry(config, say)
     stream = Stream(config, settings.rate_hz, whole)
     for note in stream.engine.notes:
@@ -237,8 +273,8 @@ def serve(config: Config, say: Say, stop: threading.Event, whole: bool = False) 
     late_ms = 1000 * stream.delay_samples / settings.rate_hz
     host = settings.host
     say(
-        f"{stream.engine.name} waits for noisy chunks at {keys.endpoint(host, settings.noisy_port)} and gives clean "
-        f"ones at {keys.endpoint(host, settings.clean_port)}: {settings.rate_hz} Hz, "
+        f"{stream.engine.name} waits for noisy chunks at {endpoint(host, settings.noisy_port)} and gives clean "
+        f"ones at {endpoint(host, settings.clean_port)}: {settings.rate_hz} Hz, "
         f"{stream.delay_samples} samples ({late_ms:.1f} ms) late"
     )
     if not keys.stays_here(host):
@@ -255,7 +291,7 @@ def serve_boxes(config: Config, say: Say, stop: threading.Event) -> None:
     _hurry(config, say)
     served = Boxes(config.bridge, lambda: Chain(unlimited).engine, say)
     secured = "with keys" if served.door else "without keys: from this machine only"
-    say(f"waits for boxes at {keys.endpoint(config.bridge.host, config.bridge.boxes_port)}, {secured}")
+    say(f"waits for boxes at {endpoint(config.bridge.host, config.bridge.boxes_port)}, {secured}")
     served.serve(stop)
     say("ends")
 

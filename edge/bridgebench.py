@@ -12,14 +12,16 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from edge import UserError, keys
+from edge import UserError
 from edge.bench import speech_like
 from edge.config import Config
 from edge.realtime import hurry_thread
+from edge.transport import endpoint
 
 CHUNK_SAMPLES = 1536
 LATE_MS = 50.0
@@ -50,7 +52,7 @@ def bench(chosen: Config, seconds: float, file: Path | None = None) -> RoundTrip
     Both ask for the real-time priority that audio programs have. Answers are told apart by their order: after the first
     drop the times are those of older chunks, and so too long.
     """
-    zmq = keys.zeromq()
+    zmq = _zeromq()
     settings, engine = chosen.bridge, chosen.suppress.engine
     hurry_thread(chosen.box.priority)
     context = zmq.Context()
@@ -63,14 +65,23 @@ def bench(chosen: Config, seconds: float, file: Path | None = None) -> RoundTrip
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
         name = _started(server)
-        push.connect(keys.endpoint(settings.host, settings.noisy_port))
-        pull.connect(keys.endpoint(settings.host, settings.clean_port))
+        push.connect(endpoint(settings.host, settings.noisy_port))
+        pull.connect(endpoint(settings.host, settings.clean_port))
         return _played(push, pull, name, settings.rate_hz, seconds)
     finally:
         if server:
             server.terminate()
             server.wait(10)
         context.destroy(linger=0)
+
+
+def _zeromq() -> ModuleType:
+    """libzmq, which most of those programs use; raises UserError with the way to get it."""
+    try:
+        import zmq
+    except ImportError:
+        raise UserError("pyzmq is not installed; pip install 'quietbox[bridge]'") from None
+    return zmq
 
 
 def _started(server: "subprocess.Popen[str]") -> str:

@@ -1,19 +1,17 @@
 """Who may speak to whom over ZeroMQ: CURVE key pairs, the list of the keys let in, and addresses off this machine.
 
 A secret key is a file of one line that only its owner can read; a public key is 40 characters to paste into a setting
-or into the list. https://rfc.zeromq.org/spec/26 (CurveZMQ) and /27 (ZAP, which asks us about each key that knocks).
+or into the list. https://rfc.zeromq.org/spec/26 (CurveZMQ) and /32 (Z85, how keys are written).
 """
 
-import errno
 import ipaddress
 import os
 import pwd
 import re
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from edge import UserError, files
+from edge.curve import sodium
 
 KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 """32 bytes as Z85 writes them (https://rfc.zeromq.org/spec/32)."""
@@ -23,26 +21,29 @@ MOST_BYTES = 1 << 18
 """Of a key file or a list: some thousand keys with a comment each."""
 ACCOUNT = "quietbox"
 """The service's: a key that root makes must be readable to it."""
+Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 
-def zeromq() -> ModuleType:
-    """The package ``zmq``; raises UserError with the way to get it."""
-    try:
-        import zmq
-        import zmq.auth
-    except ImportError:
-        raise UserError("pyzmq is not installed; pip install 'quietbox[bridge]'") from None
-    if not zmq.has("curve"):
-        raise UserError("this pyzmq was built without CURVE keys; pip install --force-reinstall 'pyzmq>=26'")
-    return zmq
+def written(key: bytes) -> bytes:
+    """A key of 32 bytes in its 40 characters."""
+    words = [int.from_bytes(key[at : at + 4], "big") for at in range(0, len(key), 4)]
+    return "".join(Z85[word // 85**place % 85] for word in words for place in (4, 3, 2, 1, 0)).encode()
+
+
+def raw(known: bytes, where: str) -> bytes:
+    """A key's 40 characters -> its 32 bytes; raises UserError for 40 characters that are no key."""
+    digits = [Z85.index(sign) for sign in known.decode()]
+    words = [sum(digits[at + place] * 85 ** (4 - place) for place in range(5)) for at in range(0, len(digits), 5)]
+    if max(words) >= 1 << 32:
+        raise UserError(f"{where} is no key: a character is wrong")
+    return b"".join(word.to_bytes(4, "big") for word in words)
 
 
 def make(path: Path) -> str:
     """Write a new secret key, or read the one that is there; returns its public key. Raises UserError."""
     if path.exists():
         return public(read_secret(path))
-    zmq = zeromq()
-    known, secret = (half.decode() for half in zmq.curve_keypair())
+    known, secret = (written(half).decode() for half in sodium().crypto_box_keypair())
     try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
@@ -55,7 +56,7 @@ def make(path: Path) -> str:
     except OSError as error:
         path.unlink(missing_ok=True)  # half a key is none, and would stay
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    return str(known)
+    return known
 
 
 def _account() -> tuple[int, int] | None:
@@ -79,13 +80,14 @@ def read_secret(path: Path) -> bytes:
 
 def public(secret: bytes) -> str:
     """The public key of a secret one."""
-    return str(zeromq().curve_public(secret).decode())
+    return written(sodium().crypto_scalarmult_base(raw(secret, "the secret key"))).decode()
 
 
 def checked(known: str, where: str) -> bytes:
     """A public key as ``where`` gives it; raises UserError."""
     if not KEY.fullmatch(known):
         raise UserError(f"{where} is no public key: it has 40 characters, as `quietbox keys` prints it")
+    raw(known.encode(), where)
     return known.encode()
 
 
@@ -144,39 +146,17 @@ def stays_here(host: str) -> bool:
         return False
 
 
-def endpoint(host: str, port: int) -> str:
-    """The address as ZeroMQ writes it."""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+class Door:
+    """Says which public keys come in; counts the others."""
 
-
-def bind(way: Any, host: str, port: int, setting: str) -> None:
-    """Open a ZeroMQ socket at an address of this machine; raises UserError."""
-    try:
-        way.bind(endpoint(host, port))
-    except zeromq().ZMQError as error:
-        fix = f"is it taken? set [bridge] {setting}" if error.errno == errno.EADDRINUSE else "set [bridge] host"
-        raise UserError(f"{endpoint(host, port)} cannot be opened: {error.strerror} ({fix})") from None
-
-
-class Doorkeeper:
-    """Says which CURVE keys come in; counts the others. ZeroMQ itself turns away whoever has no CURVE at all."""
-
-    def __init__(self, context: Any, allowed: frozenset[bytes]) -> None:
-        """Works for all sockets of ``context`` that are CURVE servers, until ``close``."""
-        from zmq.auth.thread import ThreadAuthenticator
-
+    def __init__(self, allowed: frozenset[bytes]) -> None:
+        """``allowed``: keys in their 40 characters."""
         self.refused = 0
         """How often an unknown key knocked."""
         self._allowed = allowed
-        self._zap = ThreadAuthenticator(context)
-        self._zap.start()
-        self._zap.configure_curve_callback("*", credentials_provider=self)
 
-    def callback(self, domain: str, key: bytes) -> bool:
-        """What pyzmq asks, with the key in its 40 characters."""
-        known = key in self._allowed
+    def admits(self, key: bytes) -> bool:
+        """Whether the key, 32 bytes, is in the list."""
+        known = written(key) in self._allowed
         self.refused += not known
         return known
-
-    def close(self) -> None:
-        self._zap.stop()

@@ -19,6 +19,8 @@ HEAD = struct.Struct("<2sBBIqi")
 HOP_BYTES = 4 * HOP_SAMPLES
 MOST_BYTES = 1024
 """No message is longer."""
+BYTES_PER_S, BYTES_AT_ONCE = 480_000.0, 262_144.0
+"""What either side may be sent, with 256 for each message on top: four times the 200 hops a second of real use."""
 LOUDEST = 100.0
 """40 dB above full scale; what is further out, or no number, is no sound."""
 

@@ -256,7 +256,7 @@ def test_a_program_that_returns_gets_nothing_of_the_old_sound(served: Served) ->
 
 def test_a_second_program_is_told_of(served: Served) -> None:
     programs = [Program(served.settings) for _ in range(2)]
-    assert until(lambda: any("their sounds mix" in said for said in served.said))
+    assert until(lambda: any("the other's chunks are refused" in said for said in served.said))
     for program in programs:
         program.leave()
 
@@ -322,8 +322,20 @@ def test_keys_prints_the_public_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert path.stat().st_mode & 0o777 == 0o600 and first in path.read_text()
 
 
-def test_without_pyzmq_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "zmq", None)
-    for command in (["serve"], ["serve", "--boxes"], ["serve", "--bench"], ["keys", os.devnull + "x"]):
-        assert cli.main(command) == 1
-        assert capsys.readouterr().err == "quietbox: pyzmq is not installed; pip install 'quietbox[bridge]'\n"
+def test_without_a_package_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Programs and boxes on this machine are served without any."""
+    path = tmp_path / "key"
+    cli.main(["keys", str(path)])
+    (tmp_path / "list").write_text(capsys.readouterr().out)
+    for package, command in (
+        ("zmq", ["serve", "--bench"]),
+        ("nacl", ["keys", os.devnull + "x"]),
+        ("nacl", ["serve", "--boxes", "--key", str(path), "--clients", str(tmp_path / "list")]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            assert cli.main(command) == 1
+        name = {"zmq": "pyzmq", "nacl": "PyNaCl"}[package]
+        assert capsys.readouterr().err == f"quietbox: {name} is not installed; pip install 'quietbox[bridge]'\n"

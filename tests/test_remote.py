@@ -482,6 +482,7 @@ def test_no_more_boxes_than_allowed() -> None:
 def test_rubbish_is_counted_and_harms_nobody(server: Server) -> None:
     remote = remote_at(server.address)
     assert until(lambda: remote._link._open)
+    (friend,) = server.boxes.sessions
     context = zmq.Context()
     vandal = context.socket(zmq.DEALER)
     vandal.connect(f"tcp://{server.address}")
@@ -492,18 +493,13 @@ def test_rubbish_is_counted_and_harms_nobody(server: Server) -> None:
     assert until(lambda: server.boxes.refused == len(bad) + 1)
     vandal.send(pack(Kind.HELLO))
     assert vandal.poll(5000)
-    session = next(s for s in server.boxes.sessions.values() if s is not server.boxes.sessions[remote_identity(server)])
+    session = next(s for s in server.boxes.sessions.values() if s is not server.boxes.sessions[friend])
     vandal.send(pack(Kind.HOP, 1, 0, 0, np.full(80, np.nan, "<f4").tobytes()))
     assert until(lambda: session.refused == 1)
     play(remote, noise(100))
     assert remote.name == "remote"
     remote.close()
     context.destroy(linger=0)
-
-
-def remote_identity(server: Server) -> bytes:
-    """The box that named itself; a plain socket's name is given by ZeroMQ and begins with a zero byte."""
-    return next(name for name in server.boxes.sessions if name.startswith(b"q"))
 
 
 # Keys.
@@ -594,10 +590,13 @@ def test_a_port_that_is_taken_is_named(server: Server) -> None:
         Server(boxes_port=server.settings.boxes_port)
 
 
-def test_without_pyzmq_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "zmq", None)
-    with pytest.raises(BadModel, match=r"^pyzmq is not installed; pip install 'quietbox\[bridge\]'$"):
-        open_remote(RemoteConfig(), 30, off())
+def test_without_pynacl_there_is_one_line(
+    known: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = RemoteConfig(server_key=known["server"], key_file=str(tmp_path / "box"))
+    monkeypatch.setitem(sys.modules, "nacl", None)
+    with pytest.raises(BadModel, match=r"^PyNaCl is not installed; pip install 'quietbox\[bridge\]'$"):
+        open_remote(settings, 30, off())
 
 
 def test_what_cannot_work_leaves_our_own_engine_and_a_note() -> None:
@@ -665,10 +664,10 @@ def test_the_drop_in_opens_the_network_and_nothing_else(tmp_path: Path) -> None:
     assert "quietbox" not in subprocess.run(command, capture_output=True, text=True).stderr
 
 
-def test_the_box_loads_zeromq_only_when_asked() -> None:
-    code = "import sys, edge.config as c, edge.box as b; b.Box(c.Config()); print('zmq' in sys.modules)"
+def test_the_box_loads_no_encryption_before_it_is_asked_to() -> None:
+    code = "import sys, edge.config as c, edge.box as b; b.Box(c.Config()); print({'zmq', 'nacl'} & {*sys.modules})"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "False"
+    assert told.stdout.strip() == "set()"
 
 
 def test_an_engine_nobody_holds_any_more_ends_its_thread(server: Server) -> None:

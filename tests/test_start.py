@@ -3,7 +3,18 @@
 import subprocess
 import sys
 
-SLOW = ("numpy.random", "importlib.metadata", "scipy", "rich", "soundfile", "matplotlib", "torch", "onnx", "zmq")
+SLOW = (
+    "numpy.random",
+    "importlib.metadata",
+    "scipy",
+    "rich",
+    "soundfile",
+    "matplotlib",
+    "torch",
+    "onnx",
+    "zmq",
+    "nacl",
+)
 
 
 def test_the_running_box_imports_nothing_slow() -> None:

@@ -1,11 +1,14 @@
 """The way to the machine of ``remote`` and back: a thread with a socket, between two bounded queues.
 
 The audio thread puts hops into one queue and takes answers from the other, and never waits; everything that the
-network may do to a socket happens in here.
+network may do to a socket happens in here. The machine is not trusted with more than its key: what it sends is read
+within a budget and never collected (``edge.transport``, ``edge.zmtp``), so that it can cost this box neither memory
+nor more than a few percent of its processor.
 """
 
 import errno
 import os
+import select
 import socket
 import threading
 import time
@@ -13,13 +16,16 @@ import weakref
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, keys
 from edge.config import RemoteConfig
+from edge.curve import UNKNOWN_KEY, CurveClient, sodium
+from edge.loglimit import printable
 from edge.realtime import hurry_thread
 from edge.spectrum import Floats
-from edge.wire import MOST_BYTES, Kind, Message, pack, unpack
+from edge.transport import Budget, Connection, Gone
+from edge.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
+from edge.zmtp import Null, Peer, Refused
 
 QUEUE_HOPS = 64
 """Hops on their way to the link's thread, and answers on their way back; the oldest give way."""
@@ -27,6 +33,10 @@ LEAST_ROOM_MS = 5.0
 """Less time than this for network and engine is hopeless."""
 HELLO_S, GONE_S = 0.5, 2.0
 """The link asks so often whether the machine is there, and gives it up after so long without a word."""
+CONNECT_S, SILENCE_S = 3.0, 3.0
+"""A connection is given up that is not made, handshake and all, after so long, or brings nothing for so long."""
+RETRY_S, RETRY_MOST_S = 0.1, 2.0
+"""Between two connections; twice as long after each that came to nothing."""
 QUIET_S = 30.0
 """Between two things said: a machine that is late again and again would fill the journal."""
 PATIENCE_S = 3.0
@@ -61,7 +71,6 @@ class Link(threading.Thread):
         """Raises UserError; connects once it is started, with SCHED_FIFO at ``priority`` if that is granted."""
         super().__init__(name="remote", daemon=True)
         self._priority = priority
-        self._zmq: Any = keys.zeromq()
         self._host, self._port = keys.host_and_port(settings.server, "[remote] server")
         self._where = settings.server
         self._keys = _curve(settings, self._host)
@@ -99,88 +108,103 @@ class Link(threading.Thread):
     # The thread.
 
     def run(self) -> None:
-        hurry_thread(self._priority)  # before ZeroMQ's own thread begins, which inherits it
-        zmq = self._zmq
-        context = zmq.Context()
-        way = context.socket(zmq.DEALER)
-        ears = way.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-        try:
-            self._connect(way)
-            poller = zmq.Poller()
-            for what in (way, ears, self._wake):
-                poller.register(what, zmq.POLLIN)
-            self._converse(way, ears, poller)
-        except (zmq.ZMQError, OSError) as error:
-            self.news.append(f"remote: {self._where} cannot be used ({error}); our own network goes on")
-        finally:
-            self._open = False
-            way.disable_monitor()
-            context.destroy(linger=0)
-
-    def _connect(self, way: Any) -> None:
-        zmq = self._zmq
-        for option, value in (
-            (zmq.IDENTITY, b"q" + os.urandom(8)),
-            (zmq.LINGER, 0),
-            (zmq.IMMEDIATE, 1),  # nothing waits for a connection that is not there
-            (zmq.SNDHWM, QUEUE_HOPS),
-            (zmq.RCVHWM, QUEUE_HOPS),
-            (zmq.MAXMSGSIZE, MOST_BYTES),
-            (zmq.RECONNECT_IVL, 100),
-            (zmq.RECONNECT_IVL_MAX, 2000),
-            (zmq.HEARTBEAT_IVL, 1000),
-            (zmq.HEARTBEAT_TIMEOUT, 3000),
-            (zmq.IPV6, int(":" in self._host)),
-        ):
-            way.setsockopt(option, value)
-        if self._keys:
-            server, secret = self._keys
-            way.curve_serverkey, way.curve_secretkey = server, secret
-            way.curve_publickey = keys.public(secret).encode()
-        way.connect(keys.endpoint(self._host, self._port))
-
-    def _converse(self, way: Any, ears: Any, poller: Any) -> None:
-        """Until stopped; what the network throws is said and tried again."""
-        began = heard_s = time.monotonic()
-        next_s = 0.0
+        hurry_thread(self._priority)
+        self._began_s = time.monotonic()
+        retry_s = RETRY_S
         while not self._ending:
-            ready = dict(poller.poll(100))
+            connection = None
+            try:
+                if connection := self._connected():
+                    heard = self._converse(connection)
+                    retry_s = RETRY_S if heard else min(2 * retry_s, RETRY_MOST_S)
+            except Gone as end:
+                self._refusal = self._why(end)
+                retry_s = min(2 * retry_s, RETRY_MOST_S)
+            except Exception as fault:  # the thread must not end while the engine counts on it
+                self._refusal = f"unexpected fault, please report it: {printable(repr(fault))}"
+                retry_s = RETRY_MOST_S
+            finally:
+                self._open = False
+                if connection:
+                    connection.close()
+            self._rest(retry_s)
+
+    def _rest(self, seconds: float) -> None:
+        """Until the next try."""
+        until_s = time.monotonic() + seconds
+        while not self._ending and time.monotonic() < until_s:
+            self._say_now_and_then()
+            time.sleep(min(0.1, seconds))
+
+    def _why(self, end: Gone) -> str:
+        """What the user is told of an end of the connection."""
+        if isinstance(end.__cause__, Refused):
+            known = str(end) == UNKNOWN_KEY.decode()
+            return "it does not let this box's key in" if known else f"it refuses: {printable(str(end))}"
+        return f"it {printable(str(end))}" if end.__cause__ else ""
+
+    def _connected(self) -> Connection | None:
+        """A connection whose handshake has begun; None if there is none to be had just now."""
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
+            opened = socket.socket(family, kind)
+        except OSError:
+            self._refusal = ""
+            return None
+        try:
+            opened.settimeout(CONNECT_S)
+            opened.connect(address)
+            mechanism = CurveClient(b"DEALER", self._keys[1], self._keys[0]) if self._keys else Null(b"DEALER")
+            peer = Peer(mechanism, (b"ROUTER", b"DEALER"), MOST_BYTES)
+            return Connection(opened, peer, QUEUE_HOPS, budget=Budget(BYTES_PER_S, BYTES_AT_ONCE))
+        except OSError:
+            opened.close()
+            self._refusal = ""
+            return None
+
+    def _converse(self, connection: Connection) -> bool:
+        """Until stopped, or nothing more is to be expected of this connection: whether it brought anything of sense.
+        Raises Gone."""
+        heard_s = time.monotonic()
+        next_s = 0.0
+        heard = False
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        self._hops.clear()
+        while not self._ending:
+            reads = select.POLLIN if connection.may_read else 0
+            poller.register(connection.socket, reads | (select.POLLOUT if connection.has_output else 0))
+            for descriptor, events in poller.poll(100 if reads else 10):
+                if descriptor == self._wake:
+                    os.eventfd_read(self._wake)
+                elif events & (select.POLLIN | select.POLLHUP | select.POLLERR) and self._receive_all(connection):
+                    heard_s, heard = time.monotonic(), True
             now_s = time.monotonic()
-            if self._wake in ready:
-                os.eventfd_read(self._wake)
-                self._send_all(way)
-            if way in ready and self._receive_all(way):
-                heard_s = now_s
-            if ears in ready:
-                ears.recv_multipart()
-                self._refusal = "it does not let this box's key in"
-            if now_s >= next_s:
+            ready = connection.peer.ready
+            if now_s - connection.alive_s > SILENCE_S or not (ready or now_s - connection.opened_s < CONNECT_S):
+                return heard
+            if ready and now_s >= next_s:
                 next_s = now_s + HELLO_S
-                self._put(way, pack(Kind.HELLO))
+                connection.send(pack(Kind.HELLO))
+                connection.peer.ping()
                 if now_s - heard_s > GONE_S:
                     self._open = False
-                if now_s - began > PATIENCE_S or self.heard:
-                    self._tell()
+                self._say_now_and_then()
+            while self._hops:
+                connection.send(self._hops.popleft())
+            connection.write()
+        return heard
 
-    def _send_all(self, way: Any) -> None:
-        while self._hops:
-            self._put(way, self._hops.popleft())
+    def _say_now_and_then(self) -> None:
+        if time.monotonic() - self._began_s > PATIENCE_S or self.heard:
+            self._tell()
 
-    def _put(self, way: Any, frame: bytes) -> None:
-        try:
-            way.send(frame, self._zmq.NOBLOCK)
-        except self._zmq.Again:  # no connection, or one that is stuck: a hop that waits is a hop too late
-            return
-
-    def _receive_all(self, way: Any) -> bool:
-        """Whether anything of sense came."""
+    def _receive_all(self, connection: Connection) -> bool:
+        """Whether anything of sense came. Raises Gone."""
         sense = False
-        while True:
-            try:
-                frames = way.recv_multipart(self._zmq.NOBLOCK)
-            except self._zmq.Again:
-                return sense
-            message = unpack(frames[0]) if len(frames) == 1 else None
+        refused = connection.peer.refused
+        for frame in connection.read():
+            message = unpack(frame)
             if message is None:
                 self.tally.refused += 1
                 continue
@@ -191,11 +215,13 @@ class Link(threading.Thread):
                 self._meet(message)
             elif message.kind is Kind.FULL:
                 self._open = False
-                self._refusal = "it serves as many boxes as it may"
+                self._refusal = printable(message.body) or "it serves as many boxes as it may"
+        self.tally.refused += connection.peer.refused - refused
+        return sense
 
     def _meet(self, welcome: Message) -> None:
         """Whether its engine leaves any time for the way."""
-        self._engine = welcome.body.decode(errors="replace")[:40]
+        self._engine = printable(welcome.body, 40)
         room_ms = (self.delay_samples - welcome.delay_samples - HOP_SAMPLES) * 1000 / RATE_HZ
         need_ms = welcome.delay_samples * 1000 / RATE_HZ + 2 * HOP_MS + LEAST_ROOM_MS
         self._refusal = ""
@@ -241,7 +267,8 @@ def _is_service() -> bool:
 
 
 def _curve(settings: RemoteConfig, host: str) -> tuple[bytes, bytes] | None:
-    """The machine's public key and our secret one; None where sound stays on this machine anyway. Raises UserError."""
+    """The machine's public key and our secret one, 32 bytes each; None where sound stays on this machine anyway. Raises
+    UserError."""
     if settings.server_key == settings.key_file == "off":
         if keys.stays_here(host):
             return None
@@ -252,5 +279,7 @@ def _curve(settings: RemoteConfig, host: str) -> tuple[bytes, bytes] | None:
     for name in ("server_key", "key_file"):
         if getattr(settings, name) == "off":
             raise UserError(f"[remote] {name} is off and the other key is set; encryption needs both")
-    server = keys.checked(settings.server_key, "[remote] server_key")
-    return server, keys.read_secret(Path(settings.key_file))
+    server = keys.raw(keys.checked(settings.server_key, "[remote] server_key"), "[remote] server_key")
+    secret = keys.raw(keys.read_secret(Path(settings.key_file)), settings.key_file)
+    sodium()
+    return server, secret
