@@ -223,9 +223,11 @@ class Boxes:
         key = connection.peer.mechanism.key
         self._number += 1
         name = keys.written(key) if key else b"connection %d" % self._number
-        if list(self._names.values()).count(name) > 1:
-            self._loop.drop(self._listener, connection)
-            return
+        session = self.sessions.get(name)
+        holder = session.connection if session else None
+        waiting = [one for one, its in self._names.items() if its == name and one is not holder]
+        for one in waiting:
+            self._loop.drop(self._listener, one)
         self._names[connection] = name
 
     def _take(self, connection: Connection, frame: bytes) -> None:

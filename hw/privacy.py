@@ -170,7 +170,7 @@ except Exception as no_board: print(no_board)
 """
 ENTRIES = (
     Entry("run", command=_quietbox("run"), module="onnxruntime", endless=True, sound=True),
-    Entry("serve", command=_quietbox("serve"), module="zmq", endless=True, loopback=True),
+    Entry("serve", command=_quietbox("serve"), endless=True, loopback=True),
     Entry("enhance", command=_enhance),
     Entry("doctor", command=_quietbox("doctor"), sound=True),
     Entry("bench", command=_quietbox("bench")),
@@ -184,6 +184,7 @@ ENTRIES = (
     Entry("rich", "from rich.progress import track; [*track(range(9))]", "rich"),
     Entry("rpi-lgpio", BOARD, "RPi"),
     Entry("pyzmq", PAIR, "zmq", loopback=True),
+    Entry("pynacl", "from nacl import bindings; bindings.crypto_box_keypair()", "nacl"),
     Entry("matplotlib", PICTURE, "matplotlib", writes=(".cache/matplotlib", ".config/matplotlib")),
     Entry("torch", TORCH, "torch"),
     Entry("onnx", f"import onnx; onnx.checker.check_model({str(MODEL / 'quietbox.onnx')!r})", "onnx"),

@@ -32,7 +32,7 @@ RESOLVER_FILES = ("/etc/resolv.conf",)
 SOCKET_CALLS = ("socket", "getaddrinfo", "gethostbyname", "res_query", "__res_query")
 
 CAN_USE_A_NETWORK = {
-    "zmq": "the bridge: `quietbox serve`, engine = remote",
+    "zmq": "plays the other program in `quietbox serve --bench`",
     "torch": "training on several machines, which nothing here starts",
     "_lgpio": "its C library is also that of a network daemon, rgpiod, which nothing here starts",
     "PIL": "its copy of libxcb takes pictures of a remote screen, which nothing here asks for",

@@ -141,7 +141,7 @@ class Link(threading.Thread):
         if isinstance(end.__cause__, Refused):
             known = str(end) == UNKNOWN_KEY.decode()
             return "it does not let this box's key in" if known else f"it refuses: {printable(str(end))}"
-        return f"it {printable(str(end))}" if end.__cause__ else ""
+        return f"its answer makes no sense: {printable(str(end))}" if end.__cause__ else ""
 
     def _connected(self) -> Connection | None:
         """A connection whose handshake has begun; None if there is none to be had just now."""
