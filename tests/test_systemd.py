@@ -21,10 +21,10 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def settings(name: str) -> dict[str, list[str]]:
+def settings(name: str, folder: Path = FILES) -> dict[str, list[str]]:
     """key -> its values, in their order."""
     found: dict[str, list[str]] = {}
-    for line in (FILES / name).read_text().splitlines():
+    for line in (folder / name).read_text().splitlines():
         if not line.startswith(("#", "[")) and "=" in line:
             key, _, value = line.partition("=")
             found.setdefault(key, []).append(value)
@@ -47,6 +47,30 @@ def test_the_box_is_exposed_no_more_than_it_must_be() -> None:
         pytest.skip(f"this systemd cannot judge a file: {done.stderr.strip()}")
     (exposure,) = re.findall(r"Overall exposure level for quietbox\.service: ([\d.]+)", done.stdout)
     assert float(exposure) <= 1.5, done.stdout
+
+
+SERVE = FILES.parent / "hw/quietbox-serve.service"
+
+
+def test_the_unit_of_the_bigger_machine(tmp_path: Path) -> None:
+    """systemd takes it, it is always restarted, it can reach little, and it is bounded."""
+    (tmp_path / SERVE.name).write_text(re.sub(r"=/opt/quietbox/\S+", "=/bin/true", SERVE.read_text()))
+    done = run("systemd-analyze", "verify", "--man=no", tmp_path / SERVE.name)
+    assert done.returncode == 0 and SERVE.name not in done.stderr, done.stderr
+    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", SERVE)
+    (exposure,) = re.findall(r"Overall exposure level for quietbox-serve\.service: ([\d.]+)", done.stdout)
+    assert float(exposure) <= 2.0, done.stdout
+    unit = settings(SERVE.name, SERVE.parent)
+    assert unit["Restart"] == ["always"] and unit["StartLimitIntervalSec"] == ["0"]
+
+
+@pytest.mark.parametrize("path", [FILES / "quietbox.service", SERVE], ids=["box", "serve"])
+def test_memory_tasks_and_descriptors_have_a_bound(path: Path) -> None:
+    """Twice what real use needs, at least, and less than a board has."""
+    unit = settings(path.name, path.parent)
+    memory_mb = {"512M": 512, "1G": 1024}[unit["MemoryMax"][0]]
+    assert 2 * 205 < memory_mb <= 1024
+    assert 30 <= int(unit["TasksMax"][0]) <= 128 and 100 <= int(unit["LimitNOFILE"][0]) <= 256
 
 
 def test_it_comes_back_whatever_happens() -> None:
