@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError, keys
+from edge.budget import Budget
 from edge.chain import Engine
 from edge.config import BridgeConfig
 from edge.curve import CurveServer, sodium
 from edge.loglimit import LogLimit, printable
 from edge.spectrum import Floats
-from edge.transport import Budget, Connection, Limits, Listener, Loop
+from edge.transport import Connection, Limits, Listener, Loop
 from edge.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.zmtp import Null, Peer
 
@@ -178,6 +179,7 @@ class Boxes:
         limits = Limits(peers=self._most + SPARE_PEERS, queue_messages=BACKLOG_HOPS, silence_s=IDLE_S)
         self._listener = Listener(settings.host, settings.boxes_port, "boxes_port", self._peer_maker(secret), limits)
         self._listener.budget = lambda: Budget(BYTES_PER_S, BYTES_AT_ONCE)
+        self._listener.expendable = self._unserved
         self._listener.on_open = self._open
         self._listener.on_message = self._take
         self._listener.on_close = self._leave
@@ -189,6 +191,11 @@ class Boxes:
         if door is None:
             return lambda: Peer(Null(b"ROUTER"), (b"DEALER",), MOST_BYTES)
         return lambda: Peer(CurveServer(b"ROUTER", secret, door.admits), (b"DEALER",), MOST_BYTES)
+
+    def _unserved(self) -> Connection | None:
+        """Who has been here longest without a session."""
+        served = {session.connection for session in self.sessions.values()}
+        return next((one for one in self._listener.peers if one not in served), None)
 
     @property
     def refused(self) -> int:

@@ -25,13 +25,14 @@ import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError, keys
 from edge.boxes import Boxes, short
+from edge.budget import Budget
 from edge.chain import Chain
 from edge.config import BridgeConfig, Config
 from edge.loglimit import LogLimit
 from edge.realtime import SWITCH_INTERVAL_S, hurry_thread
 from edge.spectrum import Floats
 from edge.suppress.adapter import Blocks
-from edge.transport import Budget, Connection, Limits, Listener, Loop, endpoint
+from edge.transport import Connection, Limits, Listener, Loop, endpoint
 from edge.wire import sound
 from edge.zmtp import Null, Peer
 
@@ -135,10 +136,16 @@ class Bridge:
         self._senders.budget = lambda: self._stranger() if self._holder else self._newcomer()
         self._senders.on_open, self._senders.on_close = self._come, self._leave
         self._senders.on_message = self._receive
+        self._senders.expendable = self._most_silent
         self._fetchers.budget = self._stranger
+        self._fetchers.expendable = lambda: next((one for one in self._fetchers.peers if one.stuck), None)
         self._fetchers.on_open = self._fetch
         self._fetchers.on_close = lambda *_: self._count_fetched()
         self._loop = Loop(self._senders, self._fetchers)
+
+    def _most_silent(self) -> Connection:
+        """Of the programs that do not have the stream."""
+        return min((one for one in self._senders.peers if one is not self._holder), key=lambda one: one.heard_s)
 
     def _stranger(self) -> Budget:
         return Budget(STRANGER_BYTES_PER_S, STRANGER_BYTES_AT_ONCE)

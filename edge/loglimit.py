@@ -4,7 +4,7 @@ import time
 import unicodedata
 from collections.abc import Callable
 
-from edge.transport import Budget
+from edge.budget import Budget
 
 LINES_PER_S, LINES_AT_ONCE = 1 / 15, 20.0
 """Four lines a minute after the first twenty: some 6 000 a day at most, under a megabyte of journal."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge import UserError
+from edge.budget import Budget
 from edge.zmtp import Peer, ProtocolError
 
 READ_BYTES = 1 << 14
@@ -36,32 +37,6 @@ CHECK_S = 0.1
 
 class Gone(Exception):
     """The connection has ended; the text says why where that is anybody's fault."""
-
-
-class Budget:
-    """A token bucket: so much a second, and so much at once."""
-
-    def __init__(self, per_s: float, burst: float) -> None:
-        self._per_s, self._burst = per_s, burst
-        self._left = burst
-        self._at_s = time.monotonic()
-
-    def left(self) -> float:
-        """What may be spent now; negative after more was spent than there was."""
-        now_s = time.monotonic()
-        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
-        self._at_s = now_s
-        return self._left
-
-    def spend(self, amount: float) -> None:
-        self._left -= amount
-
-    def take(self, amount: float = 1.0) -> bool:
-        """Spend it if it is there."""
-        if self.left() < amount:
-            return False
-        self._left -= amount
-        return True
 
 
 @dataclass(eq=False)
@@ -101,6 +76,11 @@ class Connection:
     @property
     def _waiting(self) -> int:
         return sum(map(len, self._queue))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether messages wait because it does not read."""
+        return bool(self._queue)
 
     @property
     def may_read(self) -> bool:
@@ -170,7 +150,7 @@ class Limits:
     """What the peers of one port may use up together."""
 
     peers: int
-    """With their handshake over; one more is dropped."""
+    """With their handshake over; of one more ``Listener.expendable`` says who gives way."""
     queue_messages: int
     queue_bytes: int = 1 << 20
     handshakes: int = 16
@@ -199,6 +179,8 @@ class Listener:
         self.on_close: Callable[[Connection, str], object] = lambda _, __: None
         self.budget: Callable[[], Budget | None] = lambda: None
         """The budget of a new peer."""
+        self.expendable: Callable[[], Connection | None] = lambda: None
+        """Which peer gives way to one that comes when all places are taken; None if it is the newcomer."""
         self.accepts = Budget(ACCEPTS_PER_S, ACCEPT_BURST)
         self.blocked_until_s = 0.0
         self._peer = peer
@@ -346,8 +328,10 @@ class Loop:
         connection.known = True
         connection.heard_s = time.monotonic()
         if len(listener.peers) >= listener.limits.peers:
-            self.drop(listener, connection)
-            return False
+            expendable = listener.expendable()
+            self.drop(listener, expendable or connection)
+            if expendable is None:
+                return False
         listener.pending.remove(connection)
         listener.peers.append(connection)
         listener.on_open(connection)

@@ -154,6 +154,7 @@ class Program:
         self._push.connect(f"tcp://127.0.0.1:{served.noisy}")
         self._pull.connect(f"tcp://127.0.0.1:{served.clean}")
         self.chunks = 0
+        self.answered = False
         self.silent = 0
         """Samples of silence after the beginning."""
 
@@ -165,6 +166,12 @@ class Program:
         if self.chunks:
             self.silent += int(np.sum(np.abs(back) < 0.01))
         self.chunks += 1
+
+    def push_all(self) -> None:
+        """Send without waiting for what comes back."""
+        with contextlib.suppress(zmq.Again):
+            self._push.send(np.full(15360, 0.1, "<f4").tobytes(), zmq.NOBLOCK)
+        self.answered |= bool(self._pull.poll(0))
 
     def play(self, seconds: float) -> None:
         over = time.monotonic() + seconds
@@ -319,6 +326,21 @@ def test_a_chunk_of_endless_parts_costs_the_bridge_no_memory(tmp_path: Path) -> 
         assert owner.flood(lambda: parts(Null(b"PUSH")), ATTACK_S)
         served.unharmed()
         owner.close()
+
+
+def test_programs_that_only_hold_places_keep_no_program_out(tmp_path: Path) -> None:
+    """They are connected, send nothing and read nothing."""
+    with Serve(tmp_path) as served:
+        held = [Raw(served.noisy, Null(b"PUSH"), b"PULL") for _ in range(6)]
+        held += [Raw(served.clean, Null(b"PULL"), b"PUSH") for _ in range(6)]
+        program = Program(served)
+        assert until(lambda: program.push_all() or program.answered)
+        for _ in range(3):
+            program.push_all()
+        served.unharmed()
+        program.close()
+        for one in held:
+            one.close()
 
 
 def test_huge_chunks_and_fetchers_that_do_not_read_are_bounded(tmp_path: Path) -> None:

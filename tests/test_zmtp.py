@@ -15,8 +15,9 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from edge import UserError, keys
+from edge.budget import Budget
 from edge.curve import CurveClient, CurveServer, sodium
-from edge.transport import Budget, Connection, Gone, Limits, Listener, Loop
+from edge.transport import Connection, Gone, Limits, Listener, Loop
 from edge.zmtp import COMMAND, HANDSHAKE_BYTES, MORE, Mechanism, Null, Peer, ProtocolError, Refused, frame, greeting
 
 MOST = 1024

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, keys
+from edge.budget import Budget
 from edge.config import RemoteConfig
 from edge.curve import UNKNOWN_KEY, CurveClient, sodium
 from edge.loglimit import printable
 from edge.realtime import hurry_thread
 from edge.spectrum import Floats
-from edge.transport import Budget, Connection, Gone
+from edge.transport import Connection, Gone
 from edge.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.zmtp import Null, Peer, Refused
 
