@@ -331,8 +331,8 @@ def test_a_chunk_of_endless_parts_costs_the_bridge_no_memory(tmp_path: Path) -> 
 def test_programs_that_only_hold_places_keep_no_program_out(tmp_path: Path) -> None:
     """They are connected, send nothing and read nothing."""
     with Serve(tmp_path) as served:
-        held = [Raw(served.noisy, Null(b"PUSH"), b"PULL") for _ in range(6)]
-        held += [Raw(served.clean, Null(b"PULL"), b"PUSH") for _ in range(6)]
+        held = [Raw(served.noisy, Null(b"PUSH"), b"PULL") for _ in range(4)]
+        held += [Raw(served.clean, Null(b"PULL"), b"PUSH") for _ in range(4)]
         program = Program(served)
         assert until(lambda: program.push_all() or program.answered)
         for _ in range(3):
