@@ -13,7 +13,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from edge.files import check_archive
+from edge.files import in_bytes
+
+DIRECTORY_ENTRY = b"PK\x01\x02"
+"""Begins the entry of a member in a zip archive's directory (PKWARE's APPNOTE, 4.3.12)."""
+MOST_MEMBERS = 10_000
 
 
 def read_npz(content: bytes, most_bytes: int) -> dict[str, NDArray[Any]]:
@@ -23,7 +27,25 @@ def read_npz(content: bytes, most_bytes: int) -> dict[str, NDArray[Any]]:
     """
     check_archive(content, most_bytes)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
+        return {entry.filename.removesuffix(".npy"): _array(_member(archive, entry)) for entry in archive.infolist()}
+
+
+def check_archive(content: bytes, most_bytes: int) -> None:
+    """Raises ValueError if the members of a zip archive (.npz, .pt) unpack to more than ``most_bytes`` together, by its
+    directory. Also BadZipFile.
+    """
+    if content.count(DIRECTORY_ENTRY) > MOST_MEMBERS:  # before zipfile makes an object of each
+        raise ValueError(f"it has more than {MOST_MEMBERS} members")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > most_bytes:
+        raise ValueError(f"it unpacks to {in_bytes(unpacked)}, at most {in_bytes(most_bytes)} are read")
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """As much of a member as the directory says. Asked for all of it, ``zipfile`` unpacks first and cuts off then."""
+    with archive.open(entry) as member:
+        return member.read(entry.file_size + 1)
 
 
 def _array(content: bytes) -> NDArray[Any]:

@@ -4,19 +4,14 @@ Whatever lies at such a path must cost neither the process nor the machine: a FI
 ``/dev/zero`` never ends, a sparse file of a terabyte fits on any card. Needs nothing but Python.
 """
 
-import io
 import os
 import stat
-import zipfile
 from pathlib import Path
 
 from edge import UserError
 
 READ_BYTES = 1 << 20
 """Asked of the kernel at a time."""
-DIRECTORY_ENTRY = b"PK\x01\x02"
-"""Begins the entry of a member in a zip archive's directory (PKWARE's APPNOTE, 4.3.12)."""
-MOST_MEMBERS = 10_000
 NULL_DEVICE = os.makedev(1, 3)
 """/dev/null (Linux, Documentation/admin-guide/devices.txt): the usual name of a file with nothing in it."""
 KINDS = {
@@ -72,18 +67,6 @@ def check_regular(path: Path) -> None:
         os.close(open_regular(path))
     except OSError:  # the library says it in its own words
         return
-
-
-def check_archive(content: bytes, most_bytes: int) -> None:
-    """Raises ValueError if the members of a zip archive (.npz, .pt) unpack to more than ``most_bytes`` together, by its
-    directory; ``zipfile`` never gives more of a member than that says. Also BadZipFile.
-    """
-    if content.count(DIRECTORY_ENTRY) > MOST_MEMBERS:  # before zipfile makes an object of each
-        raise ValueError(f"it has more than {MOST_MEMBERS} members")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > most_bytes:
-        raise ValueError(f"it unpacks to {in_bytes(unpacked)}, at most {in_bytes(most_bytes)} are read")
 
 
 def changeable_by_others(path: Path, found: os.stat_result) -> str:

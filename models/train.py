@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.arrays import check_archive
 from edge.console import run_main
-from edge.files import BadFile, check_archive, read_bounded
+from edge.files import BadFile, read_bounded
 from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.suppress.network import Shape
 from models.ear import Disturbance, Envelopes, Opinion, left_db, quick_in_bfloat16, si_sdr_loss_db

@@ -7,6 +7,7 @@ import resource
 import shutil
 import struct
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -216,9 +217,20 @@ def test_an_array_that_asks_for_more_than_it_holds_is_refused(tmp_path: Path, me
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
+def test_a_member_that_is_larger_than_the_archive_says_is_not_unpacked() -> None:
+    content = bytearray(npz(a=bytes(64 << 20)))
+    for start, field in ((b"PK\x03\x04", 22), (arrays.DIRECTORY_ENTRY, 24)):  # the size, unpacked
+        struct.pack_into("<I", content, content.index(start) + field, 1000)
+    tracemalloc.start()
+    with pytest.raises(zipfile.BadZipFile):
+        arrays.read_npz(bytes(content), 1 << 20)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
 def test_an_archive_of_very_many_members_is_refused_before_it_is_opened() -> None:
     with pytest.raises(ValueError, match="members"):
-        files.check_archive(files.DIRECTORY_ENTRY * (files.MOST_MEMBERS + 1), 1 << 20)
+        arrays.check_archive(arrays.DIRECTORY_ENTRY * (arrays.MOST_MEMBERS + 1), 1 << 20)
 
 
 @given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 255))

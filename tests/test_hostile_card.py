@@ -1,5 +1,6 @@
 """Whatever the card or the data partition holds, the box starts: a version, settings, one line and the fault light."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -303,6 +304,30 @@ def test_an_exception_while_counting_costs_the_counting(tmp_path: Path, monkeypa
     monkeypatch.setattr(versions, "Versions", lambda: held)
     monkeypatch.setattr(held, "ready", lambda: 1 / 0)
     assert versions.main(["begin"]) == versions.main(["ready"]) == 0, "else systemd would not start the service"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_data_partition_that_takes_nothing_costs_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Full, read-only, worn out: a new version that never becomes ready still gives way, counted in memory."""
+    held, laid = box(tmp_path), places(tmp_path / "settings")
+    (held.store / "good").unlink()
+    kept = [held.store, laid["kept"].parent]
+    for name in ("write", "link"):
+        real = getattr(ledger, name)
+
+        def failing(path: Path, *rest: object, real: Callable[..., None] = real) -> None:
+            if path.parent in kept:
+                raise OSError(code, os.strerror(code))
+            real(path, *rest)
+
+        monkeypatch.setattr(ledger, name, failing)
+    laid["card"].write_text(GOOD)
+    notes = laid["kept"].parent / "checked"
+    assert settings.choose(settings.remembering(check, "1", notes), **laid) == settings.Choice("card", "")
+    assert [starts(held) for _ in range(4)] == ["2"] * 4
+    assert held.fail(lambda text: None).name == "1" == starts(held)
 
 
 def test_the_link_to_what_runs_is_made_whatever_lies_there(tmp_path: Path) -> None:
