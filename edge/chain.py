@@ -102,7 +102,9 @@ class Chain:
         """Why something is not what was wished for, one sentence each."""
         self.antinoise = self._new_antinoise(config) if config.antinoise.on else None
         howl, soonest_ms = config.howl, config.playback.queue_ms / 2
-        self.howl = HowlGuard(howl.span_ms, soonest_ms, config.eq.gain_db) if howl.on else None
+        self.howl = (
+            HowlGuard(howl.span_ms, soonest_ms, config.eq.gain_db, self.limiter.steady_levels) if howl.on else None
+        )
         self.bypass = False
         """Whether the sound passes as it is, with the same delay and still limited."""
         self.resting = False

@@ -202,6 +202,9 @@ class Limiter:
         if float(ceiling) > peak:
             ceiling = np.nextafter(ceiling, np.float32(0))
         self._ceiling, self._lowest = np.array(ceiling), np.array(-ceiling)
+        threshold = 10 ** (threshold_dbfs / 20)
+        self.steady_levels = min(threshold, peak), min((1 + threshold) ** 2 / 4, peak)
+        """(lowest, highest) level, 0..1, at which a steady sound leaves that is limited and within full scale."""
         release, attack = decay_per_sample(release_ms), decay_per_sample(attack_ms)
         chunk = self._CHUNK_SAMPLES
         # element 0 of both is the value before the chunk

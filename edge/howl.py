@@ -261,8 +261,10 @@ class HowlGuard:
     """Times the power that is not explained, where the output stands at the limiter."""
     _COMES_BACK = 0.9
     """Of what was played, as power, if the box raises nothing: an open circle is mostly quieter in the microphone."""
-    _LOUD = 0.72
-    """The limiter's threshold lies at 0.79."""
+    _LOUD = 0.9
+    """Of the lowest level at which the limiter lets a steady sound leave: what is louder stands at the limiter."""
+    _CLIPS = 0.72
+    """Of the microphone's full scale: what is louder stands at its end, where the volume keeps it from the limiter."""
     _QUIETEST = 1e-6
     """Mean square of the microphone's treble: -60 dBFS; nothing quieter is worth a probe."""
     _DROP_DB = 12.0
@@ -308,11 +310,20 @@ class HowlGuard:
     """A peak so far above its surroundings is given a notch."""
     _SPECTRUM_SAMPLES = 1024
 
-    def __init__(self, span_ms: float = 100.0, least_ms: float = 10.0, raised_db: float = 0.0) -> None:
+    def __init__(
+        self,
+        span_ms: float = 100.0,
+        least_ms: float = 10.0,
+        raised_db: float = 0.0,
+        limited: tuple[float, float] = (0.794, 0.805),
+    ) -> None:
         """``span_ms``: the latest that what is played may come back; ``least_ms``: sooner it cannot, for the buffers.
         What is looked for below that would only be the voice itself. ``raised_db``: how much louder than it was heard
-        the box plays some frequencies.
+        the box plays some frequencies. ``limited``: between which levels, 0..1, a steady sound leaves the limiter
+        (``Limiter.steady_levels``; the default is that of its defaults).
         """
+        self._loud_level, self._most_level = self._LOUD * limited[0], limited[1]
+        self._volume = 1.0  # of the last hop played
         skipped = max(0, math.floor(least_ms / HOP_MS) - 1)
         partitions = max(2, round(span_ms / HOP_MS) - skipped)
         self._queue = np.zeros((skipped + 1, HOP_SAMPLES), np.float32)
@@ -389,6 +400,8 @@ class HowlGuard:
         self._place = 0
         self._ours = self._theirs = self._all = 0.0
         self._level = 0.0
+        self._probe_drop_db = self._DROP_DB  # of the probe, as it is heard
+        self._excess = 1.0  # how far the last hop stood above the limiter's highest steady level
 
     # --- at the front
 
@@ -421,7 +434,9 @@ class HowlGuard:
             self._level = float(self._heard.mean())
             self._delay_hops = len(self._queue) + self.path.delay_hops
             self._drop_before_db = self.gain_drop_db
-            self.gain_drop_db = min(self.gain_drop_db + self._DROP_DB, self._MOST_DROP_DB)
+            held_db = 20 * math.log10(self._excess)  # the limiter lets go of so much before the sound becomes quieter
+            self.gain_drop_db = min(self.gain_drop_db + self._DROP_DB + held_db, self._MOST_DROP_DB)
+            self._probe_drop_db = max(0.0, self.gain_drop_db - self._drop_before_db - held_db)
         elif self._wait_hops:
             self._wait_hops -= 1
         else:
@@ -451,13 +466,13 @@ class HowlGuard:
 
     @property
     def _loud(self) -> bool:
-        """Whether the last hop played stood at the limiter."""
-        return float(np.abs(self._queue[-1]).max()) > self._LOUD
+        """Whether the last hop played stood at the limiter, or at the microphone's full scale before the volume."""
+        return float(np.abs(self._queue[-1]).max()) > min(self._loud_level / self._volume, self._CLIPS)
 
     def _watch(self, hop: Floats) -> None:
         """One hop of a probe: which prediction does the microphone follow? Only hops that the drop reaches count."""
         self._probe_hops += 1
-        undropped = 10 ** ((self.gain_drop_db - self._drop_before_db) / 20)
+        undropped = 10 ** (self._probe_drop_db / 20)
         louder = self.path.louder_echo(max(0, self._probe_hops - len(self._queue) + 1), undropped)
         np.subtract(hop, louder, out=self._scaled)
         powers = self._trial.powers(hop, self._left, self._scaled)
@@ -571,6 +586,7 @@ class HowlGuard:
             np.multiply(self._ramp, after - before, out=self._gains)
             self._gains += before
             hop *= self._gains
+        self._excess = max(1.0, max(float(hop.max()), -float(hop.min())) / self._most_level)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -590,4 +606,5 @@ class HowlGuard:
         the limit, at any volume.
         """
         self._queue[:-1] = self._queue[1:]
+        self._volume = volume
         np.divide(hop, np.float32(volume), out=self._queue[-1])

@@ -1,5 +1,6 @@
 """The howl guard: closed circles through the whole chain fall silent, and what only sounds like one is left alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import soundfile
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
-from edge.config import Config
+from edge.config import Config, LimiterConfig
 from edge.howl import Bands, HowlGuard, Notches
 from edge.spectrum import Floats
 from hw.virtual.circle import circle, levels_db, main, measure, settings, way
@@ -239,6 +240,42 @@ def test_below_stability_nothing_is_made_worse() -> None:
     response = way(3, -12.0)
     plain, guarded = (circle(config, sound, response).played for config in (UNGUARDED, GUARDED))
     assert np.mean((plain - guarded) ** 2) <= 0.05 * np.mean(plain**2)
+
+
+def resonance(gain_db: float, hz: float = 2100.0) -> Floats:
+    """A way back that is strong at one frequency only: what rings there explains one band, and no other."""
+    response = np.zeros(1280)
+    response[480:] = np.hanning(800) * np.sin(2 * np.pi * hz * np.arange(800) / RATE_HZ)
+    return (response / np.abs(np.fft.rfft(response, 16_384)).max() * 10 ** (gain_db / 20)).astype(np.float32)
+
+
+def limited_at(threshold_dbfs: float, peak_dbfs: float, guarded: bool = True) -> Config:
+    return replace(settings(guarded), limiter=LimiterConfig(threshold_dbfs=threshold_dbfs, peak_dbfs=peak_dbfs))
+
+
+@pytest.mark.parametrize("gain_db", [2.0, 6.0])
+@pytest.mark.parametrize(("threshold_dbfs", "peak_dbfs"), [(-2.0, -1.0), (-20.0, -19.0), (-20.0, -1.0)])
+def test_one_tone_that_rings_at_the_limiter_is_found_at_any_threshold(
+    gain_db: float, threshold_dbfs: float, peak_dbfs: float
+) -> None:
+    sound = 1e-4 * np.random.default_rng(1).standard_normal(2 * RATE_HZ).astype(np.float32)
+    sound[800:880] += 0.3 * np.sin(2 * np.pi * 2100 * np.arange(80) / RATE_HZ).astype(np.float32)
+    found = circle(limited_at(threshold_dbfs, peak_dbfs), sound, resonance(gain_db))
+    assert found.chain.howl is not None and found.chain.howl.events == 1
+    assert levels_db(found.played)[-4:].max() < -60
+    if gain_db == 2:
+        ringing = levels_db(circle(limited_at(threshold_dbfs, peak_dbfs, False), sound, resonance(gain_db)).played)
+        assert ringing[-4:].min() > threshold_dbfs - 4, "without a guard it rings at the limiter"
+
+
+@pytest.mark.parametrize("sound", [whistle, melody])
+def test_a_tone_that_the_limiter_holds_down_makes_no_event(sound: object) -> None:
+    """Turned down by less than the limiter takes, it would not become quieter: a probe turns it down by more."""
+    assert callable(sound)
+    samples = sound() + 3e-4 * np.random.default_rng(1).standard_normal(len(SPAN)).astype(np.float32)
+    for peak_dbfs in (-19.0, -1.0):
+        guard = circle(limited_at(-20.0, peak_dbfs), samples, np.zeros(800, np.float32)).chain.howl
+        assert guard is not None and guard.events == 0 and guard.suspicions <= 6
 
 
 def test_a_path_that_has_gone_leaves_no_ghost() -> None:
