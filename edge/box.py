@@ -321,6 +321,8 @@ class Box:
             return False
         chain.mute.gain = 0.0
         self.chain = chain
+        for output in filter(None, (self.playback, self.cable.output)):
+            output.peak_dbfs = config.limiter.peak_dbfs
         self._retry_at_hop = -SOON_HOPS
         self._reference_trouble = ""
         if _devices(old) == _devices(config):
@@ -372,6 +374,7 @@ class Box:
             queue_ms=queue_ms,
             period_ms=settings.period_ms,
             periods=settings.periods,
+            peak_dbfs=config.limiter.peak_dbfs,
             open_pcm=self._opener,
         )
 

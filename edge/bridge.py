@@ -29,6 +29,7 @@ from edge.budget import Budget
 from edge.chain import Chain
 from edge.config import BridgeConfig, Config
 from edge.loglimit import LogLimit
+from edge.peak import PeakLimiter
 from edge.realtime import SWITCH_INTERVAL_S, hurry_thread
 from edge.spectrum import Floats
 from edge.suppress.adapter import Blocks
@@ -95,17 +96,25 @@ class Stream:
             grain_samples=1,
             most_samples=PIECE_SAMPLES,
         )
-        self.delay_samples = self._blocks.delay_samples
+        # The chain's limiter holds the peak at its own rate only; the suppressor alone has no peak to hold.
+        converted = whole and rate_hz != RATE_HZ
+        self._peak = PeakLimiter(rate_hz, PIECE_SAMPLES, config.limiter.peak_dbfs) if converted else None
+        self.delay_samples = self._blocks.delay_samples + (self._peak.delay_samples if self._peak else 0)
 
     def process(self, chunk: Floats) -> None:
         """float32, any number of samples, in place."""
         for start in range(0, len(chunk), PIECE_SAMPLES):
-            self._blocks.process(chunk[start : start + PIECE_SAMPLES])
+            piece = chunk[start : start + PIECE_SAMPLES]
+            self._blocks.process(piece)
+            if self._peak:
+                self._peak.process(piece)
 
     def reset(self) -> None:
         """Forget the signal."""
         self._work.reset()
         self._blocks.reset()
+        if self._peak:
+            self._peak.reset()
 
 
 class Bridge:

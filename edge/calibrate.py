@@ -26,6 +26,8 @@ KEPT_S = 0.1
 """Of the response after its peak."""
 HEARD_DB = 10.0
 """The response is there if it stands this far above the noise of its own measurement."""
+HEADROOM_DB = 1.0
+"""How far below the output's peak a sweep stays: the converter's ripple must not reach the limiter."""
 FAINTEST = 1e-4
 """A way that swallows 80 dB is crosstalk of the converters, no headphone."""
 
@@ -50,8 +52,10 @@ class Calibrated:
 
 def calibrate(config: Config, file: Path, level_dbfs: float = -20.0, opener: OpenPcm = open_pcm) -> Calibrated:
     """Takes about 14 s. Raises DeviceError if a device cannot be opened, NothingHeard, and BadFile or OSError if the
-    file cannot be written (before anything is played).
+    file cannot be written (before anything is played). The sweeps are played at ``level_dbfs`` or
+    ``highest_level_dbfs``, whichever is lower.
     """
+    level_dbfs = min(level_dbfs, highest_level_dbfs(config))
     file.parent.mkdir(parents=True, exist_ok=True)
     files.check_regular(file)
     atomic.can_write(file)
@@ -66,6 +70,11 @@ def calibrate(config: Config, file: Path, level_dbfs: float = -20.0, opener: Ope
         gain_db=20 * float(np.log10(gains.max())),
         file=str(file),
     )
+
+
+def highest_level_dbfs(config: Config) -> float:
+    """The loudest sweep that the output leaves as it is: a limited one would measure a path that is too quiet."""
+    return config.limiter.peak_dbfs - HEADROOM_DB
 
 
 def sweep(level_dbfs: float) -> Floats:

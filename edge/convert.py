@@ -110,15 +110,17 @@ class Decoder:
 class Encoder:
     """float32 mono, +-1.0 -> interleaved device bytes, the same sample in every channel.
 
-    Rounds to the nearest step, saturates beyond full scale (Inf too), writes NaN as silence.
+    Rounds to the nearest step, saturates beyond full scale (Inf too), writes NaN as silence. No step above
+    ``peak_dbfs`` is written: where the nearest one would be, it is the one below.
     """
 
-    def __init__(self, sample_format: str, channels: int, max_frames: int) -> None:
+    def __init__(self, sample_format: str, channels: int, max_frames: int, peak_dbfs: float = 0.0) -> None:
         _check(sample_format, channels)
         self.frame_bytes = SAMPLE_BYTES[sample_format] * channels
         bits = {"S16_LE": 16, "S32_LE": 32}.get(sample_format, 24)
         self._max_frames = max_frames
         self._full_scale = 2.0 ** (bits - 1)
+        self.set_peak(peak_dbfs)
         self._scaled = np.zeros(max_frames, np.float64)  # float32 has no 2^31 - 1
         self._nan = np.zeros(max_frames, np.bool_)
         self._words = np.zeros((max_frames, 1), np.int32)
@@ -131,6 +133,11 @@ class Encoder:
             self._packed = np.zeros((max_frames, channels), "<i2" if bits == 16 else "<i4")
         self._bytes = memoryview(self._packed.reshape(-1).view(np.uint8).data)
 
+    def set_peak(self, peak_dbfs: float) -> None:
+        """From the next call on; at most 0 dBFS."""
+        steps = math.floor(self._full_scale * 10 ** (peak_dbfs / 20))
+        self._lowest, self._highest = -steps, min(steps, self._full_scale - 1)
+
     def encode(self, samples: Floats) -> memoryview:
         """float32, at most ``max_frames`` -> bytes, a view valid until the next call."""
         frames = len(samples)
@@ -140,7 +147,7 @@ class Encoder:
         np.isnan(scaled, out=nan)
         np.copyto(scaled, 0.0, where=nan)
         np.rint(scaled, out=scaled)
-        np.clip(scaled, -self._full_scale, self._full_scale - 1, out=scaled)
+        np.clip(scaled, self._lowest, self._highest, out=scaled)
         np.copyto(self._words[:frames, 0], scaled, casting="unsafe")
         np.copyto(self._packed[:frames], self._source[:frames], casting="unsafe")
         return self._bytes[: frames * self.frame_bytes]

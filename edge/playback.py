@@ -10,6 +10,7 @@ from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.cards import Event, OpenPcm, Pcm, Terms, is_jack, negotiate, open_pcm, resolve
 from edge.convert import DriftControl, Encoder, Resampler
 from edge.mixer import Mixer
+from edge.peak import PeakLimiter
 from edge.spectrum import Floats
 
 JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))
@@ -35,6 +36,7 @@ class Playback:
     ``queue_ms`` is what shall still be queued when a hop arrives: it is the delay of the output, and what rides out a
     late hop. ``same_clock`` says that microphone and output run on one crystal, so nothing is steered; then a device
     that does 16 kHz gets every sample with its bits. ``rates_hz`` and ``formats`` narrow what is asked for.
+    No sample handed to ALSA is above ``peak_dbfs`` (0 at most), at any rate and in any format.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Playback:
         period_ms: float = 10.0,
         periods: int = 4,
         same_clock: bool = False,
+        peak_dbfs: float = 0.0,
         rates_hz: tuple[int, ...] = (),
         formats: tuple[str, ...] = FORMATS,
         open_pcm: OpenPcm = open_pcm,
@@ -56,6 +59,8 @@ class Playback:
         self.error = ""
         """What the system said when the device was last lost."""
         self.same_clock = same_clock
+        self.peak_dbfs = peak_dbfs
+        """May be set at any time, by any thread; it holds from the next hop on."""
         self.rate_hz = RATE_HZ
         self.target_ms = queue_ms
         """What the queue is held at; less than asked for where the card's buffer is too small."""
@@ -115,9 +120,14 @@ class Playback:
         self._clockless = pcm.avail() >= self._buffer
         self._steered = not (self.same_clock or self._clockless)
         self._resampler = Resampler(RATE_HZ, terms.rate_hz, HOP_SAMPLES, steered=self._steered)
-        self._encoder = Encoder(terms.sample_format, terms.channels, self._resampler.max_out)
+        peak_dbfs = self._peak_in_use_dbfs = self.peak_dbfs
+        # what was not converted left the chain's limiter at its peak; the encoder rounds towards zero there
+        self._peak = (
+            None if self._resampler.untouched else PeakLimiter(terms.rate_hz, self._resampler.max_out, peak_dbfs)
+        )
+        self._encoder = Encoder(terms.sample_format, terms.channels, self._resampler.max_out, peak_dbfs)
         self._drift = DriftControl(self.target_ms)
-        self._delay_ms = self._resampler.delay_ms
+        self._delay_ms = self._resampler.delay_ms + (self._peak.delay_ms if self._peak else 0.0)
         self._mean_queue_ms = 0.0 if self._clockless else self.target_ms
         steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
         self.granted = f"{self.device}: asked {wish}, got {terms}, queue {self.target_ms:.0f} ms, {steering}"
@@ -189,8 +199,14 @@ class Playback:
         if self._rising:
             self._rising = False
             self._resampler.reset()  # it still holds what came before the gap
+            if self._peak:
+                self._peak.reset()
             hop = np.multiply(hop, self._rise, out=self._scratch)
         samples = self._resampler.process(hop)
+        if self._peak_in_use_dbfs != self.peak_dbfs:
+            self._take_peak(self.peak_dbfs)
+        if self._peak:
+            self._peak.process(samples)
         if self._leave_out(avail, len(samples)):
             return max(met, Event.SHORT)
         taken = pcm.write(self._encoder.encode(samples))
@@ -212,6 +228,12 @@ class Playback:
             return met
         self.error = "takes no sound"
         return Event.STALLED
+
+    def _take_peak(self, peak_dbfs: float) -> None:
+        self._peak_in_use_dbfs = peak_dbfs
+        self._encoder.set_peak(peak_dbfs)
+        if self._peak:
+            self._peak.set_peak(peak_dbfs)
 
     def _look_for_a_reader(self, avail: int) -> None:
         """A queue that stands still says nothing of the two clocks: what was steered meanwhile is not learned from."""
