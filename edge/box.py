@@ -192,6 +192,7 @@ class Box:
                 chain.power_feedback,
                 chain.power_clean,
                 chain.power_out,
+                counts=chain.counts,
                 speaking=chain.voice.speaking,
                 spared=chain.spared,
                 late=late,
@@ -216,6 +217,8 @@ class Box:
         """One hop through the chain; whatever breaks in there, the wearer hears silence at worst."""
         chain = self.chain
         chain.bypass = self.bypass
+        if self.capture.altered:
+            chain.unsettle()
         chain.mute.target = 0.0 if self.muted or self._fading else 1.0
         try:
             chain.process(hop, reference)

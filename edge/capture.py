@@ -74,6 +74,8 @@ class Capture:
         self.stalls = 0
         self.silent_hops = 0
         """Hops in a row that held one single value."""
+        self.altered = False
+        """Whether the last hop is not what the microphone heard: muted or faded in after the start, or at a gap."""
         self.dc = 0.0
         """Mean of the last second, +-1.0."""
         self._wanted_channel = channel
@@ -291,6 +293,7 @@ class Capture:
         """Mute, then fade in after the start; fade in quickly after a gap."""
         place = self._hops - self._mute_hops
         self._hops += 1
+        self.altered = place < self._fade_hops or self._bridged
         if place < 0:
             hop.fill(0)
         elif place < self._fade_hops:
@@ -303,7 +306,7 @@ class Capture:
         """A hop for the gap: from the last sample gently down to silence."""
         np.multiply(self._fall, self._last, out=hop)
         self._last = 0.0
-        self._bridged = True
+        self._bridged = self.altered = True
         if self._pcm is None:
             return
         if event is Event.XRUN:

@@ -3,6 +3,7 @@
 The live box, ``enhance``, ``bench`` and the tests all run this one definition.
 """
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -118,6 +119,11 @@ class Chain:
         self.power_in = self.power_forward = self.power_feedback = self.power_clean = self.power_out = 0.0
         """Mean square of the last hop: before everything, after the feedforward and the feedback path, cleaned but not
         yet turned down by the volume, at the end."""
+        self.counts = False
+        """Whether the last hop is fit for statistics of noise and voice: the whole chain was at work on all that is in
+        it, so it was neither bypassed nor muted, faded, silenced or the first after a start."""
+        self._whole_hops = 0  # in a row in which nothing was bypassed or muted
+        self._settle_hops = 1 + math.ceil(self.delay_samples / HOP_SAMPLES)  # until they have left
         self._wet = 1.0
         self._wet_step = HOP_MS / config.box.fade_ms
         self._ramp = np.arange(1, HOP_SAMPLES + 1, dtype=np.float32) / HOP_SAMPLES
@@ -166,9 +172,11 @@ class Chain:
 
     def process(self, hop: Floats, reference: Floats | None = None) -> None:
         """Clean one hop in place; ``reference`` is the second microphone's, of the same 5 ms, and stays as it is."""
+        self.counts = False  # and stays so if anything fails
         self.power_in = _power(hop)
         if not self.power_in < ABSURD_POWER:
             self._mend(hop)
+        whole_hops, self._whole_hops = self._whole_hops, 0
         if self.silent:
             hop.fill(0)
             if self.howl:
@@ -206,6 +214,7 @@ class Chain:
         clean = _power(hop)
         self.power_clean = clean if clean < ABSURD_POWER else 0.0  # the limiter makes silence of it, too
 
+        whole = before == after == self.mute.gain == self.mute.target == 1
         if self.line:
             self.line.process(hop, self.mute)
         self.volume.process(hop)
@@ -218,6 +227,13 @@ class Chain:
         if self.howl:
             self.howl.played(hop, self.volume.gain)
         self.power_out = _power(hop)
+        if whole:
+            self._whole_hops = min(whole_hops, self._settle_hops) + 1
+            self.counts = self._whole_hops > self._settle_hops
+
+    def unsettle(self) -> None:
+        """The next hop is not what the microphone heard: until all of it has left, no hop counts."""
+        self._whole_hops = 0
 
     def reset(self) -> None:
         """Forget the signal, keep the settings and whether it is muted."""
@@ -227,6 +243,7 @@ class Chain:
         if self.line:
             self.line.reset()
         self.speech = 0.0
+        self.counts, self._whole_hops = False, 0
         for loop in (self.antinoise, self.howl):
             if loop:
                 loop.reset()
@@ -255,6 +272,7 @@ class Chain:
     def _mend(self, hop: Floats) -> None:
         """What is no number becomes silence, what is absurdly loud full scale; none may stay in a filter."""
         self.unsound += 1
+        self.unsettle()
         np.nan_to_num(hop, copy=False, nan=0, posinf=0, neginf=0)
         np.clip(hop, -1, 1, out=hop)
         self.power_in = _power(hop)

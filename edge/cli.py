@@ -147,9 +147,10 @@ def _in_words(result: "Enhanced") -> str:
     reference = ""
     if result.reference:
         reference = f", reference {result.reference}, {result.reference_removed_db:g} dB of it"
+    removed = "no pauses" if result.noise_removed_db is None else f"pauses {result.noise_removed_db:g} dB quieter"
     return (
         f"{result.target}: {result.seconds:g} s, level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
-        f"pauses {result.noise_removed_db:g} dB quieter{reference}, {speed:.0f} x real time{unsound}"
+        f"{removed}{reference}, {speed:.0f} x real time{unsound}"
     )
 
 
@@ -184,9 +185,12 @@ def calibrate_path(options: argparse.Namespace) -> int:
 
     chosen = _config(options)
     file = Path(options.output or chosen.antinoise.calibration)
+    level_dbfs = min(options.level_dbfs, calibrate.highest_level_dbfs(chosen))
     if not options.json:
-        print(f"{calibrate.SWEEPS} sweeps at {options.level_dbfs:g} dBFS; microphone and headphone as they are worn")
-    found = calibrate.calibrate(chosen, file, options.level_dbfs)
+        if level_dbfs < options.level_dbfs:
+            print(f"limiter.peak_dbfs is {chosen.limiter.peak_dbfs:g}, so the sweeps are played at {level_dbfs:g} dBFS")
+        print(f"{calibrate.SWEEPS} sweeps at {level_dbfs:g} dBFS; microphone and headphone as they are worn")
+    found = calibrate.calibrate(chosen, file, level_dbfs)
     if options.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
         return 0

@@ -3,9 +3,11 @@
 A file of any rate and any number of channels is mixed to mono, brought to 16 kHz by the live converter, walked hop by
 hop through the chain and brought back to its own rate. The known delay is cut off the front, so that the output lines
 up with the input and has its length. One channel may be the reference microphone's instead (``edge.reference``).
+
+No sample that is written is above ``limiter.peak_dbfs``. Lossy codecs (Ogg Vorbis, Opus, MP3) are given such samples
+and decode to slightly other ones, which may be above it.
 """
 
-import math
 import os
 import tempfile
 import time
@@ -22,7 +24,8 @@ from edge import HOP_SAMPLES, RATE_HZ, UserError, atomic
 from edge.chain import Chain
 from edge.config import Config, beside_reference
 from edge.convert import Encoder, Resampler
-from edge.health import dbfs
+from edge.health import dbfs, quieter_db
+from edge.peak import PeakLimiter
 from edge.spectrum import Floats
 
 BLOCK_FRAMES = 16_384
@@ -48,8 +51,8 @@ class Enhanced:
     rate_hz: int
     level_in_dbfs: float
     level_out_dbfs: float
-    noise_removed_db: float
-    """How much quieter the pauses became."""
+    noise_removed_db: float | None
+    """How much quieter the pauses became; None where nobody paused."""
     speech_share: float
     """Share of the time in which somebody speaks."""
     unsound_samples: int
@@ -66,6 +69,7 @@ class Stream:
     """The chain on a stream of any rate: ``push`` samples, get those that are ready, late by ``delay_samples``.
 
     With ``[reference] channel`` set it takes two channels, (samples, 2): the voice and the reference; else one.
+    What comes out holds ``limiter.peak_dbfs`` at every rate.
     """
 
     def __init__(self, config: Config, rate_hz: int) -> None:
@@ -76,12 +80,22 @@ class Stream:
         self._in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES)
         self._other_in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES) if self.chain.reference else None
         self._out = Resampler(RATE_HZ, rate_hz, HOP_SAMPLES)
+        self.peak_dbfs = peak_dbfs = config.limiter.peak_dbfs
+        self._peak = None if self._out.untouched else PeakLimiter(rate_hz, self._out.max_out, peak_dbfs)
         self._waiting = np.zeros((0, self.channels), np.float32)
         delay_ms = self._in.delay_ms + 1000 * self.chain.delay_samples / RATE_HZ + self._out.delay_ms
-        self.delay_samples = round(delay_ms * rate_hz / 1000)
-        self.pauses_in = self.pauses_out = 1e-20
-        """Energy of the hops without speech, before and after."""
-        self.hops = self.spoken = 0
+        self.delay_samples = round(delay_ms * rate_hz / 1000) + (self._peak.delay_samples if self._peak else 0)
+        self.pauses_in = self.pauses_out = 0.0
+        """Sum of the mean squares of the hops without speech, before and after."""
+        self.hops = self.spoken = self.pauses = 0
+        """Hops in all, with speech, and without it as far as they are fit for statistics."""
+        self.padding = False
+        """Whether what is pushed is no sound any more, and not to be counted."""
+
+    @property
+    def noise_removed_db(self) -> float | None:
+        """How much quieter the pauses became so far; None where nobody paused."""
+        return quieter_db(self.pauses_in, self.pauses_out, self.pauses)
 
     def push(self, samples: Floats) -> Floats:
         """float32, any number of samples in; what has become ready out, one channel."""
@@ -95,19 +109,23 @@ class Stream:
             self._waiting = np.concatenate([self._waiting, np.stack(ready, 1)])
             whole = len(self._waiting) // HOP_SAMPLES * HOP_SAMPLES
             for at in range(0, whole, HOP_SAMPLES):
-                pieces.append(self._out.process(self._hop(self._waiting[at : at + HOP_SAMPLES])).copy())
+                ready_hop = self._out.process(self._hop(self._waiting[at : at + HOP_SAMPLES]))
+                pieces.append((self._peak.process(ready_hop) if self._peak else ready_hop).copy())
             self._waiting = self._waiting[whole:]
         return np.concatenate(pieces)
 
     def _hop(self, lanes: Floats) -> Floats:
         hop = np.ascontiguousarray(lanes[:, 0])
         self.chain.process(hop, np.ascontiguousarray(lanes[:, 1]) if self._other_in else None)
+        if self.padding:
+            return hop
         self.hops += 1
         if self.chain.voice.speaking:
             self.spoken += 1
-        else:
+        elif self.chain.counts:
+            self.pauses += 1
             self.pauses_in += self.chain.power_in
-            self.pauses_out += self.chain.power_out
+            self.pauses_out += self.chain.power_clean
         return hop
 
 
@@ -126,6 +144,7 @@ def aligned(stream: Stream, blocks: Iterable[Floats]) -> Iterator[Floats]:
     for block in blocks:
         owed += len(block)
         yield cut(stream.push(block))
+    stream.padding = True
     while owed:
         yield cut(stream.push(np.zeros((BLOCK_FRAMES, stream.channels), np.float32)))
 
@@ -180,7 +199,7 @@ def enhance_file(
         rate_hz=rate_hz,
         level_in_dbfs=dbfs(totals.energy_in / totals.frames),
         level_out_dbfs=dbfs(totals.energy_out / totals.frames),
-        noise_removed_db=round(10 * math.log10(stream.pauses_in / max(stream.pauses_out, 1e-20)), 1),
+        noise_removed_db=stream.noise_removed_db,
         speech_share=round(stream.spoken / max(stream.hops, 1), 3),
         unsound_samples=totals.unsound,
         real_time_factor=round((time.perf_counter() - began) / seconds, 4),
@@ -305,7 +324,7 @@ def _walk(
     """
     lanes = [number - 1 for number in chosen]
     totals = _Totals()
-    encoder = Encoder("S16_LE", 1, BLOCK_FRAMES)
+    encoder = Encoder("S16_LE", 1, BLOCK_FRAMES, stream.peak_dbfs)
 
     def blocks() -> Iterator[Floats]:
         while len(frames := _read(sound)):

@@ -31,13 +31,17 @@ class Counters:
     late: int = 0
     spared: int = 0
     energy_in: float = 0.0
-    energy_clean: float = 0.0
     energy_out: float = 0.0
     pauses_in: float = 0.0
     pauses_forward: float = 0.0
     pauses_feedback: float = 0.0
     pauses_clean: float = 0.0
     pauses: int = 0
+    """Hops without speech that count; the figures above and the three below are sums over hops that count."""
+    voice_in: float = 0.0
+    voice_clean: float = 0.0
+    voice: int = 0
+    """Hops with speech that count."""
     floors_in: float = 0.0
     floors_clean: float = 0.0
     floors: int = 0
@@ -98,6 +102,7 @@ class Health:
         power_clean: float,
         power_out: float,
         *,
+        counts: bool,
         speaking: bool,
         spared: bool,
         late: bool,
@@ -107,29 +112,27 @@ class Health:
         The powers are mean squares: of the microphone, after the feedforward path, after the feedback path, after all
         that cleans, and at the jack. What became of noise and voice is told by ``power_clean``: a headphone that is
         turned down has lost neither.
+        ``counts`` says whether the powers tell what the chain does to noise and voice (``Chain.counts``); the levels
+        at both ends are those of all hops.
         """
         totals = self.totals
         totals.hops += 1
         totals.spared += spared
-        self._floor_in.follow(power_in)
-        self._floor_clean.follow(power_clean)
-        if totals.hops % FLOOR_HOPS == 0:
-            self._floor_in.turn()
-            self._floor_clean.turn()
-            totals.floors_in += self._floor_in.power
-            totals.floors_clean += self._floor_clean.power
-            totals.floors += 1
+        totals.spoken += speaking
         totals.energy_in += power_in
-        totals.energy_clean += power_clean
         totals.energy_out += power_out
-        if speaking:
-            totals.spoken += 1
-        else:
+        if counts and speaking:
+            totals.voice += 1
+            totals.voice_in += power_in
+            totals.voice_clean += power_clean
+        elif counts:
             totals.pauses += 1
             totals.pauses_in += power_in
             totals.pauses_forward += power_forward
             totals.pauses_feedback += power_feedback
             totals.pauses_clean += power_clean
+        if counts:
+            self._follow_floors(power_in, power_clean)
         if late:
             totals.late += 1
         if took_us > self._longest_lately_us:
@@ -137,6 +140,17 @@ class Health:
             if took_us > self.longest_us:
                 self.longest_us = took_us
         totals.took[min(int(took_us) // BUCKET_US, BUCKETS - 1)] += 1
+
+    def _follow_floors(self, power_in: float, power_clean: float) -> None:
+        totals = self.totals
+        self._floor_in.follow(power_in)
+        self._floor_clean.follow(power_clean)
+        if (totals.pauses + totals.voice) % FLOOR_HOPS == 0:
+            self._floor_in.turn()
+            self._floor_clean.turn()
+            totals.floors_in += self._floor_in.power
+            totals.floors_clean += self._floor_clean.power
+            totals.floors += 1
 
     def event(self, kind: str, text: str) -> None:
         """Note something worth a line in the journal; told later, by whoever takes ``news``."""
@@ -180,23 +194,24 @@ def percentile_us(took: list[int], share: float) -> float:
     return 0.0
 
 
+def quieter_db(power_before: float, power_after: float, hops: int) -> float | None:
+    """How much quieter the sum of ``hops`` mean squares became, each mean taken as -120 dBFS at least; None of none."""
+    return round(dbfs(power_before / hops) - dbfs(power_after / hops), 1) if hops else None
+
+
 def summary(counters: Counters) -> dict[str, float | None]:
     """One stretch of time in the figures a user reads; None where nothing was counted that could tell one."""
     if not counters.hops:
         return dict.fromkeys(MEASURED) | {"seconds": 0.0, "late_hops": 0}
-    hops = counters.hops
-    pauses = max(counters.pauses, 1)
-    before, forward, feedback, after = (
-        dbfs(energy / pauses)
-        for energy in (counters.pauses_in, counters.pauses_forward, counters.pauses_feedback, counters.pauses_clean)
-    )
+    hops, pauses = counters.hops, counters.pauses
+    before, forward, feedback = counters.pauses_in, counters.pauses_forward, counters.pauses_feedback
     return {
         "seconds": round(counters.hops * HOP_MS / 1000, 2),
         "level_in_dbfs": dbfs(counters.energy_in / hops),
         "level_out_dbfs": dbfs(counters.energy_out / hops),
-        "noise_removed_db": round(before - after, 1),
-        "feedforward_db": round(before - forward, 1),
-        "feedback_db": round(forward - feedback, 1),
+        "noise_removed_db": quieter_db(before, counters.pauses_clean, pauses),
+        "feedforward_db": quieter_db(before, forward, pauses),
+        "feedback_db": quieter_db(forward, feedback, pauses),
         "sleep_share": round(counters.spared / hops, 3),
         **quality(counters),
         "speech_share": round(counters.spoken / hops, 3),
@@ -217,11 +232,10 @@ def quality(counters: Counters) -> dict[str, float]:
         return {}
     noise_in, noise_out = counters.floors_in / counters.floors, counters.floors_clean / counters.floors
     told = {"noise_floor_in_dbfs": dbfs(noise_in), "noise_floor_out_dbfs": dbfs(noise_out)}
-    if counters.spoken < LEAST_SPOKEN:
+    if counters.voice < LEAST_SPOKEN:
         return told
-    pauses_in, pauses_out = counters.pauses_in, counters.pauses_clean
-    voice_in = (counters.energy_in - pauses_in) / counters.spoken - noise_in
-    voice_out = (counters.energy_clean - pauses_out) / counters.spoken - noise_out
+    voice_in = counters.voice_in / counters.voice - noise_in
+    voice_out = counters.voice_clean / counters.voice - noise_out
     if not voice_in > LEAST_SNR * noise_in or not voice_out > 0:
         return told
     voice_in_db, voice_out_db = dbfs(voice_in), dbfs(voice_out)

@@ -75,7 +75,7 @@ DRAWINGS = (
         (("noise_removed_db", "in all"), ("feedforward_db", "feedforward"), ("feedback_db", "feedback")),
         0,
     ),
-    Drawing("Noise floor", "dBFS", (("noise_floor_in_dbfs", "microphone"), ("noise_floor_out_dbfs", "output"))),
+    Drawing("Noise floor", "dBFS", (("noise_floor_in_dbfs", "microphone"), ("noise_floor_out_dbfs", "noise removed"))),
     Drawing("Voice above the floor", "dB", (("snr_in_db", "microphone"), ("snr_out_db", "output"))),
     Drawing("Voice kept", "dB", (("voice_kept_db", "0 is all of it"),)),
     Drawing("Reference microphone", "dB", (("reference_db", "removed"),), 0),

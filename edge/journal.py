@@ -63,7 +63,11 @@ FIELDS = (
     Field("volume_db", "dB", "headphone volume of the settings, 0 is full scale; absent where only the cable plays"),
     Field("mixer", "", "the output card's own volume as read back, or why it was not set (status only)"),
     Field("speech_share", "0..1", "part of the time in which somebody spoke"),
-    Field("noise_removed_db", "dB", "how much quieter the pauses became"),
+    Field(
+        "noise_removed_db",
+        "dB",
+        "how much quieter noise removal made the pauses; without bypass and mute; absent where nothing was measured",
+    ),
     Field("feedforward_db", "dB", "the same by high-pass, hum canceller and reference microphone"),
     Field("feedback_db", "dB", "the same by the suppressor"),
     Field("noise_floor_in_dbfs", "dBFS", "power below which the microphone never fell for a second, speech or not"),

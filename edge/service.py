@@ -427,9 +427,11 @@ def _memory_mb() -> float:
 
 def _in_words(figures: dict[str, Any]) -> str:
     """The figures of a stretch with sound, as one line."""
+    removed_db = figures["noise_removed_db"]
+    removed = "noise removed not measured" if removed_db is None else f"noise removed {removed_db:g} dB"
     return (
         f"{figures['seconds']:g} s, in {figures['level_in_dbfs']:g} dBFS, "
-        f"out {figures['level_out_dbfs']:g} dBFS, noise removed {figures['noise_removed_db']:g} dB, "
+        f"out {figures['level_out_dbfs']:g} dBFS, {removed}, "
         f"speech {figures['speech_share']:.0%}, "
         f"hop p50 {figures['hop_p50_us']:g} p99 {figures['hop_p99_us']:g} max {figures['hop_max_us']:g} us, "
         f"late {figures['late_hops']}, xruns {figures['xruns_in']} in {figures['xruns_out']} out, "
