@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from edge import RATE_HZ, UserError, calibrate, cli
 from edge.antinoise import BadPath, SecondaryPath
 from edge.calibrate import NothingHeard, response_to, sweep
 from edge.cards import Direction, OpenPcm, Terms
-from edge.config import CaptureConfig, Config, PlaybackConfig
+from edge.config import CaptureConfig, Config, LimiterConfig, PlaybackConfig
 from edge.fake import USB_OFFER, FakeCard, FakePcm, VirtualClock, opener
 
 CONFIG = Config(
@@ -123,6 +124,17 @@ def test_a_sound_that_breaks_off_is_said(tmp_path: Path) -> None:
     cup.break_at_s = 2.0
     with pytest.raises(NothingHeard, match="broke off"):
         calibrate.calibrate(CONFIG, tmp_path / "path.npz", opener=cup.door())
+
+
+def test_the_sweeps_stay_below_the_peak_of_the_output(tmp_path: Path) -> None:
+    """Limited, they would measure a path that is too quiet; and nothing that is played may be above it."""
+    found = []
+    for peak_dbfs in (-1.0, -30.0):
+        cup = Cup(0.5, noise=1e-6)
+        config = replace(CONFIG, limiter=LimiterConfig(threshold_dbfs=peak_dbfs - 1, peak_dbfs=peak_dbfs))
+        found.append(calibrate.calibrate(config, tmp_path / "path.npz", -6.0, cup.door()))
+        assert np.abs(cup.cup.played).max() <= 10 ** (peak_dbfs / 20)
+    assert found[0].gain_db == pytest.approx(found[1].gain_db, abs=0.2)
 
 
 def test_an_old_calibration_outlives_a_failed_new_one(tmp_path: Path) -> None:
