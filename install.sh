@@ -52,11 +52,23 @@ find_python() {
     fail "no Python from 3.11 on; Debian 12 and 13 have it as python3"
 }
 
-# A virtual environment in .venv with this checkout installed in place. Redone only when pyproject.toml changed.
+# pip installs what requirements.lock pins, each file by its hash: the lock's part for some extras, complete, so that pip
+# resolves nothing. What comes as source is built with tools of the lock, too. First what hw.locked is told, then extras.
+from_lock() {
+    .venv/bin/python -m hw.locked "$@" >.venv/part.lock || return 1  # set -e is off before a ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation \
+        --use-pep517 -r .venv/part.lock || return 1
+    rm -f .venv/part.lock
+}
+
+# 32-bit ARM has wheels at piwheels.org only, whose hashes are not in the lock: there pip resolves pyproject.toml.
+locked_here() { .venv/bin/python -c 'import sys; sys.exit(sys.maxsize < 2**32)'; }
+
+# A virtual environment in .venv with this checkout installed in place. Redone only when what is to be installed changed.
 python_packages() {
-    local extras=$1 stamp wanted
+    local extras=$1 stamp wanted torch= quiet=(--quiet --disable-pip-version-check)
     stamp=.venv/.installed-$extras
-    wanted=$(sha256sum pyproject.toml)
+    wanted=$(sha256sum pyproject.toml requirements.lock)
     if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c 'import edge.cli'; then
         return
     fi
@@ -66,9 +78,23 @@ python_packages() {
         "$(find_python)" -m venv .venv
     fi
     say "installing Python packages into .venv (extras: $extras)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extras]"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[onnx]" ||
-        say "no ONNX Runtime for this board: NumPy runs the network"
+    if ! locked_here; then
+        say "32-bit system: versions by pyproject.toml, without hashes"
+        .venv/bin/python -m pip install "${quiet[@]}" -e ".[$extras]"
+    else
+        if [[ ,$extras, == *,train,* ]]; then
+            torch=$(.venv/bin/python -m hw.locked --torch)
+            say "PyTorch loads ${torch#*: }"
+        fi
+        from_lock --build "$extras"
+        case $torch in
+            cpu*) from_lock --cpu "$extras" ;;
+            cuda*) from_lock --cuda "$extras" ;;
+            *) from_lock "$extras" ;;
+        esac
+        from_lock onnx || say "no ONNX Runtime for this board: NumPy runs the network"
+        .venv/bin/python -m pip install "${quiet[@]}" --no-deps --no-build-isolation -e .
+    fi
     printf '%s\n' "$wanted" >"$stamp"
 }
 

@@ -9,6 +9,7 @@ lets in. ``console`` is how every command ends, ``atomic`` how files are written
 """
 
 import os
+import sys
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # Recent releases of ONNX Runtime (1.32.0 was examined) carry a client that reports to their maker and is on by default:
@@ -27,3 +28,11 @@ HOP_MS = 1000 * HOP_SAMPLES / RATE_HZ
 
 class UserError(Exception):
     """What a user can mend: its text is one line that names the thing and the way out."""
+
+
+def command_for(extra: str) -> str:
+    """What a user calls in the checkout to get ``extra``, one of pyproject.toml's: on a board the installer, elsewhere
+    what makes .venv. There is no package of ours in the package index."""
+    if not sys.prefix.startswith("/opt/quietbox/"):
+        return f"./install.sh --setup {extra}"
+    return "./install.sh --again" if extra == "onnx" else f"./install.sh --with {extra}"

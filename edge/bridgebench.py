@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge import UserError
+from edge import UserError, command_for
 from edge.bench import speech_like
 from edge.config import Config
 from edge.realtime import hurry_thread
@@ -80,7 +80,7 @@ def _zeromq() -> ModuleType:
     try:
         import zmq
     except ImportError:
-        raise UserError("pyzmq is not installed; pip install 'quietbox[bridge]'") from None
+        raise UserError(f"pyzmq is not installed; {command_for('bridge')}") from None
     return zmq
 
 

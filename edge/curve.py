@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from types import ModuleType
 
-from edge import UserError
+from edge import UserError, command_for
 from edge.zmtp import COMMAND, MORE, ProtocolError, Refused, command, parted, properties, read_properties, reason
 
 KEY_BYTES = 32
@@ -36,7 +36,7 @@ def sodium() -> ModuleType:
     try:
         from nacl import bindings
     except ImportError:
-        raise UserError("PyNaCl is not installed; pip install 'quietbox[bridge]'") from None
+        raise UserError(f"PyNaCl is not installed; {command_for('bridge')}") from None
     return bindings
 
 

@@ -10,7 +10,7 @@ import timeit
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import HOP_MS
+from edge import HOP_MS, command_for
 from edge.console import run_main
 from edge.convert import Resampler, band_edges_hz
 
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
         try:
             draw_responses(arguments[1])
         except ImportError:
-            print("the picture needs matplotlib: pip install matplotlib", file=sys.stderr)
+            print(f"the picture needs matplotlib: {command_for('pictures')}", file=sys.stderr)
             return 1
         print(f"drawn: {arguments[1]}")
     return 0

@@ -112,6 +112,8 @@ class Job:
         self.board = boards.this_board(self.root)
         self.ledger = Ledger(self.root, MANIFEST)
         self.cards = cards.list_cards(proc=self.at("proc"), dev=self.at("dev"), ask=False)
+        self.extras: list[str] = self.ledger.extras if options.extras is None else options.extras
+        """Of ``wheels.CHOICES``: what was asked for now, or last time."""
         self.reboot = False
 
     def at(self, place: str) -> Path:
@@ -150,10 +152,10 @@ class Job:
         """The steps that are not done yet, in the order in which the old version stays whole until the new one is."""
         package, _ = boards.gpio_package(self.board)
         bits = self.board.userland_bits or (64 if sys.maxsize > 2**32 else 32)
-        folder, built = self.choose_folder(wheels.name_of(package))
+        folder, built = self.choose_folder(wheels.name_of(package, self.extras))
         steps = [*self.packages()]
         if not built:
-            extras = wheels.extras(package, bits)
+            extras = wheels.extras(package, bits, self.extras)
             names = ", ".join(extra.name for extra in extras)
             source = f"from {self.options.wheels}" if self.options.wheels else "from the network"
             steps.append(
@@ -204,6 +206,8 @@ class Job:
         free_mb = shutil.disk_usage(folder.parent).free >> 20
         if free_mb < SPACE_MB:
             raise UserError(f"{self.said(folder.parent)} has {free_mb} MB free, this takes {SPACE_MB} MB; make room")
+        self.ledger.extras = self.extras
+        self.ledger.save()
         wheels.build(folder, extras, self.options.wheels, self.root, say)
 
     def settings(self, folder: Path) -> Iterator[Step]:
@@ -594,7 +598,7 @@ def place_of(name: str) -> str:
 def _collect(options: argparse.Namespace) -> int:
     """Fill a folder with wheels for a board of this kind that has no network."""
     board = boards.this_board()
-    extras = wheels.extras(boards.gpio_package(board)[0], 64 if sys.maxsize > 2**32 else 32)
+    extras = wheels.extras(boards.gpio_package(board)[0], 64 if sys.maxsize > 2**32 else 32, options.extras or [])
     target: Path = options.collect_wheels
     steps = []
     missing = _missing_packages([*NEEDED[:1], *TO_BUILD])
@@ -704,6 +708,14 @@ def _find_folders(options: argparse.Namespace) -> None:
         raise UserError(f"{options.wheels} holds no wheels; ./install.sh --collect-wheels {options.wheels} fills it")
 
 
+def _extras(text: str) -> list[str]:
+    """The argument of ``--with``."""
+    names = sorted({name.strip() for name in text.split(",")} - {"none"})
+    if unknown := [name for name in names if name not in wheels.CHOICES]:
+        raise argparse.ArgumentTypeError(f"there is no {unknown[0]!r}; there are {', '.join(wheels.CHOICES)}, none")
+    return names
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="install.sh",
@@ -730,6 +742,13 @@ def _parser() -> argparse.ArgumentParser:
         "--release-cards", action="store_true", help="keep the desktop's sound server off the box's cards"
     )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="take all packages from DIR, no network")
+    parser.add_argument(
+        "--with",
+        dest="extras",
+        type=_extras,
+        metavar="EXTRAS",
+        help=f"also install {' or '.join(wheels.CHOICES)} (comma-separated; kept by later runs, none takes them off)",
+    )
     parser.add_argument("--again", action="store_true", help="build the program anew, to get what was missing")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR (a card image)")

@@ -88,6 +88,8 @@ class Ledger:
         self.packages: list[str] = list(told.get("packages", []))
         self.settings: list[str] = list(told.get("settings", []))
         """sha256 of the settings as the installer made them."""
+        self.extras: list[str] = list(told.get("extras", []))
+        """What was asked for with ``--with``."""
         self.config_txt: str = told.get("config_txt", "")
         self.pending: bool = bool(told.get("pending", False))
         """Whether a run began and did not reach its end."""

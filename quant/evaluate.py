@@ -39,7 +39,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, atomic, bench, chain, config
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, atomic, bench, chain, command_for, config
 from edge.chain import Chain
 from edge.console import run_main
 from edge.files import BadFile, check_regular
@@ -653,7 +653,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def need(*packages: str) -> None:
     """Raises BadRequest for packages that are not installed."""
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise BadRequest(f"{', '.join(missing)} not installed; pip install 'quietbox[evaluate]'")
+        raise BadRequest(f"{', '.join(missing)} not installed; {command_for('evaluate')}")
 
 
 def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:

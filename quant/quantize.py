@@ -44,7 +44,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from edge import HOP_SAMPLES
+from edge import HOP_SAMPLES, command_for
 from edge.console import run_main
 from edge.spectrum import DELAY_SAMPLES, Floats, band_weights
 from models.measures import pesq_wb
@@ -482,7 +482,7 @@ def ours(asked: argparse.Namespace, model: onnx.ModelProto) -> int:
     console = Console()
     console.print(table_of(figures, len(sounds)))
     if not judge:
-        console.print("pesq is not installed (pip install 'quietbox[evaluate]'): PESQ was not measured")
+        console.print(f"pesq is not installed ({command_for('evaluate')}): PESQ was not measured")
     if best is None:
         print(f"quantize: nothing written, {why}", file=sys.stderr)
         return 1

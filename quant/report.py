@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from edge import RATE_HZ, UserError
+from edge import RATE_HZ, UserError, command_for
 from edge.console import run_main
 from edge.spectrum import Floats
 from quant.evaluate import (
@@ -235,7 +235,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def check_page(asked: argparse.Namespace, engines: list[str]) -> tuple[str, str] | None:
     """The two engines to compare, if any; raises BadRequest."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise BadRequest("matplotlib not installed; pip install 'quietbox[pictures]'")
+        raise BadRequest(f"matplotlib is not installed; {command_for('pictures')}")
     if asked.out.suffix.lower() not in (".html", ".htm"):
         raise BadRequest(f"{asked.out}: the page is HTML; name it something.html")
     if not 0 <= asked.files <= 100:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("pyroomacoustics", reason="the simulation's extra is not installed: pip install pyroomacoustics")
+pytest.importorskip("pyroomacoustics", reason="the simulation's extra is not installed: ./install.sh --setup simulate")
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
@@ -212,4 +212,4 @@ def test_what_is_wrong_is_one_line(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
     assert acoustics.main(["--quick"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "pip install 'pyroomacoustics" in said
+    assert said.count("\n") == 1 and "pyroomacoustics is missing: ./install.sh --setup simulate\n" in said

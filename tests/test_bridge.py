@@ -22,7 +22,7 @@ from edge.config import BridgeConfig, Config, SuppressConfig
 from edge.spectrum import Floats
 from edge.suppress import open_engine
 
-zmq = pytest.importorskip("zmq", reason="pyzmq is not installed; pip install 'quietbox[bridge]'")
+zmq = pytest.importorskip("zmq", reason="pyzmq is not installed; ./install.sh --setup bridge")
 
 from edge.bridge import PIECE_SAMPLES, QUEUE_CHUNKS, Bridge, Stream  # noqa: E402
 
@@ -338,4 +338,4 @@ def test_without_a_package_there_is_one_line(
             patch.setitem(sys.modules, package, None)
             assert cli.main(command) == 1
         name = {"zmq": "pyzmq", "nacl": "PyNaCl"}[package]
-        assert capsys.readouterr().err == f"quietbox: {name} is not installed; pip install 'quietbox[bridge]'\n"
+        assert capsys.readouterr().err == f"quietbox: {name} is not installed; ./install.sh --setup bridge\n"

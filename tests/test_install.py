@@ -110,7 +110,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.pt")
     for name in ("edge", "hw", "models", "quant", "systemd"):
         shutil.copytree(CHECKOUT / name, copy / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "install.sh"):
+    for name in ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "install.sh"):
         shutil.copy(CHECKOUT / name, copy / name)
     return copy
 
@@ -497,3 +497,26 @@ def test_the_door(checkout: Path) -> None:
 def test_every_system_file_has_a_place(checkout: Path) -> None:
     for source in (checkout / "systemd").iterdir():
         assert install.place_of(source.name), f"hw/install.py does not know where {source.name} goes"
+
+
+def test_an_extra_that_was_asked_for_stays_until_it_is_taken_off(
+    here: Path, packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "wheels"
+    shutil.copytree(packages, folder)
+    make_wheel(folder, "pyzmq", "99", {"zmq/__init__.py": b""})
+    root = make_root(tmp_path / "root")
+    call = ["--root", str(root), "--wheels", str(folder)]
+
+    def has_bridge() -> bool:
+        return any(version(root).glob("lib/*/site-packages/zmq"))
+
+    assert install.main([*call, "--with", "bridge"]) == 0 and has_bridge()
+    capsys.readouterr()
+    assert install.main(call) == 0 and "nothing to do" in capsys.readouterr().out, "the next run keeps it"
+    assert install.main([*call, "--with", "none"]) == 0 and not has_bridge()
+    with pytest.raises(SystemExit) as wrong:
+        install.main([*call, "--with", "bridges"])
+    assert wrong.value.code == 2 and "there is no 'bridges'; there are bridge, peers, pictures, none" in (
+        capsys.readouterr().err
+    )

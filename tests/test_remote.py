@@ -34,7 +34,7 @@ from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.shipped import BadModel
 from edge.wire import HEAD, MOST_BYTES, Kind, Message, pack, unpack
 
-zmq = pytest.importorskip("zmq", reason="pyzmq is not installed; pip install 'quietbox[bridge]'")
+zmq = pytest.importorskip("zmq", reason="pyzmq is not installed; ./install.sh --setup bridge")
 
 from edge import keys  # noqa: E402
 from edge.boxes import Boxes  # noqa: E402
@@ -595,7 +595,7 @@ def test_without_pynacl_there_is_one_line(
 ) -> None:
     settings = RemoteConfig(server_key=known["server"], key_file=str(tmp_path / "box"))
     monkeypatch.setitem(sys.modules, "nacl", None)
-    with pytest.raises(BadModel, match=r"^PyNaCl is not installed; pip install 'quietbox\[bridge\]'$"):
+    with pytest.raises(BadModel, match=r"^PyNaCl is not installed; \./install\.sh --setup bridge$"):
         open_remote(settings, 30, off())
 
 

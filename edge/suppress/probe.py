@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge import command_for
 from edge.console import run_main
 from edge.runtime import runtime_folder
 from edge.spectrum import BANDS
@@ -47,7 +48,7 @@ def trouble(model: Model, limit_s: float = LIMIT_S) -> str:
 def _tried(folder: str, content: bytes, limit_s: float) -> str:
     runtime = importlib.util.find_spec("onnxruntime")
     if runtime is None:
-        return "ONNX Runtime is not installed (pip install onnxruntime)"
+        return f"ONNX Runtime is not installed ({command_for('onnx')})"
     mark = _mark(content, runtime.origin)
     if mark and any((kept / mark).exists() for kept in (_program_folder(), _service_folder()) if kept):
         return ""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import UserError
-from hw import traced, wheels
+from hw import locked, traced, wheels
 from hw.image import bundle
 from hw.virtual import arm64
 
@@ -37,25 +37,29 @@ def collect(cache: Path, given: Path | None) -> Path:
 
     Raises UserError.
     """
-    if given is not None:
-        if not any(given.glob("numpy-*.whl")):
-            raise UserError(f"{given} holds no arm64 wheels; python -m hw.virtual.arm64 --cache DIR makes DIR/wheels")
-        return given
+    folder = given or _fetched(cache)
+    if not any(folder.glob("numpy-*.whl")):
+        raise UserError(f"{folder} holds no arm64 wheels; python -m hw.virtual.arm64 --cache DIR makes DIR/wheels")
+    if strange := locked.strangers(used(folder)):
+        raise UserError(f"{strange[0]} is not the file that requirements.lock pins; collect the wheels anew")
+    return folder
+
+
+def _fetched(cache: Path) -> Path:
     try:
         with arm64.emulation():
             folder = arm64.wheels(cache, arm64.debian(cache))
         if not any(folder.glob("onnxruntime-*.whl")):
-            arm64.run([*arm64.pip("download", folder), *arm64.foreign(), "--no-deps", runtime()])
+            arm64.fetch(runtime(), folder, *arm64.foreign())
     except arm64.Missing as trouble:
         raise UserError(f"the wheels cannot be collected: {trouble}") from None
     return folder
 
 
-def runtime() -> str:
-    """The ONNX Runtime that arm64 boards take, by pyproject.toml; without what it asks for (protobuf, sympy), which
+def runtime() -> list[locked.Locked]:
+    """The ONNX Runtime that boards take, by requirements.lock; without what it asks for (protobuf, sympy), which
     converts models and is not imported where they run."""
-    told = tomllib.loads((wheels.SOURCE / "pyproject.toml").read_text())["project"]["optional-dependencies"]["onnx"]
-    return str(told[0])
+    return [package for package in locked.read() if package.name == "onnxruntime"]
 
 
 def used(folder: Path) -> list[Path]:

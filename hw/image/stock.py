@@ -41,7 +41,8 @@ PLACE = "/usr/lib/quietbox-first-boot"
 UNITS = f"/{install.UNITS}"
 UNIT = "quietbox-first-boot.service"
 NOTE = "quietbox.txt"
-SHIPPED = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "README.md", "LICENSE", "install.sh")
+SHIPPED: tuple[str, ...] = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "requirements.lock")
+SHIPPED += ("README.md", "LICENSE", "install.sh")
 """What of this checkout the installer needs."""
 MADE = "20240101"
 """Every file we put into an image is of this day, so that the same input gives the same image."""

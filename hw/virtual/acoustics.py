@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ, UserError, command_for
 from edge.antinoise import AntiNoise, SecondaryPath
 from edge.chain import Chain
 from edge.config import Config
@@ -49,11 +49,7 @@ Doubles = NDArray[np.float64]
 Point = tuple[float, float, float]
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds"
-PACKAGES = {
-    "pyroomacoustics": "pip install 'pyroomacoustics>=0.10'",
-    "pesq": "pip install 'pesq>=0.0.4'",
-    "pystoi": "pip install 'pystoi>=0.4.1'",
-}
+PACKAGES = ("pyroomacoustics", "pesq", "pystoi")
 
 # --- the place, metres -----------------------------------------------------------------------------------------------
 
@@ -667,11 +663,11 @@ def run_scenes(
 
 def check_packages() -> None:
     """Raises BadRequest with the command that brings what is missing."""
-    for name, command in PACKAGES.items():
+    for name in PACKAGES:
         try:
             importlib.import_module(name)
         except ImportError:
-            raise BadRequest(f"the package {name} is missing: {command}") from None
+            raise BadRequest(f"the package {name} is missing: {command_for('simulate')}") from None
 
 
 def chosen(names: Sequence[str], quick: bool) -> list[Scene]:

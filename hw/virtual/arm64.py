@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.console import run_main
+from hw import locked
 
 REPOSITORY = Path(__file__).parents[2]
 SOUND = REPOSITORY / "tests/sounds/noisy/rain_en_5dB.flac"
@@ -166,33 +166,41 @@ def run(
 # The wheels.
 
 
-def needed(pyproject: Path) -> list[str]:
-    """What the product asks for on a 64-bit board."""
-    project = tomllib.loads(pyproject.read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"].get("board", [])]
+def needed() -> list[locked.Locked]:
+    """What the product asks for on a 64-bit board, by requirements.lock."""
+    return locked.for_python(locked.subset(["board"]), PYTHON)
 
 
-def split(requirements: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(packages: Sequence[locked.Locked]) -> tuple[list[locked.Locked], list[locked.Locked]]:
     """(to download as wheels, to compile there)."""
-    compiled = [one for one in requirements if one.startswith(BUILT_THERE)]
-    return [one for one in requirements if one not in compiled], compiled
+    compiled = [one for one in packages if one.name in BUILT_THERE]
+    return [one for one in packages if one not in compiled], compiled
 
 
 def wheels(cache: Path, root: Path) -> Path:
     """A folder from which pip installs the product on arm64 Debian 12 without a network."""
-    wanted = needed(REPOSITORY / "pyproject.toml")
+    wanted = needed()
     folder = cache / "wheels"
     stamp = folder / ".complete"
-    if not stamp.exists() or stamp.read_text() != "\n".join(wanted):
+    if not stamp.exists() or stamp.read_text() != locked.text(wanted):
         say(f"collecting wheels in {folder}")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         ready, compiled = split(wanted)
-        run([*pip("download", folder), *foreign(), *ready, "setuptools", "wheel"])
-        run([*pip("download", folder), "--no-deps", "--no-binary=:all:", *compiled])
+        tools = locked.for_python(locked.build_tools(compiled), PYTHON)
+        fetch([*ready, *tools], folder, *foreign())
+        fetch(compiled, folder, "--no-binary=:all:", "--no-build-isolation")
         _compile(root, folder)
-        stamp.write_text("\n".join(wanted))
+        stamp.write_text(locked.text(wanted))
     return folder
+
+
+def fetch(packages: Sequence[locked.Locked], folder: Path, *how: str) -> None:
+    """The files that the lock pins, into ``folder``. Raises Missing."""
+    part = folder / "part.lock"
+    part.write_text(locked.text(packages))
+    run([*pip("download", folder), "--no-deps", "--require-hashes", *how, "-r", str(part)])
+    part.unlink()
 
 
 def pip(verb: str, folder: Path) -> list[str]:
@@ -212,11 +220,20 @@ def _compile(root: Path, folder: Path) -> None:
     shutil.copytree(folder, workshop)
     there(root, ["python3", "-m", "venv", "/build/venv"])
     offline = ["--quiet", "--no-index", "--find-links=/build"]
-    there(root, ["/build/venv/bin/pip", "install", "--no-compile", *offline, "--upgrade", "setuptools", "wheel"])
+    there(root, ["/build/venv/bin/pip", "install", "--no-compile", *offline, "--upgrade", "setuptools"])
     for source in sorted(workshop.glob("*.tar.gz")):
         say(f"compiling {source.name} for arm64")
-        command = ["wheel", *offline, "--no-deps", "--no-build-isolation", "-w", "/build/made", f"/build/{source.name}"]
-        there(root, ["/build/venv/bin/pip", *command])
+        command = [
+            "wheel",
+            *offline,
+            "--no-deps",
+            "--no-build-isolation",
+            "--use-pep517",
+            "-w",
+            "/build/made",
+            f"/build/{source.name}",
+        ]
+        there(root, ["/build/venv/bin/pip", *command, f"/build/{source.name}"])
         (folder / source.name).unlink()
     for wheel in (workshop / "made").glob("*.whl"):
         shutil.copy(wheel, folder)

@@ -11,7 +11,8 @@ from hw.virtual.pi.kernel import BuildFailed
 from hw.virtual.pi.machine import Boot, boot, job
 
 CHECKOUT = Path(hw.__path__[0]).parent
-SHIPPED = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "README.md", "LICENSE", "install.sh")
+SHIPPED: tuple[str, ...] = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "requirements.lock")
+SHIPPED += ("README.md", "LICENSE", "install.sh")
 INSTALL_LIMIT_S = 600.0
 TRIES = 3
 KEPT = 3
