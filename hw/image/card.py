@@ -1,7 +1,8 @@
 """Makes the card image: ``hw/image/build [OUT] [--signer FILE] [--cache DIR] [--wheels DIR] [--as MANIFEST]``.
 
-Steps whose inputs did not change are taken from the cache. Beside the image lies a manifest with version and sha256 of
-every input; ``--as MANIFEST`` refuses to build from others. The same inputs give the same image, byte for byte.
+Steps whose inputs did not change are taken from the cache. Beside the image lie a bill of materials with
+the licences of all that is in it (OUT.cdx.json) and a manifest with version and sha256 of every input; ``--as
+MANIFEST`` refuses to build from others. The same inputs give the same image, byte for byte.
 The public key in ``--signer FILE`` goes onto the card: a box takes only updates that are signed with that key.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from edge import UserError, atomic
 from edge.console import run_main
 from hw import install, ledger, wheels
-from hw.image import boot, bundle, debian, disk, libraries, owner, product, signature, table
+from hw.image import boot, bundle, debian, disk, libraries, owner, product, sbom, signature, table
 
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/quietbox-image"
@@ -55,12 +56,15 @@ class Build:
         self.number = product.build_number()
         self.epoch = int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH))
         self.began_s = time.monotonic()
+        self.bill = ""
+        """The bill of materials of the image that was built."""
 
     def say(self, text: str) -> None:
         print(f"==> {text} ({time.monotonic() - self.began_s:.0f} s)", flush=True)
 
     def image(self, out: Path, wanted: Path | None) -> dict[str, Any]:
         """Build; returns the manifest. Raises UserError."""
+        sbom.check_tool()
         self.cache.mkdir(parents=True, exist_ok=True)
         self.say("Debian's packages")
         packages = debian.fetch(self.cache)
@@ -74,6 +78,8 @@ class Build:
             work = Path(name)
             parts = self.parts(work, packages, place, ids)
             disk.card(parts, out, ids.disk)
+        held = [one for one in packages if one.used]
+        self.bill = sbom.bill(version, held, self.system(packages), product.used(folder), self.epoch)
         self.say(f"{out}")
         return {"image": {"bytes": out.stat().st_size, "sha256": _digest(out)}, "version": version, "inputs": inputs}
 
@@ -250,6 +256,8 @@ def main(arguments: list[str] | None = None) -> int:
         told = build.image(options.out, options.wanted)
         manifest = options.out.with_suffix(".manifest.json")
         atomic.write(manifest, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+        licences = options.out.with_suffix(".cdx.json")
+        atomic.write(licences, build.bill.encode())
     except UserError as error:
         print(f"hw/image/build: {error}", file=sys.stderr)
         return 1
@@ -258,6 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     size = options.out.stat()
     build.say(f"{size.st_size >> 20} MiB, {size.st_blocks >> 11} MiB of them used; inputs in {manifest}")
+    build.say(f"versions and licences of all that is in it: {licences}")
     build.say(who)
     return 0
 

@@ -47,7 +47,6 @@ UNUSED += ("linux-base", "runit-helper", "sensible-utils", "cpio", "lsb-base", "
 UNUSED += ("libsepol", "linux-image-arm64$", "logsave", "libdb5", "libgdbm")
 """Dependencies of scripts that never run here, by how their names begin."""
 BARE: tuple[str, ...] = (
-    "usr/share/doc",
     "usr/share/man",
     "usr/share/locale",
     "usr/share/info",
@@ -154,6 +153,7 @@ def tree(packages: Iterable[Package], root: Path) -> None:
     for package in packages:
         if package.used:
             unpack(package, out)
+    keep_copyright(root / "usr/share/doc")
     for name in ("passwd", "group"):
         shutil.copyfile(root / f"usr/share/base-passwd/{name}.master", root / "etc" / name)
     accounts(root)
@@ -164,6 +164,17 @@ def tree(packages: Iterable[Package], root: Path) -> None:
     (root / "usr/bin/awk").unlink(missing_ok=True)
     (root / "usr/bin/awk").symlink_to("busybox")
     strip_drivers(root)
+
+
+def keep_copyright(folder: Path) -> None:
+    """Of a folder like /usr/share/doc only the copyright files, and links to a folder that has one."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_symlink():
+            keep = path.parent == folder or path.name == "copyright"
+        else:
+            keep = any(path.iterdir()) if path.is_dir() else path.name == "copyright"
+        if not keep:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def unpack(package: Package, out: Sequence[str]) -> None:
