@@ -97,6 +97,8 @@ class Traced:
 
     def count(self, library: str) -> int:
         """How often a library of this name has been loaded so far, by the command or its children."""
+        if not self.trace.exists():  # strace is still starting
+            return 0
         return len(re.findall(rf"openat\([^\n]*{re.escape(library)}[^\n]*\.so", self.trace.read_text(errors="replace")))
 
     def end(self) -> int:

@@ -16,7 +16,7 @@ from hw.traced import CAN_USE_A_NETWORK, network_libraries, read_trace, unexpect
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
 PACKAGES = tomllib.loads((SOURCE / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-UNITS = sorted(path for folder in ("systemd", "hw/image") for path in (SOURCE / folder).rglob("*.service"))
+UNITS = sorted(path for folder in ("systemd", "hw") for path in (SOURCE / folder).rglob("*.service"))
 
 # strace's lines of a process that imported ONNX Runtime 1.32.0 without the switch, shortened
 REPORTING = """
