@@ -1,5 +1,6 @@
 """Being on time: memory that is never paged out, a thread that goes first, no garbage collection in between."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -36,3 +37,16 @@ def hurry_thread(priority: int) -> list[str]:
     except OSError as error:
         return [f"no real-time priority ({error.strerror}); give the service LimitRTPRIO={priority} or more"]
     return []
+
+
+def ordinary_children() -> None:
+    """Processes and threads that the calling thread starts from now on get no real-time priority by inheritance.
+
+    A Python that loads at SCHED_FIFO keeps a processor for as long as that takes. On a board with one, the kernel's
+    own threads (ksoftirqd, at ordinary priority) then do not run, timers and sound cards stand still, and the box
+    calls its microphone stalled.
+    """
+    policy = os.sched_getscheduler(0)
+    if policy in (os.SCHED_FIFO, os.SCHED_RR):
+        with contextlib.suppress(OSError):  # then they inherit it, as they would without this
+            os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_getparam(0))

@@ -40,6 +40,7 @@ from typing import Any, Protocol
 
 from edge import runtime
 from edge.config import PanelConfig
+from edge.realtime import ordinary_children
 from hw import boards
 
 TICK_S = 0.02
@@ -191,6 +192,7 @@ class Panel:
             self._thread.join(JOIN_S)
 
     def _run(self) -> None:
+        ordinary_children()
         while not self._stopping.is_set():
             try:
                 self.pins = self._open_pins(self.settings)

@@ -611,3 +611,29 @@ def test_pins_of_the_real_back_end_close_without_having_opened(library: Library)
     library.order("trouble", "import:no")
     with pytest.raises(PanelError, match="does not load"):
         PinsApart(PanelConfig())
+
+
+def test_the_gpio_process_is_no_real_time_process() -> None:
+    """Loading at SCHED_FIFO it kept a board's only processor from the kernel's timers, and the microphone stood."""
+    told: list[int] = []
+    ask = [sys.executable, "-S", "-c", "import os; print(os.sched_getscheduler(0))"]
+
+    def open_pins(settings: PanelConfig) -> FakePins:
+        told.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+        told.append(int(subprocess.run(ask, capture_output=True, check=True).stdout))
+        return FakePins(settings)
+
+    panel = Panel(PanelConfig(), lambda: Look.DARK, lambda: None, lambda: None, lambda sentence: None, open_pins)
+
+    def start() -> None:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        panel.start()
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    starter.join()
+    over = time.monotonic() + 20
+    while len(told) < 2 and time.monotonic() < over:
+        time.sleep(0.02)
+    panel.stop()
+    assert told == [os.SCHED_FIFO, os.SCHED_OTHER]

@@ -52,7 +52,9 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
     mark = _mark(content, runtime.origin)
     if mark and any((kept / mark).exists() for kept in (_program_folder(), _service_folder()) if kept):
         return ""
-    order = f"import sys; sys.path[:] = {sys.path!r}; from edge.suppress import probe; probe.try_out({folder!r})"
+    ordinary = "os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))"  # whoever reloads may be real-time
+    order = f"import os, sys; {ordinary}; sys.path[:] = {sys.path!r}"
+    order += f"; from edge.suppress import probe; probe.try_out({folder!r})"
     try:
         trial = subprocess.run(
             [sys.executable, "-c", order],
