@@ -30,6 +30,10 @@ EARLY_SAMPLES = RATE_HZ // 20
 """Reflections within 50 ms help understanding and stay in the target."""
 SPEAKER_CAP_S = 120.0
 """A voice, or a kind of noise, counts for its seconds up to here: few voices must not fill the training."""
+SYNTHETIC_VOICES = ("vctksyn_",)
+"""How names of synthesised voices begin: they have no breath, no room and one way to speak, ..."""
+SYNTHETIC_SHARE = 0.25
+"""... so each is drawn a quarter as often as a person's."""
 EQ_POINTS_HZ = (60, 150, 350, 700, 1400, 2800, 5000, 8000)
 WORST_FLOOR_DB = -45.0
 """Speech recordings whose own noise floor lies above this are no target to learn."""
@@ -76,6 +80,11 @@ class Recipe:
     p_babble: float = 0.1
     p_drawn_noise: float = 0.1
     """Noise that is no recording: random numbers with a random spectral tilt, steady or in bursts."""
+    p_ventilation: float = 0.06
+    """Air ducts, drawn: shaped noise that flutters, with a few tones of a fan in it."""
+    p_pass_by: float = 0.15
+    """A noise source that moves past: its level rises and falls as 1 / distance."""
+    babble_voices: tuple[int, int] = (3, 20)
     p_tones: float = 0.12
     """Sounds with a pitch that are no voice, drawn as well: horns, sirens, engines, bells, calls."""
     p_hum: float = 0.1
@@ -206,13 +215,19 @@ def open_bank(clips: Sequence[Clip], cache: Path, device: torch.device | str = "
     for start, stop, voice in runs:
         seconds[voice] = seconds.get(voice, 0.0) + (stop - start) / RATE_HZ
     weights = [
-        (stop - start) / RATE_HZ * min(seconds[voice], SPEAKER_CAP_S) / seconds[voice] for start, stop, voice in runs
+        (stop - start) / RATE_HZ * draw_seconds(voice, seconds[voice]) / seconds[voice] for start, stop, voice in runs
     ]
     samples = torch.from_numpy(row.copy() if str(device) != "cpu" else np.asarray(row))
     starts = torch.tensor([run[0] for run in runs], device=device)
     stops = torch.tensor([run[1] for run in runs], device=device)
     share = torch.tensor(weights, dtype=torch.float32, device=device)
     return Bank(samples.to(device), starts, stops - starts, share / share.sum())
+
+
+def draw_seconds(voice: str, seconds: float) -> float:
+    """For how many seconds a voice, or a kind of noise, counts when clips are drawn."""
+    capped = min(seconds, SPEAKER_CAP_S)
+    return capped * SYNTHETIC_SHARE if voice.startswith(SYNTHETIC_VOICES) else capped
 
 
 @dataclass(frozen=True)
@@ -356,9 +371,16 @@ class Mixer:
         if len(drawn):
             bursts = torch.where(self._happens(len(drawn), 0.5) > 0, self._events(len(drawn), samples), 1.0)
             noise[drawn] = unit(self._tilted(len(drawn), samples) * bursts)
-        toned = ((roll <= above) & (roll > above - recipe.p_tones)).nonzero().squeeze(1)
+        below = above - recipe.p_tones
+        toned = ((roll <= above) & (roll > below)).nonzero().squeeze(1)
         if len(toned):
             noise[toned] = unit(self._tones(len(toned), samples))
+        blown = ((roll <= below) & (roll > below - recipe.p_ventilation)).nonzero().squeeze(1)
+        if len(blown):
+            noise[blown] = unit(self._ventilation(len(blown), samples))
+        passing = (self._rand(items) < recipe.p_pass_by).nonzero().squeeze(1)
+        if len(passing):
+            noise[passing] = unit(noise[passing] * self._pass_by(len(passing), samples))
         second = (self._rand(items) < recipe.p_second_noise).nonzero().squeeze(1)
         if len(second):
             gain = 10 ** (self._between(len(second), -10, 3) / 20).unsqueeze(1)
@@ -366,10 +388,11 @@ class Mixer:
         return noise
 
     def _babble(self, items: int, samples: int) -> Tensor:
-        """Three to eight other voices at once, each at its own level, half of them in one more room."""
-        voices = unit(self.cut(self.speech, items * 8, samples)).reshape(items, 8, samples)
-        count = (3 + self._rand(items) * 6).floor().unsqueeze(1)
-        loud = 10 ** (self._rand(items, 8) * -0.5) * (torch.arange(8, device=self.device) < count)
+        """Three to twenty other voices at once, each at its own level, half of them in one more room."""
+        fewest, most = self.recipe.babble_voices
+        voices = unit(self.cut(self.speech, items * most, samples)).reshape(items, most, samples)
+        count = (fewest * (most / fewest) ** self._rand(items)).round().unsqueeze(1)
+        loud = 10 ** (self._rand(items, most) * -0.5) * (torch.arange(most, device=self.device) < count)
         crowd = (voices * loud.unsqueeze(2)).sum(1)
         if self.rooms is None:
             return crowd
@@ -377,6 +400,27 @@ class Mixer:
         room = (self._rand(items) * len(self.rooms.full)).long()
         wet = torch.fft.rfft(crowd, length) * torch.fft.rfft(self.rooms.full[room], length)
         return torch.where(self._happens(items, 0.5) > 0, torch.fft.irfft(wet, length)[:, :samples], crowd)
+
+    def _ventilation(self, items: int, samples: int) -> Tensor:
+        """Noise of random tilt whose level flutters by up to 3 dB at 0.3 to 8 Hz, and one to six harmonics of a fan's
+        blade rate (20 to 400 Hz), 0 to 20 dB below it and below each other by 1 / n."""
+        time_s = torch.arange(samples, device=self.device) / RATE_HZ
+        flutter_hz, flutter_db = 0.3 * 27 ** self._rand(items, 1), 3 * self._rand(items, 1)
+        flutter = 10 ** (flutter_db / 20 * torch.sin(2 * math.pi * (flutter_hz * time_s + self._rand(items, 1))))
+        blade_hz = 20 * 20 ** self._rand(items, 1)
+        tones = torch.zeros(items, samples, device=self.device)
+        for harmonic in range(1, 7):
+            size = (self._rand(items, 1) < 1 / harmonic) / harmonic
+            tones += size * torch.sin(2 * math.pi * (harmonic * blade_hz * time_s + self._rand(items, 1)))
+        return unit(self._tilted(items, samples)) * flutter + unit(tones) * 10 ** -self._rand(items, 1)
+
+    def _pass_by(self, items: int, samples: int) -> Tensor:
+        """(items, samples), at most 1: the level of a source on a straight line past the microphone, 1 / distance;
+        it is nearest somewhere in the item and within 3 dB of that for 0.3 to 2 s."""
+        time_s = torch.arange(samples, device=self.device) / RATE_HZ
+        nearest_s = self._rand(items, 1) * samples / RATE_HZ
+        half_s = 0.15 * (1 / 0.15) ** self._rand(items, 1)
+        return 1 / torch.sqrt(1 + ((time_s - nearest_s) / half_s).square())
 
     def _tilted(self, items: int, samples: int) -> Tensor:
         """Random numbers whose power falls with frequency to the power 0 (white) to 2 (brown)."""

@@ -20,6 +20,7 @@ from models.mix import (  # noqa: E402
     Rooms,
     active_power,
     decode_once,
+    draw_seconds,
     fast_length,
     found_clips,
     hats,
@@ -41,6 +42,8 @@ PLAIN = Recipe(
     p_babble=0,
     p_drawn_noise=0,
     p_tones=0,
+    p_ventilation=0,
+    p_pass_by=0,
     p_hum=0,
     p_self_noise=0,
     p_band_limit=0,
@@ -304,3 +307,18 @@ def test_pack_fits_and_trains_on_its_own(tmp_path: Path) -> None:
     mixer = open_mixer(tmp_path / "pack", tmp_path / "cache", 1)
     assert mixer.rooms is not None and len(mixer.speech.starts) >= 5
     assert mixer.batch(0, 4, SAMPLES).noisy.isfinite().all()
+
+
+def test_a_synthetic_voice_is_drawn_a_quarter_as_often() -> None:
+    assert draw_seconds("anna", 30.0) == 4 * draw_seconds("vctksyn_p225", 30.0) == 30.0
+    assert draw_seconds("anna", 1e4) == 4 * draw_seconds("vctksyn_p225", 1e4) == 120.0
+
+
+@pytest.mark.parametrize("kind", ["_ventilation", "_pass_by"])
+def test_drawn_sounds_are_sounds(kind: str) -> None:
+    mixer = Mixer(bank([np.ones(SAMPLES)]), bank([np.ones(SAMPLES)]), None, seed=3)
+    drawn = getattr(mixer, kind)(8, SAMPLES)
+    assert drawn.shape == (8, SAMPLES) and torch.isfinite(drawn).all() and (power(drawn) > 0).all()
+    if kind == "_pass_by":
+        assert drawn.min() > 0 and drawn.max() <= 1
+        assert (drawn.amax(1) > 0.99).all()  # each passes within the item
