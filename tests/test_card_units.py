@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,43 @@ def test_what_was_put_on_the_card_cannot_become_a_program_of_root_s() -> None:
         assert {"nosuid", "nodev"} <= table[place]
     for place, options in table.items():
         assert "bind" not in options or "x-systemd.requires=data.mount" in options, place
+
+
+SCRIPTS = card.HERE / "files/usr/sbin"
+
+
+@pytest.mark.parametrize("name, words", [("quietbox-trial", ["begin"]), ("quietbox-versions", ["show"])])
+def test_root_imports_nothing_from_the_folder_it_is_called_in(tmp_path: Path, name: str, words: list[str]) -> None:
+    """quietbox-trial runs as root in /run/quietbox, which belongs to the service's user: a module there would be code
+    that root runs."""
+    shipped, theirs = tmp_path / "shipped", tmp_path / "theirs"
+    for folder, said in ((tmp_path / "ours", "ours"), (theirs, "theirs")):
+        (folder / "hw/image").mkdir(parents=True)
+        for package in ("hw", "hw/image"):
+            (folder / package / "__init__.py").touch()
+        (folder / "hw/image/versions.py").write_text(f"import sys\nprint({said!r}, file=sys.stderr)\n")
+    (theirs / "runpy.py").write_text("raise SystemExit('theirs')\n")
+    (shipped / "bin").mkdir(parents=True)
+    python = shipped / "bin/python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/ours exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    script = tmp_path / name
+    text = (SCRIPTS / name).read_text().replace("/opt/quietbox/shipped", str(shipped))
+    script.write_text(text.replace("/run/", f"{tmp_path}/").replace("/data/", f"{tmp_path}/data/"))
+    done = subprocess.run(["sh", script, *words], cwd=theirs, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "ours\n"
+
+
+def test_a_power_cut_while_the_host_key_is_made_does_not_end_ssh_for_good(tmp_path: Path) -> None:
+    """ssh-keygen asks before it writes over a file, and nobody is there to answer."""
+    made = re.search(r"(?m)^ExecStartPre=/bin/sh -c '(.*ssh-keygen.*)'$", (UNITS / "quietbox-ssh.service").read_text())
+    assert made
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    for name in ("part", "part.pub"):
+        (folder / name).touch()
+    for _ in range(2):
+        script = made[1].replace("/data/ssh", str(folder))
+        subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, check=True, timeout=60)
+    assert {path.name for path in folder.iterdir()} == {"key", "key.pub"}
+    assert subprocess.run(["ssh-keygen", "-l", "-f", folder / "key"], capture_output=True).returncode == 0
