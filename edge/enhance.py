@@ -9,6 +9,7 @@ and decode to slightly other ones, which may be above it.
 """
 
 import os
+import stat
 import tempfile
 import time
 import unicodedata
@@ -370,9 +371,12 @@ def _read(sound: soundfile.SoundFile) -> Floats:
 
 def _opened(source: Path) -> soundfile.SoundFile:
     try:
-        source.stat()
+        mode = source.stat().st_mode
     except OSError as error:
         raise BadSound(f"{source}: cannot be read: {error.strerror}") from None
+    # A pipe that is open already (/dev/stdin) has a writer, or ends; opening a FIFO waits for one, perhaps for ever.
+    if stat.S_ISFIFO(mode) and not os.path.realpath(source).startswith("/proc/"):
+        raise BadSound(f"{source}: is a FIFO, to which nobody may ever write; name /dev/stdin and redirect it (< FIFO)")
     try:
         sound = soundfile.SoundFile(os.fsencode(source))  # names need not be UTF-8
     except (soundfile.LibsndfileError, TypeError, ValueError):

@@ -356,6 +356,18 @@ def test_odd_names_are_names(name: str, tmp_path: Path, capsys: pytest.CaptureFi
         assert text.count("\n") == 1 and "\x1b" not in text
 
 
+def test_a_fifo_is_not_waited_for_and_an_open_pipe_is_read(tmp_path: Path) -> None:
+    fifo = tmp_path / "x.wav"
+    os.mkfifo(fifo)
+    with pytest.raises(BadSound, match=r"x\.wav: is a FIFO"):
+        enhance_file(fifo, tmp_path / "out.wav", UNTOUCHED)
+    with pytest.raises(BadSound, match=r"x\.wav: .*no plain file"):
+        enhance_file(write(tmp_path / "a.wav", noise(0.1)), fifo, UNTOUCHED)
+    piped = f"cat {tmp_path}/a.wav | {sys.executable} -m edge.cli enhance /dev/stdin -o {tmp_path}/out.wav"
+    done = subprocess.run(["sh", "-c", piped], cwd=Path(__file__).parents[1], capture_output=True, timeout=120)
+    assert done.returncode == 0 and soundfile.info(tmp_path / "out.wav").frames == 1600
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
 def test_a_full_disk_is_said_and_leaves_the_old_result(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
