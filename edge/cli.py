@@ -383,6 +383,7 @@ def _tell_notes(chosen: Config) -> None:
 
 def _devices_table(found: "list[Card]") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for name in ("card", "direction", "looks like", "formats", "rates Hz", "channels", "held by"):
@@ -392,7 +393,8 @@ def _devices_table(found: "list[Card]") -> "Table":
             rates = (" to " if port.any_rate_between else " ").join(str(rate) for rate in port.rates_hz)
             channels = " ".join(str(count) for count in port.channels)
             held = port.held_by or port.note
-            table.add_row(card.id, port.direction, port.looks_like, " ".join(port.formats), rates, channels, held)
+            cells = (card.id, port.direction, port.looks_like, " ".join(port.formats), rates, channels, held)
+            table.add_row(*(Text(console.printable(cell)) for cell in cells))  # a process may have any name
     return table
 
 

@@ -23,6 +23,7 @@ from edge import HOP_MS, cards, mixer, runtime, trial
 from edge.capture import LIVE_RATIO
 from edge.cards import Card, DeviceMissing, Direction
 from edge.config import SYSTEM_FILE, USB_CARD, BadConfig, CaptureConfig, Config, PlaybackConfig, load
+from edge.console import printable
 from edge.files import changeable_by_others
 from edge.mixer import Level
 from edge.trial import Heard, Lane, Played, Trouble
@@ -794,5 +795,6 @@ def _print_table(findings: list[Finding]) -> None:
     colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
     for finding in findings:
         verdict = Text(finding.verdict, style=colours[finding.verdict])
-        table.add_row(Text(finding.check), verdict, Text(finding.found), Text(finding.fix))
+        words = (Text(printable(text)) for text in (finding.found, finding.fix))
+        table.add_row(Text(finding.check), verdict, *words)
     Console().print(table)

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from edge import cli
+from edge import cli, console, doctor
+from edge.cards import Card, Port
 from edge.suppress import BUILDERS, open_engine
 
 
@@ -30,6 +32,16 @@ def test_devices_lists_what_there_is_or_says_there_is_nothing(capsys: pytest.Cap
     said = capsys.readouterr().out
     assert "further ALSA names for capture" in said
     assert told["cards"] or "no sound cards" in said
+
+
+@pytest.mark.parametrize("name", ["[/]", "[bold]", "\x1b[2Jx\n", "\x9b31m"])
+def test_a_card_may_be_held_by_a_process_of_any_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    port = Port("playback", 0, "", "jack", held_by=f"{name} (process 1)")
+    table = cli._devices_table([Card("x", 0, "", "", (port,))])
+    Console(width=200).print(table)
+    doctor._print_table([doctor.Finding("output", doctor.FAIL, f"busy: {name}", "x")])
+    said = capsys.readouterr().out
+    assert not set(said) & {"\x1b", "\x9b"} and said.count(console.printable(name)) == 2
 
 
 def test_status_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
