@@ -219,6 +219,17 @@ def test_queries_read_nothing_and_the_journal() -> None:
 
 
 @with_jq
+def test_what_boxes_say_cannot_steer_the_terminal() -> None:
+    told = {"_HOSTNAME": "a\x1b[2J", "__REALTIME_TIMESTAMP": "0", "QUIETBOX_EVENT": "statistics", "PRIORITY": "4"}
+    told |= {"MESSAGE": "x\x1b]0;x\x07\x9b31m\ny", "QUIETBOX_STATE": "\x08", "QUIETBOX_THROTTLING": "\x1b"}
+    told |= {"QUIETBOX_XRUNS_IN": "1", "QUIETBOX_TEMPERATURE_C": "50"}
+    for query in ("boxes", "xruns", "temperature", "warnings"):
+        done = ask(query, "--json", "-", text=json.dumps(told))
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
+        assert not [sign for sign in done.stdout if sign not in "\t\n" and not sign.isprintable()]
+
+
+@with_jq
 @pytest.mark.skipif(not shutil.which("journalctl"), reason="no journalctl here")
 def test_queries_take_a_folder_of_journals(tmp_path: Path) -> None:
     assert ask("xruns", "--dir", str(tmp_path)).stdout.startswith("box\thour")
