@@ -167,6 +167,11 @@ def with_more(file: Path) -> None:
     file.write_bytes(file.read_bytes() + b"\0")
 
 
+def with_more_before_the_last_line(file: Path) -> None:
+    """ssh-keygen takes a signature up to its first end and ignores the rest."""
+    file.write_bytes(file.read_bytes() + b"anything\n" + signature.END)
+
+
 def with_a_strangers_second(file: Path) -> None:
     owner.sign(file, key_of("stranger"))
 
@@ -184,6 +189,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (cut_to(0.0), "is not signed"),
     "another update's signature": (with_the_signature_of_another, "changed after signing"),
     "something behind it": (with_more, "is not signed"),
+    "something behind it, and its last line again": (with_more_before_the_last_line, "is not signed"),
     "a second signature": (with_a_strangers_second, "not signed with"),
 }
 

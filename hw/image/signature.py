@@ -40,7 +40,7 @@ def split(file: BinaryIO, path: Path) -> tuple[int, bytes]:
     file.seek(max(0, size - MOST_SIGNATURE_BYTES))
     tail = file.read(MOST_SIGNATURE_BYTES)
     start = tail.rfind(BEGIN)
-    if start < 0 or not tail.endswith(END):
+    if start < 0 or tail.find(END, start) != len(tail) - len(END):  # ssh-keygen ignores what follows the first END
         raise UserError(
             f"{path} is not signed, or was cut off while it was copied; "
             "copy it again, or make it again with hw/image/update --make FILE"
