@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.metadata as metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +167,37 @@ def test_the_command_prints_a_part_and_refuses_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-m", "hw.locked", "nothing"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("locked: there is no extra 'nothing'; there are ")
     assert Locked("a", "1", "", ("sha256:0",), ()).line() == "a==1 \\\n    --hash=sha256:0"
+
+
+PIP_REFUSES = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the
+    pynacl==1.6.2 from https://files.example/pynacl-1.6.2.whl (from -r .venv/part.lock (line 2)):
+        Expected sha256 00
+             Got        11
+"""
+
+
+@pytest.mark.parametrize("extra", ["bridge", "onnx"], ids=["what was asked for", "what one can do without"])
+def test_setup_ends_in_one_line_where_a_file_is_not_the_one_that_is_pinned(tmp_path: Path, extra: str) -> None:
+    """Whatever pip says, and whatever the setup could do without: other bytes than the lock's are never "not there"."""
+    shutil.copy(SOURCE / "install.sh", tmp_path)
+    for name in ("pyproject.toml", "requirements.lock", "pip.txt"):
+        (tmp_path / name).write_text(PIP_REFUSES)
+    fakes = tmp_path / "fakes"
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    fakes.mkdir()
+    (fakes / "dpkg-query").write_text("#!/bin/sh\necho install ok installed\n")
+    (tmp_path / ".venv/bin/python").write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        "*import\\ edge.cli*) exit 1 ;;\n"
+        f"'-m hw.locked {extra}') echo >.venv/refuse ;;\n"
+        "*'pip install'*) [ ! -e .venv/refuse ] || { cat pip.txt >&2; exit 1; } ;;\n"
+        "esac\n"
+    )
+    for program in (fakes / "dpkg-query", tmp_path / ".venv/bin/python"):
+        program.chmod(0o755)
+    path = f"{fakes}:{os.environ['PATH']}"
+    command = [str(tmp_path / "install.sh"), "--setup", "bridge"]
+    done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "pynacl==1.6.2 is not the file that requirements.lock pins" in done.stderr
+    assert not list(tmp_path.glob(".venv/.installed*")), "the next run tries again"
