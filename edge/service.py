@@ -224,6 +224,9 @@ class Service:
             self._journal.say("settings read again", "settings")
         except UserError as error:
             self._journal.say(f"{error}; the settings in use stay", "settings")
+        except Exception as fault:
+            why = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+            self._journal.say(f"unexpected fault, please report it ({why}); not all of the settings were taken", "settings")
         finally:
             notify("READY=1")
 

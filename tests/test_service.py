@@ -17,8 +17,10 @@ from test_journal import KEYS, Listener, decoded
 
 from edge import RATE_HZ
 from edge.chain import Chain
-from edge.config import load
+from edge.config import Config, load
 from edge.enhance import enhance_file
+from edge.journal import Journal
+from edge.service import Service
 from hw.virtual.sound import ExactRig, PacedRig
 
 SOUNDS = Path(__file__).parent / "sounds"
@@ -361,6 +363,23 @@ def handled(pid: int, number: signal.Signals) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigIgn", "SigCgt"))]
     return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def test_a_fault_while_settings_are_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A thread that ends in a traceback tells nobody that the order was not obeyed."""
+
+    def load() -> Config:
+        raise MemoryError("no room\nfor an engine")
+
+    said: list[str] = []
+    service = Service.__new__(Service)  # no signal handlers, no cards
+    service._load, service._journal = load, Journal.__new__(Journal)
+    monkeypatch.setattr(service._journal, "say", lambda sentence, kind: said.append(sentence))
+    service._load_again()
+    assert said == ["unexpected fault, please report it (MemoryError: no room for an engine); not all of the settings were taken"]
+    assert capfd.readouterr().err == ""
 
 
 def test_signals_during_the_start_do_not_end_it(tmp_path: Path) -> None:
