@@ -226,7 +226,8 @@ class Service:
             self._journal.say(f"{error}; the settings in use stay", "settings")
         except Exception as fault:
             why = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
-            self._journal.say(f"unexpected fault, please report it ({why}); not all of the settings were taken", "settings")
+            told = f"unexpected fault, please report it ({why}); not all settings were taken"
+            self._journal.say(told, "settings")
         finally:
             notify("READY=1")
 

@@ -378,7 +378,7 @@ def test_a_fault_while_settings_are_read_is_one_line(
     service._load, service._journal = load, Journal.__new__(Journal)
     monkeypatch.setattr(service._journal, "say", lambda sentence, kind: said.append(sentence))
     service._load_again()
-    assert said == ["unexpected fault, please report it (MemoryError: no room for an engine); not all of the settings were taken"]
+    assert len(said) == 1 and "(MemoryError: no room for an engine); not all settings were taken" in said[0]
     assert capfd.readouterr().err == ""
 
 
