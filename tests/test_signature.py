@@ -114,6 +114,9 @@ def test_who_may_sign_is_chosen_at_the_build(tmp_path: Path, monkeypatch: pytest
             owner.chosen_signers(str(both))
     with pytest.raises(UserError, match="nothing"):
         owner.chosen_signers(str(tmp_path / "nothing"))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="fifo is a FIFO"):
+        owner.chosen_signers(str(tmp_path / "fifo"))
 
 
 def test_without_the_key_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edge import UserError
+from edge import UserError, files
 from hw.image.signature import BEGIN, END, MOST_SIGNATURE_BYTES, NAMESPACE, PRINCIPAL
 
 PUBLIC = re.compile(r"((?:sk-)?(?:ssh|ecdsa)-[0-9a-z@.-]+) ([A-Za-z0-9+/]{40,4000}={0,2})(?: .*)?")
@@ -83,13 +83,12 @@ def sign(payload: Path, key: Path) -> None:
 def allowed_signers(public: Path) -> str:
     """The allowed-signers file for the public keys in ``public``, one a line; raises UserError."""
     try:
-        with public.open("rb") as file:
-            data = file.read(MOST_KEY_BYTES + 1)
+        data = files.read_bounded(public, MOST_KEY_BYTES)
     except OSError as error:
         raise UserError(f"the update key {public} cannot be read: {error.strerror}") from None
     lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
     found = [PUBLIC.fullmatch(line) for line in lines if line and not line.startswith("#")]
-    if not found or len(data) > MOST_KEY_BYTES or None in found:
+    if not found or None in found:
         raise UserError(f"{public} is no file of public keys, one a line, as `hw/image/update --new-key` makes it")
     fingerprint(public)
     return "".join(f'{PRINCIPAL} namespaces="{NAMESPACE}" {one[1]} {one[2]}\n' for one in found if one)
