@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import UserError
+from edge.console import run_main
 
 SOURCE = Path(__file__).resolve().parent.parent
 LOCK = SOURCE / "requirements.lock"
@@ -285,4 +286,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "locked")

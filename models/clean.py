@@ -22,6 +22,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from edge import RATE_HZ
+from edge.console import run_main
 from models.measures import si_sdr_db
 from models.mix import WORST_FLOOR_DB, Clip, NoRecordings, listed_clips, read_mono
 
@@ -167,4 +168,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "clean")

@@ -143,6 +143,12 @@ class Faked:
         self.until(lambda: any(entry["QUIETBOX_STATE"] == "running" for entry in self.records("state")))
 
 
+def measured(folder: Path) -> bool:
+    """Whether the box has heard enough at work to say how much noise it removes."""
+    status = folder / "status.json"
+    return status.exists() and json.loads(status.read_text()).get("noise_removed_db") is not None
+
+
 @pytest.fixture
 def faked(tmp_path: Path) -> Iterator[Faked]:
     found = Faked(tmp_path)
@@ -151,8 +157,9 @@ def faked(tmp_path: Path) -> Iterator[Faked]:
     found.process.wait()
 
 
-def test_systemd_is_told_how_it_goes(faked: Faked) -> None:
+def test_systemd_is_told_how_it_goes(faked: Faked, tmp_path: Path) -> None:
     faked.running()
+    faked.until(lambda: measured(tmp_path))
     assert faked.notified.heard[0].startswith(b"READY=1\nSTATUS=")
     faked.until(lambda: any(line.startswith(b"STATUS=running, engine ") for line in faked.notified.heard))
     faked.process.send_signal(signal.SIGHUP)
@@ -236,8 +243,9 @@ MINUTE = {
 """What a minute tells on a board without a thermometer."""
 
 
-def test_each_minute_has_its_own_figures(faked: Faked) -> None:
+def test_each_minute_has_its_own_figures(faked: Faked, tmp_path: Path) -> None:
     faked.running()
+    faked.until(lambda: measured(tmp_path))
     faked.order("service._tell_statistics(); jack.xruns_to_come = 1")
     faked.until(lambda: len(faked.records("statistics")) == 1)
     first = faked.records("statistics")[0]
