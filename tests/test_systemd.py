@@ -41,6 +41,13 @@ def test_systemd_finds_nothing_wrong(name: str, tmp_path: Path) -> None:
     assert name not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("name", [name for name in UNITS if name != "quietbox.service"])
+def test_the_box_waits_for_no_unit_that_comes_late(name: str) -> None:
+    """A unit with systemd's default dependencies comes after basic.target; the box shall not come after it."""
+    orders = " ".join(settings(name).get("Before", []))
+    assert "quietbox.service" not in orders.split() or settings(name).get("DefaultDependencies") == ["no"]
+
+
 def test_the_box_is_exposed_no_more_than_it_must_be() -> None:
     done = run("systemd-analyze", "security", "--offline=true", "--no-pager", FILES / "quietbox.service")
     if "offline" in done.stderr:
