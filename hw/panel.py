@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 from edge import runtime
 from edge.config import PanelConfig
-from edge.realtime import ordinary_children
+from edge.realtime import hurry_thread, ordinary_children
 from hw import boards
 
 TICK_S = 0.02
@@ -313,8 +313,12 @@ class PinsApart:
         ours.setblocking(False)
         path = [entry or os.getcwd() for entry in sys.path]
         wishes = dataclasses.asdict(settings)
+        # It loads as an ordinary process (``ordinary_children``) and then goes on at this thread's priority: a button
+        # pressed while the processor is busy must not be missed.
+        priority = os.sched_getparam(0).sched_priority
         order = (
-            f"import sys; sys.path[:] = {path!r}; from hw import panel; panel.serve({theirs.fileno()}, **{wishes!r})"
+            f"import sys; sys.path[:] = {path!r}; from hw import panel; "
+            f"panel.serve({theirs.fileno()}, {priority}, **{wishes!r})"
         )
         with theirs:
             try:
@@ -418,8 +422,11 @@ def _pipe_folder() -> str:
 # The real thing, the other side of the wire.
 
 
-def serve(descriptor: int, **settings: Any) -> None:
-    """The GPIO process: lights what it is told, tells what is pressed, ends when the other side hangs up."""
+def serve(descriptor: int, priority: int = 0, **settings: Any) -> None:
+    """The GPIO process: lights what it is told, tells what is pressed, ends when the other side hangs up.
+
+    ``priority``: of SCHED_FIFO, once the library is loaded; 0 asks for none.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the box, which ends us by hanging up
     link = socket.socket(fileno=descriptor)
@@ -427,6 +434,7 @@ def serve(descriptor: int, **settings: Any) -> None:
     with contextlib.suppress(OSError):  # the other side may be gone at any time
         try:
             with contextlib.closing(RpiPins(PanelConfig(**settings))) as pins:
+                hurry_thread(priority)
                 _obey(link, pins)
         except PanelError as trouble:
             link.send(f"-{trouble}".encode())
