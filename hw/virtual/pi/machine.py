@@ -16,6 +16,8 @@ SHM = Path("/dev/shm")
 POWER_OFF_S = 20.0
 """One boot in six prints everything and then never ends: the switch is pulled so long after the job's status."""
 LOOK_S = 0.25
+FIRST = 90
+"""SCHED_FIFO priority of the machine on the host: above that of a box which a test runs there (50)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def punctual(busy: bool) -> list[str]:
     they wake each other across two, a boot took half as long again. Only a busy one may have all of them: Linux
     takes a processor away for 50 ms from whoever held it in real time for 950."""
     pin = [] if busy else ["taskset", "-c", str(max(os.sched_getaffinity(0)))]
-    first = [*pin, "chrt", "--fifo", "20"]
+    first = [*pin, "chrt", "--fifo", str(FIRST)]
     with contextlib.suppress(OSError):
         if subprocess.run([*first, "true"], stderr=subprocess.DEVNULL).returncode == 0:
             return first

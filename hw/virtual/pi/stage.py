@@ -256,7 +256,9 @@ class Reader:
     """The service's journal from now on."""
 
     def __init__(self) -> None:
-        found = re.search(r"-- cursor: (.*)", call("journalctl", "-n1", "--show-cursor"))
+        # The cursor has to be that of a record which the filter lets through: systemd 252 skips one matching record
+        # after any other cursor, and the first order by button was missed whenever another unit had spoken last.
+        found = re.search(r"-- cursor: (.*)", call("journalctl", "-u", SERVICE, "-n1", "--show-cursor"))
         self._cursor = found[1] if found else ""
 
     def records(self, **fields: str) -> list[dict[str, Any]]:
