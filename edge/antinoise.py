@@ -103,7 +103,7 @@ class SecondaryPath:
         except files.BadFile as error:
             raise BadPath(f"{error}; {again}") from None
         except Exception as error:  # zipfile, zlib and NumPy have a dozen ways over a broken archive
-            raise BadPath(f"{file}: this is no calibration ({type(error).__name__}); {again}") from None
+            raise BadPath(f"{file}: this is not a calibration ({type(error).__name__}); {again}") from None
         fits = response.ndim == 1 and HOP_SAMPLES < len(response) <= LONGEST_RESPONSE_SAMPLES and rate_hz == RATE_HZ
         if not fits or not np.isfinite(response).all() or not response.any() or not math.isfinite(gain_db):
             raise BadPath(f"{file}: this calibration cannot be used; {again}")

@@ -36,14 +36,14 @@ QUICK_LOSSES = 3
 RETRY_DEVICE_MOST = 30
 """At most so many times ``RETRY_DEVICE_S``: three journal lines in half a minute at worst, instead of each second."""
 REFERENCE_TROUBLES = {
-    "dead": "the reference microphone is dead (one constant value); it is not used until it lives",
-    "copy": "the reference channel is a copy of the voice's; it is not used: choose another [reference] channel",
-    "swapped": "the reference hears the voice better than the voice's microphone does; it is not used: are "
+    "dead": "the reference microphone is dead (one constant value); it is ignored until it delivers sound",
+    "copy": "the reference channel is a copy of the voice channel; it is ignored: choose another [reference] channel",
+    "swapped": "the reference picks up more speech than the voice microphone; it is ignored: are "
     "[capture] channel and [reference] channel swapped?",
     "": "the reference microphone is used again",
 }
 """``ReferenceCanceller.trouble`` and what is said of it."""
-LOST = {Event.STALLED: "delivers nothing", Event.GONE: "is gone", Event.END: "has ended"}
+LOST = {Event.STALLED: "delivers nothing", Event.GONE: "is gone", Event.END: "reached its end"}
 LOST_OUTPUT = {**LOST, Event.STALLED: "takes no sound"}
 RETRY_ENGINE_MAX_S = 600.0
 SOON_HOPS = round(60_000 / HOP_MS)
@@ -229,7 +229,7 @@ class Box:
         if chain.engine.failure is not None:
             failure, chain.engine.failure = chain.engine.failure, None
             self._plan_retry()
-            self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} goes on")
+            self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} takes over")
 
     @property
     def _fading(self) -> bool:
@@ -247,14 +247,16 @@ class Box:
         """Too many late hops: do less, but never less than bypass; silence would help nobody."""
         self._strain = self._behind_us = 0.0
         if not self.chain.resting:
-            self._step_down("is too slow: hops take longer than they last")
+            self._step_down("is too slow: a hop takes longer than 5 ms to process")
 
     def _step_down(self, why: str) -> None:
         self._strain = self._behind_us = 0.0
         before = self.chain.working
         self.chain.step_down()
         self._plan_retry()
-        self.health.event("engine", f"{before} {why}; {self.chain.working} goes on, next try in {self._retry_s:.0f} s")
+        self.health.event(
+            "engine", f"{before} {why}; {self.chain.working} takes over, next try in {self._retry_s:.0f} s"
+        )
 
     def _step_up(self) -> None:
         self._strain = self._behind_us = 0.0

@@ -149,7 +149,7 @@ class Session(threading.Thread):
         engine.process(hop)
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
-            self._say(f"an engine failed ({short(failure)}); {engine.name} goes on")
+            self._say(f"an engine failed ({short(failure)}); {engine.name} takes over")
 
     def _settling(self, engine: Engine) -> int:
         """After so many hops the output has nothing of a gap left in it."""
@@ -213,7 +213,7 @@ class Boxes:
                 self._forget_idle()
                 if self.door and self.door.refused != refused:
                     refused = self.door.refused
-                    self._say_refused(f"a key that is not in the list knocked ({refused} times by now)")
+                    self._say_refused(f"rejected a client with an unknown key ({refused} so far)")
         finally:
             self._close()
 
@@ -256,7 +256,7 @@ class Boxes:
         if session.connection is not connection:
             if session.connection and time.monotonic() - session.connection.heard_s < TAKEOVER_S:
                 self._send(connection, pack(Kind.FULL, body=b"its key is in use by another box"))
-                self._say("a second box has come with the key of one that is served; each box needs a key of its own")
+                self._say("rejected a second box with a key already in use; each box needs a key of its own")
                 return
             session.connection = connection
         session.seen_s = time.monotonic()
@@ -274,7 +274,7 @@ class Boxes:
         session = self.sessions[name] = Session(name, self._build, self._post, self._say)
         session.connection = connection
         session.start()
-        self._say(f"a box has come, {len(self.sessions)} of {self._most}")
+        self._say(f"a box has connected, {len(self.sessions)} of {self._most}")
         return session
 
     def _post(self, box: bytes, frame: bytes) -> None:
@@ -315,8 +315,8 @@ class Boxes:
         session.end()
         self._ended.append(session)
         self._say(
-            f"a box has gone: {session.hops} hops, {session.lost} lost on the way, "
-            f"{session.stale + session.dropped} too late, {session.refused} that were no sound"
+            f"a box has disconnected: {session.hops} hops, {session.lost} lost in the network, "
+            f"{session.stale + session.dropped} too late, {session.refused} invalid"
         )
 
 
@@ -332,11 +332,11 @@ def _curve(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:
         if keys.stays_here(settings.host):
             return b"", frozenset()
         raise UserError(
-            f"{settings.host} can be reached from other machines: boxes come in only with keys; `quietbox keys FILE` "
-            "makes one here and one there, then set --key FILE and --clients LIST"
+            f"{settings.host} can be reached from other machines, so boxes need keys to connect; `quietbox keys FILE` "
+            "makes one here and one on each box, then set --key FILE and --clients LIST"
         )
     if "off" in given:
-        raise UserError("a key goes with a list of clients: give both, --key FILE and --clients LIST")
+        raise UserError("a key needs a list of clients: give both, --key FILE and --clients LIST")
     secret = keys.raw(keys.read_secret(Path(given[0])), given[0])
     clients = keys.read_clients(Path(given[1]))
     sodium()

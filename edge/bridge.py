@@ -177,17 +177,17 @@ class Bridge:
     def _come(self, connection: Connection) -> None:
         """A program's handshake is over."""
         another = len(self._senders.peers) > 1
-        more = ", and another is there: the stream belongs to the one that sends, the other's chunks are refused"
-        self._say(f"a program has come{more if another else ''}")
+        more = "while another is connected: the one that sends first owns the stream, the other's chunks are refused"
+        self._say(f"a program has connected{more if another else ''}")
 
     def _receive(self, connection: Connection, message: bytes) -> None:
         """A chunk has come; in the queue the oldest gives way."""
         self.counts.received += 1
         chunk = np.frombuffer(message, "<f4").astype(np.float32) if len(message) % SAMPLE_BYTES == 0 else None
         if chunk is None or not sound(chunk):
-            self._refuse("not a multiple of 4 bytes, or no sound")
+            self._refuse("not a multiple of 4 bytes, or samples that are NaN, infinite or too large")
         elif not self._holds(connection):
-            self._refuse("another program has the stream")
+            self._refuse("another program owns the stream")
         else:
             self._holder_spoke_s = time.monotonic()
             self.counts.dropped_in += _append(self._noisy, chunk, SAMPLE_BYTES)
@@ -200,7 +200,7 @@ class Bridge:
             return False
         if self._holder:
             self._reset()
-            self._say("the program that had the stream is silent; another one sends and has it now")
+            self._say("the program that owned the stream stopped sending; another one owns it now")
         self._holder = connection
         for one in self._senders.peers:
             one.budget = None if one is connection else self._stranger()
@@ -209,7 +209,7 @@ class Bridge:
     def _refuse(self, why: str) -> None:
         self.counts.refused += 1
         if self.counts.refused == 1:
-            self._say(f"refused a chunk: {why}; further ones are only counted")
+            self._say(f"refused a chunk: {why}; later ones are only counted")
 
     def _count_parts(self) -> None:
         """Chunks of several parts were thrown away as they came."""
@@ -241,16 +241,16 @@ class Bridge:
             self._reset()
             for one in self._senders.peers:
                 one.budget = self._newcomer()
-            self._say(f"the program has gone: {self.counts}{f' (it {why})' if why else ''}")
+            self._say(f"the program has disconnected: {self.counts}{f' (it {why})' if why else ''}")
         else:
-            self._say(f"a program has gone that did not have the stream: {self.counts}")
+            self._say(f"a program that did not own the stream has disconnected: {self.counts}")
 
     def _treat(self, chunk: Floats) -> None:
         self._stream.process(chunk)
         engine = self._stream.engine
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
-            self._say(f"an engine failed ({short(failure)}); {engine.name} goes on")
+            self._say(f"an engine failed ({short(failure)}); {engine.name} takes over")
         clean = chunk.astype("<f4").tobytes()
         if not self._fetchers.peers:
             self.counts.dropped_out += _append(self._clean, clean, 1)
@@ -289,14 +289,16 @@ def serve(config: Config, say: Say, stop: threading.Event, whole: bool = False) 
     late_ms = 1000 * stream.delay_samples / settings.rate_hz
     host = settings.host
     say(
-        f"{stream.engine.name} waits for noisy chunks at {endpoint(host, settings.noisy_port)} and gives clean "
-        f"ones at {endpoint(host, settings.clean_port)}: {settings.rate_hz} Hz, "
+        f"{stream.engine.name} receives noisy chunks at {endpoint(host, settings.noisy_port)} and sends clean ones at "
+        f"{endpoint(host, settings.clean_port)}: {settings.rate_hz} Hz, "
         f"{stream.delay_samples} samples ({late_ms:.1f} ms) late"
     )
     if not keys.stays_here(host):
-        say(f"whoever reaches {host} can listen and send: this wire format knows neither encryption nor names")
+        say(
+            f"anybody who can reach {host} can listen and send: this protocol has neither encryption nor authentication"
+        )
     bridge.serve(stop)
-    say(f"ends: {bridge.counts}")
+    say(f"stopped: {bridge.counts}")
     return bridge.counts
 
 
@@ -307,7 +309,7 @@ def serve_boxes(config: Config, say: Say, stop: threading.Event) -> None:
     _hurry(config, say)
     served = Boxes(config.bridge, lambda: Chain(unlimited).engine, say)
     secured = "with keys" if served.door else "without keys: from this machine only"
-    say(f"waits for boxes at {endpoint(config.bridge.host, config.bridge.boxes_port)}, {secured}")
+    say(f"serves boxes at {endpoint(config.bridge.host, config.bridge.boxes_port)}, {secured}")
     served.serve(stop)
     say("ends")
 

@@ -90,10 +90,10 @@ def _started(server: "subprocess.Popen[str]") -> str:
     said: deque[str] = deque(maxlen=8)
     for line in server.stderr:
         said.append(line.strip())
-        if " waits for noisy chunks at " in line:
+        if " receives noisy chunks at " in line:
             threading.Thread(target=server.stderr.read, daemon=True).start()
-            return line.split(" waits for ")[0].removeprefix("quietbox: ")
-    raise UserError(f"the server did not start: {said[-1] if said else 'it said nothing'}")
+            return line.split(" receives ")[0].removeprefix("quietbox: ")
+    raise UserError(f"the server did not start: {said[-1] if said else 'it printed nothing'}")
 
 
 def _played(push: Any, pull: Any, name: str, rate_hz: int, seconds: float) -> RoundTrips:

@@ -141,10 +141,10 @@ class Cable:
             self._lose(f"the cable is gone ({live.error})")
         elif self._strain > STRAIN_LIMIT:
             self._rest_until_s = time.monotonic() + REST_S
-            self._lose(f"the cable holds up the box; it is left alone for {REST_S:.0f} s")
+            self._lose(f"the virtual cable delays the audio path; it is not used for {REST_S:.0f} s")
         elif live.unread and not self._told_unread:
             self._told_unread = True
-            self._say("cable", "nobody reads the cable")
+            self._say("cable", "no program reads the cable")
         if not self._announced and live.frames_written:
             self._announced, self._said = True, ""
             self._say("cable", f"cable {live.granted}")
@@ -162,7 +162,7 @@ class Cable:
             self._live = None
 
     def _lose(self, sentence: str) -> None:
-        self._complain(f"{sentence}; the rest goes on")
+        self._complain(f"{sentence}; everything else goes on")
         self._give_back()
         self._order.set()
 

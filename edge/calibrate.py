@@ -117,7 +117,7 @@ def _measure(box: Box, level_dbfs: float) -> tuple[SecondaryPath, list[float]]:
     sent = sweep(level_dbfs)
     heard = _play_and_hear(box, sent)
     if box.capture.xruns + box.playback.xruns:
-        raise NothingHeard("the sound broke off while measuring (the machine was busy); try again")
+        raise NothingHeard("the sound was interrupted during the measurement (the machine was busy); try again")
     best, best_db, delays_ms = np.zeros(0, np.float32), -np.inf, []
     for recording in heard:
         response, ratio_db = response_to(sent, recording)
@@ -128,7 +128,8 @@ def _measure(box: Box, level_dbfs: float) -> tuple[SecondaryPath, list[float]]:
             best, best_db = response, ratio_db
     if len(delays_ms) < 2:
         raise NothingHeard(
-            "the sweep did not come back: put the headphone on (or lay it on the microphone), turn it up, and check "
+            "the microphone did not hear the sweep: put the headphone on (or lay it on the microphone), turn it up, "
+            "and check "
             "that the microphone works (`quietbox doctor`)"
         )
     return SecondaryPath(best, box.config.capture.gain_db, best_db), delays_ms

@@ -162,7 +162,7 @@ class Capture:
         elif isinstance(wanted, int):
             lanes, self.channel = [wanted - 1], f"{wanted} of {count}"
         else:
-            lanes, self.channel = list(range(count)), "1 of 1" if count == 1 else f"1 of {count} until one is heard"
+            lanes, self.channel = list(range(count)), "1 of 1" if count == 1 else f"1 of {count} until one has a signal"
         self._ears = [Decoder(terms.sample_format, count, lane, self._period, self._gain_db) for lane in lanes]
         self._powers = [0.0] * len(lanes)
         self._listened_ms = 0.0

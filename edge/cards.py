@@ -167,7 +167,7 @@ def negotiate(
         if not offer.formats:
             offer = pcm.offer()
         pcm.close()
-    raise DeviceRefused(f"{device} has no {direction} with {needed}; it offers {offer}")
+    raise DeviceRefused(f"{device} has no {direction} with {needed}; it supports {offer}")
 
 
 # The real thing.
@@ -304,7 +304,9 @@ def _explain(device: str, name: str, direction: Direction, error: Exception) -> 
     if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return missing(device, direction)
     if number in (errno.EACCES, errno.EPERM):
-        return DeviceRefused(f"{device} may not be opened by this user; add it to the group audio")
+        return DeviceRefused(
+            f"{device} cannot be opened by this user (permission denied); add the user to the group audio"
+        )
     return DeviceRefused(f"{device} does not open for {direction}: {str(error).rsplit(' [', 1)[0]}")
 
 

@@ -252,7 +252,9 @@ class Chain:
         """None, and a note, without a calibration or without an ear."""
         settings = config.antinoise
         if config.playback.device == "off":
-            self.notes.append('no anti-noise: [playback] device = "off" leaves the cable only, which carries none')
+            self.notes.append(
+                'no anti-noise: [playback] device = "off" leaves only the cable, which carries no anti-noise'
+            )
             return None
         try:
             path = SecondaryPath.load(Path(settings.calibration))

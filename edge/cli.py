@@ -80,7 +80,7 @@ def devices(options: argparse.Namespace) -> int:
     if found:
         Console().print(_devices_table(found))
     else:
-        print("no sound cards: the kernel knows none (/proc/asound is empty or missing)")
+        print("no sound cards: the kernel lists none (/proc/asound is empty or missing)")
     for direction, names in named.items():
         print(f"further ALSA names for {direction}: {', '.join(names) or 'none'}")
     return 0
@@ -97,7 +97,8 @@ def enhance_files(options: argparse.Namespace) -> int:
     chosen = _config(options)
     if chosen.suppress.engine == "remote":
         raise UserError(
-            "files go faster than any way to another machine: run `quietbox enhance` there, or add --engine"
+            "a file is processed faster than it can be sent: run `quietbox enhance` on the other machine, or add "
+            "--engine"
         )
     jobs = enhance.find_sounds([Path(name) for name in options.inputs], Path(options.output))
     done: list[enhance.Enhanced] = []
@@ -142,12 +143,14 @@ def enhance_files(options: argparse.Namespace) -> int:
 
 
 def _in_words(result: "Enhanced") -> str:
-    unsound = f", {result.unsound_samples} samples were no numbers" if result.unsound_samples else ""
+    unsound = f", {result.unsound_samples} samples were NaN or infinite" if result.unsound_samples else ""
     speed = 1 / max(result.real_time_factor, 1e-9)
     reference = ""
     if result.reference:
         reference = f", reference {result.reference}, {result.reference_removed_db:g} dB of it"
-    removed = "no pauses" if result.noise_removed_db is None else f"pauses {result.noise_removed_db:g} dB quieter"
+    removed = (
+        "no pauses" if result.noise_removed_db is None else (f"noise in pauses {result.noise_removed_db:g} dB lower")
+    )
     return (
         f"{result.target}: {result.seconds:g} s, level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
         f"{removed}{reference}, {speed:.0f} x real time{unsound}"
@@ -172,7 +175,7 @@ def measure_latency(options: argparse.Namespace) -> int:
         table.add_row(name, f"{getattr(result, f'{name}_ms'):.1f}")
     table.add_row("budget", f"{result.budget_ms:.1f}", style="bold")
     table.add_row("measured", f"{result.measured_ms:.1f}", style="bold")
-    table.add_row("spread of the chirps", f"{result.spread_ms:.1f}")
+    table.add_row("spread between chirps", f"{result.spread_ms:.1f}")
     Console().print(table)
     if result.xruns:
         print(f"{result.xruns} xruns while measuring: the figure may be off")
@@ -189,7 +192,7 @@ def calibrate_path(options: argparse.Namespace) -> int:
     if not options.json:
         if level_dbfs < options.level_dbfs:
             print(f"limiter.peak_dbfs is {chosen.limiter.peak_dbfs:g}, so the sweeps are played at {level_dbfs:g} dBFS")
-        print(f"{calibrate.SWEEPS} sweeps at {level_dbfs:g} dBFS; microphone and headphone as they are worn")
+        print(f"{calibrate.SWEEPS} sweeps at {level_dbfs:g} dBFS; wear microphone and headphone as in use")
     found = calibrate.calibrate(chosen, file, level_dbfs)
     if options.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
@@ -200,7 +203,7 @@ def calibrate_path(options: argparse.Namespace) -> int:
         f"with {found.gain_db:.0f} dB"
     )
     if not chosen.antinoise.on:
-        print("anti-noise is off; with a microphone at the ear set on = true in [antinoise]")
+        print("anti-noise is off; if the microphone is at the ear, set on = true in [antinoise]")
     return 0
 
 
@@ -306,7 +309,7 @@ def serve(options: argparse.Namespace) -> int:
         chosen, bridge=replace(chosen.bridge, **{name: value for name, value in given.items() if value is not None})
     )
     if chosen.suppress.engine == "remote":
-        raise UserError("serve does the work itself and cannot hand it on; choose another --engine than remote")
+        raise UserError("serve cannot forward to another server; choose another --engine than remote")
     if options.bench:
         return _bench_bridge(options, chosen)
     stop = threading.Event()
@@ -339,7 +342,7 @@ def _bench_bridge(options: argparse.Namespace, chosen: Config) -> int:
             f"{result.engine}: {result.chunks} chunks of {bridgebench.CHUNK_SAMPLES} samples at "
             f"{chosen.bridge.rate_hz} Hz in {result.seconds:g} s, {result.dropped} dropped "
             f"({result.dropped / result.chunks:.2%}), {result.late} later than {bridgebench.LATE_MS:g} ms; "
-            f"there and back in {result.p50_ms:g} ms (p50), {result.p99_ms:g} (p99), {result.max_ms:g} (max)"
+            f"round trip {result.p50_ms:g} ms (p50), {result.p99_ms:g} (p99), {result.max_ms:g} (max)"
         )
     return 1 if result.dropped or result.wrong_length else 0
 
@@ -401,7 +404,7 @@ def _devices_table(found: "list[Card]") -> "Table":
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is no length of time in seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a duration in seconds")
     return value
 
 
@@ -415,7 +418,7 @@ def _listening(text: str) -> float:
 def _hours(text: str) -> float:
     value = float(text)
     if not 0 < value <= 24 * 366:
-        raise argparse.ArgumentTypeError(f"{text} is no length of time in hours, at most a year")
+        raise argparse.ArgumentTypeError(f"{text} is not a duration in hours of at most a year")
     return value
 
 
@@ -443,7 +446,7 @@ def _level_dbfs(text: str) -> float:
 def _channel(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError("channels count from 1")
+        raise argparse.ArgumentTypeError("channels are numbered from 1")
     return value
 
 
@@ -456,7 +459,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(verb=function)
         made.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.SYSTEM_FILE})")
         if as_json:
-            made.add_argument("--json", action="store_true", help="print JSON instead of words")
+            made.add_argument("--json", action="store_true", help="print JSON instead of text")
         return made
 
     for name, function, text in (
@@ -465,60 +468,70 @@ def _parser() -> argparse.ArgumentParser:
             run,
             "microphone to jack until SIGTERM; SIGUSR1 toggles bypass, SIGUSR2 mutes, SIGHUP reads the settings",
         ),
-        ("passthrough", passthrough, "microphone to jack with nothing in between but the limiter"),
+        ("passthrough", passthrough, "microphone to jack through the limiter only"),
     ):
         made = verb(name, function, text)
         made.add_argument("--seconds", type=_seconds, metavar="N", help="stop after N seconds")
-    verb("devices", devices, "sound cards by id: formats, rates, what they look like, who holds them", as_json=True)
-    made = verb("enhance", enhance_files, "clean sound files exactly as the live box would", as_json=True)
+    verb("devices", devices, "lists sound cards by id: formats, rates, kind, which process uses them", as_json=True)
+    made = verb("enhance", enhance_files, "cleans sound files with the same processing as the live box", as_json=True)
     made.add_argument("inputs", nargs="+", metavar="IN", help="sound files, or folders of them")
     made.add_argument("-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder")
-    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="which suppressor")
-    made.add_argument("--limit-db", type=_limit_db, metavar="N", help="the most that noise is turned down")
+    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="suppressor to use")
+    made.add_argument("--limit-db", type=_limit_db, metavar="N", help="maximum attenuation of noise")
     made.add_argument(
-        "--channel", type=_channel, default=0, metavar="N", help="take channel N (from 1); default: mix all"
+        "--channel", type=_channel, default=0, metavar="N", help="use channel N (from 1); default: mix all"
     )
     made.add_argument(
         "--reference",
         type=_channel,
         default=0,
         metavar="CHANNEL",
-        help="which channel (from 1) a reference microphone recorded; the voice is then the first other one, if "
-        "--channel names none",
+        help="channel (from 1) of the reference microphone; the voice is the first other channel unless --channel "
+        "names one",
     )
-    verb("latency", measure_latency, "plays chirps, hears them again, prints measured and budgeted delay", as_json=True)
-    made = verb("calibrate", calibrate_path, "plays sweeps and stores the way to the microphone", as_json=True)
-    made.add_argument("-o", "--output", metavar="FILE", help="where to (default: antinoise.calibration)")
-    made.add_argument("--level-dbfs", type=_level_dbfs, default=-20.0, metavar="N", help="how loud (-20; -60 to -6)")
+    verb("latency", measure_latency, "plays chirps, records them, prints measured and calculated latency", as_json=True)
+    made = verb(
+        "calibrate", calibrate_path, "plays sweeps and stores the measured path to the microphone", as_json=True
+    )
+    made.add_argument("-o", "--output", metavar="FILE", help="output file (default: antinoise.calibration)")
+    made.add_argument(
+        "--level-dbfs", type=_level_dbfs, default=-20.0, metavar="N", help="level in dBFS, -60 to -6 (default: -20)"
+    )
     made = verb("bench", measure_speed, "time per hop of each engine and stage on this machine", as_json=True)
-    made.add_argument("--seconds", type=_seconds, default=20.0, metavar="N", help="how much sound to process (20)")
+    made.add_argument("--seconds", type=_seconds, default=20.0, metavar="N", help="seconds of sound to process (20)")
     made.add_argument(
         "--engines",
         metavar="NAMES",
-        help="compare these instead: all, or names with commas between, also other people's",
+        help="compare these engines instead: all, or comma-separated names, third-party ones too",
     )
-    verb("status", status, "what the running box is doing", as_json=True)
-    made = verb("report", report, "the last day from the journal as one HTML page")
-    made.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="how far back (24)")
+    verb("status", status, "prints what the running box does", as_json=True)
+    made = verb("report", report, "writes the last day of the journal as one HTML page")
+    made.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="hours to report (24)")
     made.add_argument(
         "-o", "--output", type=Path, default=Path("quietbox-report.html"), metavar="OUT", help="quietbox-report.html"
     )
-    made.add_argument("--file", metavar="JSON", help="what `journalctl -u quietbox -o json` wrote; - is standard input")
-    made = verb("serve", serve, "the noise suppressor for another program (ZeroMQ), or for other boxes", as_json=True)
-    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="which suppressor")
-    made.add_argument("--rate", type=_rate, metavar="HZ", help="of the program's chunks (44100)")
-    made.add_argument("--chain", action="store_true", help="walk the box's whole chain, not the suppressor alone")
+    made.add_argument("--file", metavar="JSON", help="output of `journalctl -u quietbox -o json`; - is standard input")
+    made = verb(
+        "serve", serve, "serves the noise suppressor to another program (ZeroMQ), or to other boxes", as_json=True
+    )
+    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="suppressor to use")
+    made.add_argument("--rate", type=_rate, metavar="HZ", help="sample rate of the program's chunks (44100)")
+    made.add_argument("--chain", action="store_true", help="run the box's whole chain, not the suppressor alone")
     made.add_argument("--boxes", action="store_true", help="serve boxes with engine = remote instead of a program")
-    made.add_argument("--host", metavar="ADDRESS", help="listen here (127.0.0.1)")
+    made.add_argument("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     made.add_argument("--key", metavar="FILE", help="with --boxes: this machine's secret key")
-    made.add_argument("--clients", metavar="FILE", help="with --boxes: the public keys of the boxes let in, one a line")
-    made.add_argument("--bench", action="store_true", help="play the program in real time and print drops and times")
+    made.add_argument(
+        "--clients", metavar="FILE", help="with --boxes: the public keys of the accepted boxes, one a line"
+    )
+    made.add_argument(
+        "--bench", action="store_true", help="simulate the program in real time; prints drops and latency"
+    )
     made.add_argument("--seconds", type=_seconds, metavar="N", help="stop after N seconds (with --bench 600)")
-    made = verb("keys", make_keys, "makes a secret key for serve --boxes or for a box, prints the public one")
-    made.add_argument("file", type=Path, metavar="FILE", help="where the secret key goes; if there, it stays")
-    made = verb("doctor", doctor, "checks everything the box needs and says how to mend what is wrong", as_json=True)
+    made = verb("keys", make_keys, "makes a secret key for serve --boxes or for a box, prints its public key")
+    made.add_argument("file", type=Path, metavar="FILE", help="file for the secret key; an existing one is kept")
+    made = verb("doctor", doctor, "checks everything the box needs and reports how to fix what is wrong", as_json=True)
     made.add_argument("--seconds", type=_listening, default=5.0, metavar="N", help="how long to listen (5; 1 to 60)")
-    made.add_argument("--no-sound", action="store_true", help="leave the sound cards alone")
+    made.add_argument("--no-sound", action="store_true", help="do not test the sound cards")
     return parser
 
 

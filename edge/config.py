@@ -24,7 +24,7 @@ FOREIGN_ENGINES = ("deepfilternet3", "dtln", "gtcrn", "rnnoise", "window", "remo
 
 
 class BadConfig(UserError):
-    """A setting a user can mend; the text says which, where and how."""
+    """A setting a user can fix; the text names it, its place and the fix."""
 
 
 def key(
@@ -38,34 +38,38 @@ def key(
 class CaptureConfig:
     """The microphone."""
 
-    device: str = key("auto", "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest")
+    device: str = key("auto", "card id as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match")
     channel: int | str = key(
-        "auto", "which channel is the microphone; auto takes the live one", low=1, high=8, choices=("auto", "mean")
+        "auto", "channel of the microphone; auto: the one with a signal", low=1, high=8, choices=("auto", "mean")
     )
-    gain_db: float = key(0.0, "fixed microphone gain; MEMS microphones want 20 to 30", unit="dB", low=-20, high=60)
-    mute_ms: float = key(
-        400.0, "silence at the start, while the microphone's bias settles", unit="ms", low=0, high=5000
-    )
+    gain_db: float = key(0.0, "fixed microphone gain; MEMS microphones need 20 to 30", unit="dB", low=-20, high=60)
+    mute_ms: float = key(400.0, "muted at the start while the microphone's bias settles", unit="ms", low=0, high=5000)
     fade_ms: float = key(100.0, "fade-in after that", unit="ms", low=0, high=5000)
-    period_ms: float = key(5.0, "how often the card wakes the box", unit="ms", low=1, high=50)
-    periods: int = key(8, "periods in the card's buffer, for late moments; they cost no delay", low=2, high=64)
+    period_ms: float = key(5.0, "period: the card delivers sound this often", unit="ms", low=1, high=50)
+    periods: int = key(
+        8, "periods in the card's buffer; more tolerate longer scheduling delays and add no latency", low=2, high=64
+    )
 
 
 @dataclass(frozen=True)
 class FeedforwardConfig:
-    """What is removed without looking at the result."""
+    """Feedforward stages: high-pass filter and mains hum canceller."""
 
-    highpass_hz: float = key(1.0, "2nd-order Butterworth high-pass; 0 is off", unit="Hz", low=1, high=400, choices=(0,))
+    highpass_hz: float = key(1.0, "2nd-order Butterworth high-pass; 0: off", unit="Hz", low=1, high=400, choices=(0,))
     mains: str = key("auto", "mains hum to cancel", choices=("auto", "50", "60", "off"))
 
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """A second microphone that hears the noise and little of the voice, on a further channel of the same card."""
+    """A second microphone that picks up noise and little voice, on another channel of the same card."""
 
-    channel: int = key(0, "which channel is the reference, from 1; 0: there is none", low=1, high=8, choices=(0,))
+    channel: int = key(0, "channel of the reference microphone, from 1; 0: none", low=1, high=8, choices=(0,))
     path_ms: float = key(
-        64.0, "the longest way of the noise to the voice's microphone, echoes included", unit="ms", low=5, high=64
+        64.0,
+        "length of the adaptive filter: the longest path of noise to the voice microphone, echoes included",
+        unit="ms",
+        low=5,
+        high=64,
     )
 
 
@@ -75,19 +79,19 @@ class SuppressConfig:
 
     engine: str = key(
         "auto",
-        "auto takes the first of network, rnn and dsp that works here; from deepfilternet3 on other people's",
+        "auto: the first of network, rnn and dsp that works here; from deepfilternet3 on: third-party engines",
         choices=ENGINES + FOREIGN_ENGINES,
     )
     model: str = key(
         "quietbox",
-        "the network: a shipped one, or the path of a folder with one of your own; for another engine its own files",
+        "a shipped network, or the path of a folder with your own; for another engine the path of its files",
     )
     limit_db: float = key(
-        30.0, "the most that noise is turned down; the one knob to turn by ear", unit="dB", low=0, high=100
+        30.0, "maximum attenuation of noise; the one value to adjust by ear", unit="dB", low=0, high=100
     )
     sleep_s: float = key(
         2.0,
-        "our networks sleep after so long without speech, and wake within a hop; 0: never",
+        "shipped networks stop computing after this long without speech and resume within a hop; 0: never",
         unit="s",
         low=0.5,
         high=600,
@@ -97,18 +101,18 @@ class SuppressConfig:
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """For engine = "window" and a mask network of your own (the shipped one knows its sizes by itself)."""
+    """For engine = "window" with a mask network of your own (shipped networks contain their own sizes)."""
 
-    window_ms: float = key(200.0, "how much sound the network sees at a time", unit="ms", low=10, high=2000)
-    fft_samples: int = key(512, "a frame; the network has half as many frequency bins, and one more", low=64, high=4096)
-    hop_samples: int = key(128, "from one frame to the next, at 16 kHz", low=16, high=2048)
-    taper: str = key("hann", "what frames are weighed with", choices=("hann", "sqrt-hann", "hamming"))
+    window_ms: float = key(200.0, "time span of the network's input", unit="ms", low=10, high=2000)
+    fft_samples: int = key(512, "FFT length; the network has half as many frequency bins, plus one", low=64, high=4096)
+    hop_samples: int = key(128, "hop between frames, at 16 kHz", low=16, high=2048)
+    taper: str = key("hann", "window function of a frame", choices=("hann", "sqrt-hann", "hamming"))
     logarithm: str = key("ln", "of the magnitudes; db is 20 log10", choices=("ln", "log10", "db"))
     log_floor: float = key(1e-3, "added to every magnitude before the logarithm; 1 makes ln a log1p", low=1e-9, high=10)
-    step_frames: int = key(2, "by how many frames the window moves on", low=1, high=200)
+    step_frames: int = key(2, "frames by which the network's input advances", low=1, high=200)
     wait_frames: int | str = key(
         "all",
-        "for how many further frames a frame waits, to be in more windows; each adds a hop of latency",
+        "look-ahead: frames that a frame waits, to be part of more windows; each adds a hop of latency",
         low=0,
         high=500,
         choices=("all",),
@@ -120,62 +124,62 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class VoiceConfig:
-    """When somebody speaks."""
+    """Voice activity detection."""
 
     on: float = key(0.6, "speech begins above this probability", low=0, high=1)
     off: float = key(0.4, "speech ends below this probability", low=0, high=1)
-    hold_ms: float = key(750.0, "and stays decided for this long", unit="ms", low=0, high=5000)
+    hold_ms: float = key(750.0, "hold time of the decision", unit="ms", low=0, high=5000)
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """The soft gate: turns what is left in pauses further down."""
+    """The soft gate: attenuates residual noise in pauses."""
 
-    on: bool = key(True, "whether the gate works at all")
+    on: bool = key(True, "enables the gate")
     floor_dbfs: float = key(-70.0, "fully closed below this level", unit="dBFS", low=-120, high=0)
     ceiling_dbfs: float = key(-48.0, "fully open above this level", unit="dBFS", low=-120, high=0)
-    hold_ms: float = key(800.0, "stays open for this long after speech", unit="ms", low=0, high=5000)
-    depth_db: float = key(30.0, "how far it turns down when fully closed", unit="dB", low=0, high=80)
+    hold_ms: float = key(800.0, "hold time after speech", unit="ms", low=0, high=5000)
+    depth_db: float = key(30.0, "attenuation when fully closed", unit="dB", low=0, high=80)
 
 
 @dataclass(frozen=True)
 class EqConfig:
     """The voice-body equaliser: a band-pass boost."""
 
-    gain_db: float = key(0.0, "boost; 0 is off", unit="dB", low=0, high=12)
+    gain_db: float = key(0.0, "presence boost; 0: off", unit="dB", low=0, high=12)
     low_hz: float = key(100.0, "lower edge", unit="Hz", low=50, high=1000)
     high_hz: float = key(1000.0, "upper edge", unit="Hz", low=200, high=4000)
 
 
 @dataclass(frozen=True)
 class AntinoiseConfig:
-    """Plays steady hum turned over; only for a microphone at the ear, and after `quietbox calibrate`."""
+    """Plays steady tones phase-inverted; only for a microphone at the ear, and after `quietbox calibrate`."""
 
-    on: bool = key(False, "whether anti-noise is played")
-    calibration: str = key("/var/lib/quietbox/path.npz", "what `quietbox calibrate` stored")
-    level_dbfs: float = key(-20.0, "the loudest that all of it together may be", unit="dBFS", low=-60, high=-6)
-    lowest_hz: float = key(40.0, "no tone below", unit="Hz", low=30, high=400)
-    highest_hz: float = key(500.0, "no tone above", unit="Hz", low=60, high=1000)
-    tones: int = key(4, "how many tones at a time", low=1, high=8)
+    on: bool = key(False, "enables anti-noise")
+    calibration: str = key("/var/lib/quietbox/path.npz", "file that `quietbox calibrate` wrote")
+    level_dbfs: float = key(-20.0, "maximum level of all anti-noise tones together", unit="dBFS", low=-60, high=-6)
+    lowest_hz: float = key(40.0, "lowest frequency of a tone", unit="Hz", low=30, high=400)
+    highest_hz: float = key(500.0, "highest frequency of a tone", unit="Hz", low=60, high=1000)
+    tones: int = key(4, "maximum number of tones at a time", low=1, high=8)
 
 
 @dataclass(frozen=True)
 class HowlConfig:
-    """Keeps an open headphone or a loudspeaker from howling into the microphone."""
+    """Prevents acoustic feedback (howling) from an open headphone or a loudspeaker."""
 
-    on: bool = key(False, "whether the guard works")
-    span_ms: float = key(100.0, "the latest that what is played is heard again", unit="ms", low=20, high=200)
+    on: bool = key(False, "enables the howl guard")
+    span_ms: float = key(100.0, "longest delay from output to microphone", unit="ms", low=20, high=200)
 
 
 @dataclass(frozen=True)
 class LimiterConfig:
-    """Caps every sample, always last and never off. At full scale that is no hearing protection: set the volume."""
+    """Limits every sample, always last and never off. This is no hearing protection at full scale: set the volume."""
 
-    threshold_dbfs: float = key(-2.0, "louder than this is turned down", unit="dBFS", low=-40, high=0)
-    peak_dbfs: float = key(-1.0, "nothing leaves above this", unit="dBFS", low=-40, high=0)
-    delay_ms: float = key(1.0, "how far it looks ahead; adds to the latency", unit="ms", low=0, high=10)
-    attack_ms: float = key(0.25, "how fast it turns down", unit="ms", low=0.05, high=100)
-    release_ms: float = key(60.0, "how fast it lets go", unit="ms", low=1, high=5000)
+    threshold_dbfs: float = key(-2.0, "level above which the limiter attenuates", unit="dBFS", low=-40, high=0)
+    peak_dbfs: float = key(-1.0, "ceiling of the output", unit="dBFS", low=-40, high=0)
+    delay_ms: float = key(1.0, "look-ahead; adds to the latency", unit="ms", low=0, high=10)
+    attack_ms: float = key(0.25, "attack time", unit="ms", low=0.05, high=100)
+    release_ms: float = key(60.0, "release time", unit="ms", low=1, high=5000)
 
 
 VOLUME_DB = -20.0
@@ -189,31 +193,39 @@ of ITU-T P.56), 23 dB below that sine: 71 mV, 94 dB SPL at 0 dB. ITU-T H.870 all
 
 @dataclass(frozen=True)
 class PlaybackConfig:
-    """The jack, or whatever stands in for it."""
+    """The headphone output: the jack or another card."""
 
     device: str = key(
         "auto",
-        "card id as `quietbox devices` lists it, or any ALSA PCM name; auto takes the likeliest; off: the cable only",
+        "card id as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match; off: the cable only",
     )
     volume_db: float = key(
         VOLUME_DB,
-        "headphone volume, 0 is full scale; set it before you put them on, raise it by 3 at a time; not for the cable",
+        "headphone volume, 0: full scale; set it before you put them on, raise it by 3 at a time; does not affect the "
+        "cable",
         unit="dB",
         low=-60,
         high=0,
     )
     mixer: str = key(
         "auto",
-        "the card's own volume is set to 0 dB and unmuted at the start; off: left alone; or one control by its name",
+        "auto: the card's own volume is set to 0 dB and unmuted at the start; off: not touched; or the name of one "
+        "control",
     )
     queue_ms: float = key(
-        25.0, "sound held ready; less is quicker, more rides out a busy system", unit="ms", low=5, high=500
+        25.0,
+        "target of the output queue; less lowers the latency, more tolerates a busy system",
+        unit="ms",
+        low=5,
+        high=500,
     )
-    period_ms: float = key(10.0, "the jack moves in steps of 10 ms", unit="ms", low=1, high=100)
+    period_ms: float = key(
+        10.0, "period of the output; the jack delivers in steps of 10 ms", unit="ms", low=1, high=100
+    )
     periods: int = key(4, "periods in the card's buffer", low=2, high=64)
     clock: str = key(
         "auto",
-        "whether microphone and output run on one crystal; auto: only if both are one card",
+        "whether microphone and output share one clock; auto: only if both are the same card",
         choices=("auto", "shared", "own"),
     )
 
@@ -224,15 +236,15 @@ USB_CARD = "UAC1Gadget"
 
 @dataclass(frozen=True)
 class CableConfig:
-    """The clean microphone for other programs, beside the jack or instead of it."""
+    """The cleaned microphone for other programs, beside the headphone output or instead of it."""
 
     device: str = key(
-        "off", "card id or ALSA PCM name of a virtual cable (Loopback, of snd-aloop), or of the USB gadget; off: none"
+        "off", "card id or ALSA PCM name of a virtual cable (Loopback, by snd-aloop), or of the USB gadget; off: none"
     )
     usb: bool = key(
-        False, "make the board's USB port (Zero 2, 4, 5) a microphone that a PC sees; leave the device off then"
+        False, "makes the board's USB port (Zero 2, 4, 5) a microphone for a PC; cable.device must be off then"
     )
-    queue_ms: float = key(25.0, "sound held ready for whoever reads the cable", unit="ms", low=5, high=500)
+    queue_ms: float = key(25.0, "target of the cable's queue", unit="ms", low=5, high=500)
 
     @property
     def pcm(self) -> str:
@@ -244,11 +256,11 @@ class CableConfig:
 
 @dataclass(frozen=True)
 class BoxConfig:
-    """The loop itself."""
+    """The processing loop."""
 
-    priority: int = key(50, "SCHED_FIFO priority to ask for; 0 asks for none", low=0, high=95)
+    priority: int = key(50, "SCHED_FIFO priority to request; 0: none", low=0, high=95)
     fade_ms: float = key(20.0, "cross-fade of bypass and mute", unit="ms", low=5, high=500)
-    retry_s: float = key(30.0, "how soon a failed or late engine is tried again", unit="s", low=1, high=3600)
+    retry_s: float = key(30.0, "delay before a failed or late engine is tried again", unit="s", low=1, high=3600)
 
 
 TAKEN_PINS = {
@@ -264,17 +276,17 @@ class PanelConfig:
     """LED and button."""
 
     led: int | str = key(17, "GPIO number (BCM) of the LED", low=2, high=27, choices=("off",))
-    led_lit: str = key("high", "the level that lights it", choices=("high", "low"))
+    led_lit: str = key("high", "pin level that lights the LED", choices=("high", "low"))
     button: int | str = key(27, "GPIO number (BCM) of the button", low=2, high=27, choices=("off",))
     button_pull: str = key(
-        "up", "up: the button connects its pin to ground; down: to 3.3 V, never 5 V", choices=("up", "down")
+        "up", "pull-up: the button connects its pin to ground; down: to 3.3 V, never 5 V", choices=("up", "down")
     )
     long_press_ms: float = key(
-        800.0, "held this long it mutes; let go earlier it turns bypass on or off", unit="ms", low=300, high=5000
+        800.0, "a press this long mutes; a shorter one turns bypass on or off", unit="ms", low=300, high=5000
     )
     backend: str = key(
         "auto",
-        "auto: the GPIO, if its library is installed; gpio: insist on it; fake: a panel made of air, for trials",
+        "auto: the GPIO, if its library is installed; gpio: required; fake: simulated, for tests",
         choices=("auto", "gpio", "fake", "off"),
     )
 
@@ -284,13 +296,16 @@ class RemoteConfig:
     """For engine = "remote": a bigger machine that runs `quietbox serve --boxes`."""
 
     server: str = key(
-        "127.0.0.1:5557", "address:port of that machine; the service's unit forbids the network until its drop-in lies"
+        "127.0.0.1:5557",
+        "address:port of that machine; the service has no network access until the drop-in is installed",
     )
-    server_key: str = key("off", "the public key that `quietbox keys` printed there; off only on this machine itself")
+    server_key: str = key(
+        "off", "the public key that `quietbox keys` printed on that machine; off is allowed on this machine only"
+    )
     key_file: str = key("off", "this box's own secret key, made by `quietbox keys`; off only with server_key = off")
     budget_ms: float = key(
         60.0,
-        "the engine's latency, whatever the network does; an answer that needs longer is replaced by our own network",
+        "fixed latency of the engine; an answer that takes longer is replaced by the local network's",
         unit="ms",
         low=25,
         high=500,
@@ -301,16 +316,16 @@ class RemoteConfig:
 class BridgeConfig:
     """For `quietbox serve`: the noise suppressor for another program, or for other boxes."""
 
-    host: str = key(
-        "127.0.0.1", "the address it listens on; with another than this machine's own, boxes need keys to come in"
+    host: str = key("127.0.0.1", "the address it listens on; unless it is local, boxes need keys to connect")
+    noisy_port: int = key(5555, "port to which a program pushes its noisy chunks", low=1, high=65535)
+    clean_port: int = key(5556, "port from which it pulls the clean ones", low=1, high=65535)
+    rate_hz: int = key(44100, "sample rate of those chunks", unit="Hz", low=8000, high=192000)
+    boxes_port: int = key(5557, "port for boxes, with --boxes", low=1, high=65535)
+    most_boxes: int = key(4, "maximum number of boxes at a time", low=1, high=64)
+    key_file: str = key(
+        "off", "the secret key of --boxes, made by `quietbox keys`; off is allowed on this machine only"
     )
-    noisy_port: int = key(5555, "where a program pushes its noisy chunks", low=1, high=65535)
-    clean_port: int = key(5556, "where it pulls the clean ones", low=1, high=65535)
-    rate_hz: int = key(44100, "the rate of those chunks", unit="Hz", low=8000, high=192000)
-    boxes_port: int = key(5557, "where boxes send their hops, with --boxes", low=1, high=65535)
-    most_boxes: int = key(4, "how many boxes are served at a time", low=1, high=64)
-    key_file: str = key("off", "the secret key of --boxes, made by `quietbox keys`; off only on this machine itself")
-    clients_file: str = key("off", "the public keys of the boxes that may come in, one a line")
+    clients_file: str = key("off", "file with the public keys of the accepted boxes, one a line")
 
 
 @dataclass(frozen=True)
@@ -466,7 +481,9 @@ def _check_pairs(name: str, config: Config) -> None:
                 "the reference needs a microphone of its own"
             )
     if not config.output:
-        raise BadConfig(f"{name}: playback.device and cable.device are both off; name one, or nothing can be heard")
+        raise BadConfig(
+            f"{name}: playback.device and cable.device are both off; name one, otherwise there is no output"
+        )
     if config.cable.pcm == "auto":
         raise BadConfig(f"{name}: cable.device cannot be auto; name a card of `quietbox devices`, or set cable.usb")
     if config.cable.usb and USB_CARD not in config.cable.pcm:
@@ -550,8 +567,11 @@ def _line_of(text: str, section: str, name: str | None) -> int:
 
 def documented() -> Iterator[str]:
     """The lines of the shipped file: every key with meaning, unit, range and default."""
-    yield "# Quietbox settings. Every key is optional; each line below shows the default."
-    yield "# After a change: `systemctl reload quietbox` (or SIGHUP). A wrong key is named and the old settings stay."
+    yield "# Quietbox settings. Every key is optional; each line shows its default."
+    yield (
+        "# After a change: `systemctl reload quietbox` (or SIGHUP). If a key is wrong, it is named and the old "
+        "settings stay."
+    )
     for section, made in SECTIONS.items():
         yield ""
         yield f"[{section}]  # {made.__doc__}"

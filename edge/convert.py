@@ -32,7 +32,7 @@ def _check(sample_format: str, channels: int) -> None:
     if sample_format not in SAMPLE_BYTES:
         raise BadSampleFormat(f"sample format {sample_format!r} is not one of {', '.join(SAMPLE_BYTES)}")
     if channels < 1:
-        raise BadSampleFormat(f"a device with {channels} channels has nothing to hear")
+        raise BadSampleFormat(f"a device with {channels} channels delivers no sound")
 
 
 class Decoder:

@@ -68,7 +68,7 @@ class _Curve:
 
     def unseal(self, flags: int, body: bytes) -> tuple[int, bytes]:
         if flags & MORE or body[: len(MESSAGE)] != MESSAGE or len(body) < self.overhead_bytes:
-            raise ProtocolError("a message that is not in a box")
+            raise ProtocolError("an unencrypted message")
         nonce = self._fresh(body[8:16])
         plain = self._opened(lambda nacl: nacl.crypto_box_open_afternm(body[16:], self._theirs + nonce, self._shared))
         return plain[0] & MORE | (COMMAND if plain[0] & SEALED_COMMAND else 0), plain[1:]
@@ -81,7 +81,7 @@ class _Curve:
         """A nonce that was not there before, or ProtocolError: messages cannot be played again."""
         (number,) = struct.unpack(">Q", nonce)
         if number <= self._heard:
-            raise ProtocolError("a message that was played again")
+            raise ProtocolError("a replayed message")
         self._heard = number
         return nonce
 
@@ -90,7 +90,7 @@ class _Curve:
         try:
             return opening(self._nacl)
         except Exception:  # nacl.exceptions: CryptoError, ValueError and kin; also for keys that are no points
-            raise ProtocolError("a box that does not open: the keys do not match") from None
+            raise ProtocolError("a message that cannot be decrypted: the keys do not match") from None
 
 
 class CurveServer(_Curve):
@@ -128,10 +128,10 @@ class CurveServer(_Curve):
 
     def _admit(self, rest: bytes) -> bytes:
         if len(rest) + 9 < INITIATE_LEAST_BYTES:
-            raise ProtocolError("an INITIATE that is too short")
+            raise ProtocolError("a truncated INITIATE")
         cookie, nonce, box = rest[:COOKIE_BYTES], self._fresh(rest[COOKIE_BYTES:104]), rest[104:]
         if not hmac.compare_digest(cookie, self._cookie):
-            raise ProtocolError("a cookie that was not given")
+            raise ProtocolError("an unknown cookie")
         client = self._client_short
         self._shared = self._opened(lambda nacl: nacl.crypto_box_beforenm(client, self._short_secret))
         plain = self._opened(lambda nacl: nacl.crypto_box_open_afternm(box, b"CurveZMQINITIATE" + nonce, self._shared))
@@ -141,7 +141,7 @@ class CurveServer(_Curve):
         )
         ours = self._nacl.crypto_scalarmult_base(self._secret)
         if not hmac.compare_digest(vouch, client + ours):
-            raise ProtocolError("a key that is not vouched for")
+            raise ProtocolError("a key without proof of possession")
         if not self._admits(key):
             self.rejected = "a key that is not in the list"
             return command(b"ERROR", bytes([len(UNKNOWN_KEY)]) + UNKNOWN_KEY)
@@ -201,7 +201,7 @@ class CurveClient(_Curve):
 
     def _finish(self, rest: bytes) -> list[bytes]:
         if len(rest) < 8 + MAC_BYTES:
-            raise ProtocolError("a READY that is too short")
+            raise ProtocolError("a truncated READY")
         nonce = self._fresh(rest[:8])
         plain = self._opened(
             lambda nacl: nacl.crypto_box_open_afternm(rest[8:], b"CurveZMQREADY---" + nonce, self._shared)

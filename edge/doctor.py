@@ -132,7 +132,7 @@ class Doctor:
             except Exception as fault:  # broken machines are what this is for
                 name = check.__name__.strip("_").replace("_", " ")
                 said = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
-                findings = [Finding(name, WARN, f"this check failed itself ({said})", "please report it")]
+                findings = [Finding(name, WARN, f"this check failed with an error ({said})", "please report it")]
             for finding in findings:
                 tell(finding)
             found += findings
@@ -159,23 +159,23 @@ class Doctor:
         figures = {"temperature_c": warmth, "throttling": trouble}
         words = "temperature unknown" if warmth is None else f"{warmth:.0f} °C"
         if trouble:
-            fix = "take the official power supply and a short thick cable" if "voltage" in trouble else "cool the board"
+            fix = "use the official power supply and a short thick cable" if "voltage" in trouble else "cool the board"
             yield Finding("power and heat", WARN, f"{words}, {trouble}", fix, figures)
         elif warmth is not None and warmth >= HOT_C:
-            fix = "cool the board: from 80 °C on it slows down"
+            fix = "cool the board: it throttles from 80 °C"
             yield Finding("power and heat", WARN, words, fix, figures)
         else:
-            yield Finding("power and heat", OK, f"{words}, no complaint of the board", figures=figures)
+            yield Finding("power and heat", OK, f"{words}, the board reports no problem", figures=figures)
 
     def _governor(self) -> Iterator[Finding]:
         names = boards.governors(self.root)
         figures = {"governors": list(names)}
         if slow := [name for name in names if name in SLOW_GOVERNORS]:
             fix = "sudo systemctl restart quietbox-governor (install.sh brings it; it sets performance at every boot)"
-            found = f"{', '.join(slow)}: the processor is slow when a hop comes late already"
+            found = f"{', '.join(slow)}: the processor clock rises only after a hop is late"
             yield Finding("governor", WARN, found, fix, figures)
         else:
-            yield Finding("governor", OK, ", ".join(names) or "none: the processor's speed is fixed", figures=figures)
+            yield Finding("governor", OK, ", ".join(names) or "none: the processor clock is fixed", figures=figures)
 
     def _storage(self) -> Iterator[Finding]:
         free_mb = shutil.disk_usage(self.root).free // 2**20
@@ -184,9 +184,11 @@ class Doctor:
         figures = {"free_mb": free_mb, "runtime_folder": str(folder)}
         if not os.access(there, os.W_OK | os.X_OK):
             fix = "run it with sudo, or set RUNTIME_DIRECTORY"
-            yield Finding("storage", FAIL, f"{there} cannot be written, the box keeps its locks there", fix, figures)
+            yield Finding(
+                "storage", FAIL, f"{there} cannot be written; the box keeps its lock files there", fix, figures
+            )
         elif free_mb < FREE_MB:
-            fix = "make room: the box itself writes nothing, but updates and the journal do"
+            fix = "free some space: updates and the journal need it"
             yield Finding("storage", WARN, f"only {free_mb} MB free", fix, figures)
         else:
             yield Finding("storage", OK, f"{free_mb} MB free, {folder} can be written", figures=figures)
@@ -196,14 +198,14 @@ class Doctor:
     def _settings(self) -> Iterator[Finding]:
         file = self._config_file or self.root / SYSTEM_FILE.relative_to("/")
         if self._config_file is None and not os.path.lexists(file):
-            yield Finding("settings", OK, f"no {file}: every setting has its default")
+            yield Finding("settings", OK, f"no {file}: all settings have their defaults")
         elif file.exists() and not file.is_file():
-            yield Finding("settings", FAIL, f"{file} is no file", "write the settings there or remove it")
+            yield Finding("settings", FAIL, f"{file} is not a file", "write the settings there or remove it")
         else:
             try:
                 self.config = load(file)
             except BadConfig as error:
-                fix = "mend that line; the rows below take the defaults"
+                fix = "fix that line; the rows below use the defaults"
                 yield Finding("settings", FAIL, str(error), fix)
                 return
             risk = changeable_by_others(file, file.stat()) if self._config_file is None else ""
@@ -234,15 +236,17 @@ class Doctor:
                 refused.append("LimitMEMLOCK=infinity")
             if refused:
                 fix = f"put {' and '.join(refused)} into [Service] (systemctl edit quietbox), or run install.sh again"
-                yield Finding("real time", WARN, "the service may not go first or lock its memory", fix, limits)
+                yield Finding(
+                    "real time", WARN, "the service may not use real-time priority or lock its memory", fix, limits
+                )
             else:
-                yield Finding("real time", OK, f"the service may ask for priority {wanted} and lock memory", "", limits)
+                yield Finding("real time", OK, f"the service may use priority {wanted} and lock memory", "", limits)
             return
         told = trial.in_child("realtime", {"priority": wanted})
         if isinstance(told, Trouble):
             yield Finding("real time", WARN, f"could not be tried: {told.text}", "please report it")
         elif told:
-            fix = "run it as the service, or as root; without it the sound may drop out under load"
+            fix = "run the service, or run as root; without real-time priority the sound may drop out under load"
             yield Finding("real time", WARN, "; ".join(told), fix)
         else:
             yield Finding("real time", OK, f"priority {wanted} and locked memory are granted to this user")
@@ -263,7 +267,9 @@ class Doctor:
         if refused:
             yield Finding("model", WARN, "; ".join(refused), "the next engine takes over; reinstall Quietbox", figures)
         else:
-            yield Finding("model", OK, f"as on the card: {', '.join(checked) or 'none is needed'}", figures=figures)
+            yield Finding(
+                "model", OK, f"as listed on the model card: {', '.join(checked) or 'none needed'}", figures=figures
+            )
 
     def _engine(self) -> Iterator[Finding]:
         if self._running and self._running.get("state") != "waiting":
@@ -282,27 +288,29 @@ class Doctor:
         quick = [name for name, row in times.items() if row["p99_us"] < TIGHT_US and name != "off"]
         if ours["p99_us"] < TIGHT_US:
             mend = [note for note in notes if "is not installed" not in note]
-            fix = "reinstall Quietbox; the engine named works meanwhile" if mend else ""
+            fix = "reinstall Quietbox; until then the engine shown is used" if mend else ""
             yield Finding("engine", WARN if mend else OK, found, fix, figures)
         elif times["off"]["real_time_factor"] >= 1:
-            yield Finding("engine", FAIL, f"{found}: no engine is quick enough here", "take a faster board", figures)
+            yield Finding("engine", FAIL, f"{found}: no engine is fast enough here", "use a faster board", figures)
         else:
-            fix = f'set [suppress] engine = "{quick[0]}"' if quick else "stop other programs, or take a faster board"
-            yield Finding("engine", WARN, f"{found}: too slow, the box would step down", fix, figures)
+            fix = f'set [suppress] engine = "{quick[0]}"' if quick else "stop other programs, or use a faster board"
+            yield Finding(
+                "engine", WARN, f"{found}: too slow: the box would fall back to a simpler engine", fix, figures
+            )
 
     # The sound.
 
     def _no_sound(self) -> Iterator[Finding]:
-        yield Finding("sound", OK, "left out, as asked")
+        yield Finding("sound", OK, "skipped, as requested")
 
     def _sound_servers(self) -> Iterator[Finding]:
         found = {name: number for number, name in _processes(self._proc) if name in SERVERS}
         figures = {"processes": found}
         if not found:
-            yield Finding("sound server", OK, "none runs, the cards are free for the box", figures=figures)
+            yield Finding("sound server", OK, "none is running; the cards are free for the box", figures=figures)
             return
         named = " and ".join(f"{name} (process {number})" for name, number in found.items())
-        yield Finding("sound server", WARN, f"{named} may take the card", _stop_server(next(iter(found))), figures)
+        yield Finding("sound server", WARN, f"{named} may occupy the card", _stop_server(next(iter(found))), figures)
 
     def _microphone(self) -> Iterator[Finding]:
         yield from self._side("capture", self.config.capture.device)
@@ -323,7 +331,7 @@ class Doctor:
     def _cable(self) -> Iterator[Finding]:
         """The virtual cable beside the jack; without it the jack still plays."""
         if self.config.beside == USB_CARD and not any((self.root / "sys/class/udc").glob("*")):
-            found = "the USB port of this board is no device: the kernel knows no controller for it"
+            found = "the USB port of this board is not in device mode: the kernel has no device controller"
             fix = f"Zero 2, 4, 5: put {bootconfig.GADGET} into config.txt and restart; others: set [cable] usb = false"
             yield Finding("cable card", WARN, found, fix)
         elif self.config.beside:
@@ -395,13 +403,14 @@ class Doctor:
                 return f"{plug}, or choose one of `quietbox devices` as [capture] device"
             if bootconfig.sets(text, "dtoverlay", bootconfig.MICROPHONE.partition("=")[2], board.model):
                 why = (
-                    "the overlay is there but no card came: restart, then check the wiring and `dmesg | grep -i voice`"
+                    "the overlay is set but there is no card: restart, then check the wiring and `dmesg | grep -i "
+                    "voice`"
                 )
                 return f"{why}; or {plug}"
             return f"the overlay is missing: add {bootconfig.MICROPHONE} to {config_txt} and restart; or {plug}"
         if board.kind.jack and config_txt:
             if bootconfig.audio(text, board.model):
-                return "the jack is switched on but no card came: restart and look at `dmesg | grep -i bcm2835`"
+                return "the jack is switched on but there is no card: restart and look at `dmesg | grep -i bcm2835`"
             return f"add {bootconfig.JACK} to {config_txt} and restart, or choose another [playback] device"
         none = "this board has no jack: " if board.kind.jack is False else ""
         return f"{none}plug in a USB headset or dongle, or an I2S DAC, and choose it as [playback] device"
@@ -421,13 +430,13 @@ class Doctor:
         elif not chips and not self._board.is_pi:
             yield Finding(check, OK, f"no GPIO here; {without}", figures=figures)
         elif self._running or not self._here:
-            held = "the running box has them" if self._running else "not tried"
+            held = "in use by the running box" if self._running else "not tried"
             yield Finding(check, OK, f"{panel.describe(settings)}: {held}", figures=figures)
         else:
             try:
                 pins = panel.open_pins_for(settings)(settings)
             except panel.PanelError as trouble:
-                fix = f"{package} suits this board ({why}): run install.sh again"
+                fix = f"{package} fits this board ({why}): run install.sh again"
                 yield Finding(check, WARN, f"{trouble}; {without}", fix, figures)
             else:
                 pins.close()
@@ -450,10 +459,10 @@ def judge_heard(heard: Heard, settings: CaptureConfig) -> Iterator[Finding]:
 def judge_played(played: Played) -> Finding:
     """What some seconds of silence say of an output."""
     if played.lost:
-        fix = "check the plug; a card that fails again is broken or starved of power"
+        fix = "check the plug; if it fails again, the card is broken or lacks power"
         return Finding("output", FAIL, f"the output {played.lost} ({played.granted})", fix)
     if "clockless" in played.granted:
-        return Finding("output", OK, f"opens and takes sound, but has no clock to measure ({played.granted})")
+        return Finding("output", OK, f"opens and accepts sound, but has no clock to measure ({played.granted})")
     rate = _rate("output", played.rate_hz, played.measured_hz, played.xruns)
     return dataclasses.replace(rate, found=f"{rate.found} ({played.granted})")
 
@@ -463,7 +472,7 @@ def judge_volume(settings: PlaybackConfig, levels: list[Level] | Trouble, runnin
     figures: dict[str, Any] = {"volume_db": settings.volume_db, "mixer": settings.mixer, "controls": []}
     found = f"volume_db {settings.volume_db:g} dB"
     if isinstance(levels, Trouble):
-        fix = 'unplug the card and plug it in again; or set [playback] mixer = "off", then it is left alone'
+        fix = 'unplug the card and plug it in again; or set [playback] mixer = "off", then it is not used'
         return Finding("volume", WARN, f"{found}; the card's mixer could not be read: {levels.text}", fix, figures)
     name = "auto" if settings.mixer == "off" else settings.mixer
     mine = mixer.chosen(levels, name)
@@ -472,24 +481,24 @@ def judge_volume(settings: PlaybackConfig, levels: list[Level] | Trouble, runnin
     found += f"; mixer {mixer.in_words(mine)}" if mine else "; the card has no mixer"
     plays_db = running.get("volume_db", settings.volume_db)
     if plays_db != settings.volume_db:
-        found = f"the box plays at {plays_db:g} dB, the settings say otherwise: {found}"
+        found = f"the box plays at {plays_db:g} dB, not as the settings say: {found}"
         return Finding("volume", WARN, found, "systemctl reload quietbox", figures)
     if not mine and name != "auto":
         there = ", ".join(dict.fromkeys(f'"{level.control}"' for level in levels))
-        found = f'volume_db {settings.volume_db:g} dB; [playback] mixer = "{name}" is no control of this card'
+        found = f'volume_db {settings.volume_db:g} dB; [playback] mixer = "{name}" is not a control of this card'
         return Finding("volume", WARN, found, f'set mixer = "auto"{f", or one of {there}" if there else ""}', figures)
     if settings.mixer == "off" and any(level.muted for level in off):
         fix = 'unmute it with `alsamixer`, or set [playback] mixer = "auto"'
-        return Finding("volume", WARN, f"{found}, which the box leaves alone", fix, figures)
+        return Finding("volume", WARN, f"{found}, which the box does not change", fix, figures)
     if off and running and settings.mixer != "off":
-        fix = "systemctl restart quietbox sets it again; find out which program changed it"
+        fix = "systemctl restart quietbox sets it again; find the program that changed it"
         aim = mixer.in_words([mixer.wanted(level) for level in off])
         return Finding("volume", WARN, f"{found}, but the box set {aim}", fix, figures)
     if settings.volume_db <= FAINT_DB:
         fix = "raise [playback] volume_db by 3 at a time, each time with systemctl reload quietbox"
-        return Finding("volume", WARN, f"{found}: hardly to be heard", fix, figures)
+        return Finding("volume", WARN, f"{found}: almost inaudible", fix, figures)
     if settings.mixer == "off":
-        found += ", which the box leaves alone"
+        found += ", which the box does not change"
     elif off:
         found += f"; the box sets {mixer.in_words([mixer.wanted(level) for level in off])} at its start"
     return Finding("volume", OK, found, figures=figures)
@@ -500,8 +509,8 @@ def in_trouble(word: str, trouble: Trouble) -> Finding:
     server = next((name for name in SERVERS if f"{name} (" in trouble.text), "")
     fix = {
         "busy": _stop_server(server) if server else "stop that program, or choose another card in the settings",
-        "refused": "run it with sudo; else choose a device that does, see `quietbox devices`",
-        "hangs": "unplug the card and plug it in again, or restart: its driver hangs",
+        "refused": "run it with sudo; or choose another device of `quietbox devices`",
+        "hangs": "unplug the card and plug it in again, or restart: its driver does not respond",
     }.get(trouble.kind, "please report it")
     if trouble.kind == "refused" and "group audio" in trouble.text:
         fix = "sudo usermod -aG audio YOU and log in again, or run it with sudo"
@@ -511,8 +520,8 @@ def in_trouble(word: str, trouble: Trouble) -> Finding:
 def _alive(heard: Heard, settings: CaptureConfig) -> Finding:
     figures = {"granted": heard.granted, "seconds": heard.seconds, "lost": heard.lost}
     if heard.lost or not heard.lanes:
-        fix = "check plug, cable and wiring; a card that fails again is broken or starved of power"
-        found = f"the microphone {heard.lost or 'gave too little to judge'} ({heard.granted})"
+        fix = "check plug, cable and wiring; if it fails again, the card is broken or lacks power"
+        found = f"the microphone {heard.lost or 'delivered too little sound to judge'} ({heard.granted})"
         return Finding("microphone", FAIL, found, fix, figures)
     mine = _chosen(heard, settings)
     best = max(range(len(heard.lanes)), key=lambda lane: _loudness(heard.lanes[lane]))
@@ -523,7 +532,7 @@ def _alive(heard: Heard, settings: CaptureConfig) -> Finding:
         return Finding("microphone", FAIL, found, other, figures)
     if lane.constant:
         wiring = "I2S: check 3.3 V, data on GPIO 20 and the L/R strap; USB: its switch and `alsamixer`"
-        stuck = f"stuck at {lane.dc:+.3f}" if lane.dc else "silent: nothing but zeros"
+        stuck = f"stuck at {lane.dc:+.3f}" if lane.dc else "silent: only zeros"
         return Finding("microphone", FAIL, f"the microphone is {stuck} ({heard.granted})", wiring, figures)
     ahead_db = heard.lanes[best].level_dbfs - lane.level_dbfs
     if settings.channel != "mean" and 10 ** (ahead_db / 10) > LIVE_RATIO:
@@ -561,7 +570,7 @@ def _level(heard: Heard, settings: CaptureConfig) -> Finding:
         fix = f"if you spoke just now: set [capture] gain_db = {more:.0f}; if not, try again and speak"
         return Finding("level", WARN, f"very quiet: {found}", fix, figures)
     if abs(lane.dc) > OFFSET:
-        fix = "a large offset eats headroom: another microphone, or its supply is not clean"
+        fix = "a large offset reduces the headroom: use another microphone or a cleaner supply"
         return Finding("level", WARN, f"large offset: {found}", fix, figures)
     return Finding("level", OK, found, figures=figures)
 
@@ -574,14 +583,16 @@ def _rate(check: str, rate_hz: int, measured_hz: float, xruns: int) -> Finding:
     lost = f", {xruns} xruns" if xruns else ""
     if not measured_hz:
         fix = "give it more time with --seconds"
-        return Finding(check, WARN, f"{rate_hz} Hz promised, too little moved to measure it{lost}", fix, figures)
+        return Finding(check, WARN, f"{rate_hz} Hz nominal, too little sound to measure it{lost}", fix, figures)
     off = measured_hz / rate_hz - 1
-    found = f"{rate_hz} Hz promised, {measured_hz:.0f} Hz measured ({off:+.2%}){lost}"
+    found = f"{rate_hz} Hz nominal, {measured_hz:.0f} Hz measured ({off:+.2%}){lost}"
     if abs(off) <= RATE_TOLERANCE:
         return Finding(check, OK, found, figures=figures)
     if xruns and off < 0:  # what is lost makes a rate look lower, never higher
-        return Finding(check, WARN, found, "sound is lost: stop other programs and try again", figures)
-    return Finding(check, FAIL, found, "the card's clock is not what it says: restart, or take another card", figures)
+        return Finding(check, WARN, found, "samples are lost: stop other programs and try again", figures)
+    return Finding(
+        check, FAIL, found, "the card's clock differs from its nominal rate: restart, or use another card", figures
+    )
 
 
 def _rate_off(tried: Heard | Played) -> bool:
@@ -633,23 +644,26 @@ def _running_box(status: dict[str, Any], waited_s: float = 0.0) -> Finding:
     state = str(status.get("state"))
     found = runtime.in_words(status)
     if waited_s >= 0.5:
-        found += f" (it had just started: asked again for {waited_s:.1f} s)"
+        found += f" (just started: polled for {waited_s:.1f} s)"
     if state == "fault":
         return Finding(
             "running box", FAIL, found, "systemctl restart quietbox; look at `journalctl -u quietbox`", status
         )
     if state in ("waiting", "degraded"):
-        fix = "see the rows below, and `journalctl -u quietbox` for what it waits for or why it stepped down"
+        fix = (
+            "see the rows below, and `journalctl -u quietbox` for what it waits for or why it fell back to a simpler "
+            "engine"
+        )
         return Finding("running box", WARN, found, fix, status)
     return Finding("running box", OK, found, figures=status)
 
 
-AGAIN = "ask again in a few seconds: quietbox doctor"
+AGAIN = "run it again in a few seconds: quietbox doctor"
 
 
 def _running_side(status: dict[str, Any], word: str, enough: bool = True) -> Finding:
     """The running box has the card; what it says of that side of it, if it has heard ``enough``."""
-    held = f"busy, because the box runs: {status.get(word)}"
+    held = f"in use by the running box: {status.get(word)}"
     xruns = status.get("xruns_in" if word == "microphone" else "xruns_out")
     if word == "output":
         queue, drift = _figure(status, "queue_ms"), _figure(status, "drift_ppm")
@@ -666,7 +680,7 @@ def _running_side(status: dict[str, Any], word: str, enough: bool = True) -> Fin
         return Finding(word, WARN, found, AGAIN, figures)
     found = f"{held}; mean level {level:g} dBFS, {counted}"
     if level <= DEAD_DBFS:
-        fix = "stop the box (systemctl stop quietbox) and run this again: it then hears the microphone itself"
+        fix = "stop the box (systemctl stop quietbox) and run this again: it then records the microphone itself"
         return Finding(word, FAIL, f"silent: {found}", fix, figures)
     return Finding(word, OK, found, "", figures)
 
@@ -676,18 +690,21 @@ def _running_engine(status: dict[str, Any], enough: bool = True) -> Finding:
     p99_us, late = _figure(status, "hop_p99_us"), _figure(status, "late_hops")
     figures = {"hop_p99_us": p99_us, "late_hops": late}
     if p99_us is None or not enough:
-        found = f"{status.get('engine')} in the running box: {_heard_s(status):g} s of sound, too little to time it"
+        found = (
+            f"{status.get('engine')} in the running box: {_heard_s(status):g} s of sound, too little to measure its "
+            "time"
+        )
         return Finding("engine", WARN, found, AGAIN, figures)
     found = f"{status.get('engine')} in the running box: p99 {p99_us:.0f} us of {HOP_US:.0f}"
     found += "" if late is None else f", {late:.0f} late hops"
     if p99_us < TIGHT_US:
         return Finding("engine", OK, found, figures=figures)
-    return Finding("engine", WARN, found, "stop other programs, or set a quicker [suppress] engine", figures)
+    return Finding("engine", WARN, found, "stop other programs, or set a faster [suppress] engine", figures)
 
 
 def _service_state(unit: dict[str, str]) -> Finding:
     if not unit:
-        return Finding("service", WARN, "no systemd to ask", "start the box by hand: quietbox run")
+        return Finding("service", WARN, "no systemd here", "start the box by hand: quietbox run")
     active, sub, enabled = unit.get("ActiveState"), unit.get("SubState"), unit.get("UnitFileState")
     found = f"{active} ({sub}), {enabled or 'not enabled'}"
     if unit.get("LoadState") != "loaded":
@@ -695,12 +712,14 @@ def _service_state(unit: dict[str, str]) -> Finding:
         state = "not installed" if unit.get("LoadState") == "not-found" else unit.get("LoadState")
         return Finding("service", WARN, f"{UNIT} is {state}", fix, dict(unit))
     if active == "failed" or sub == "auto-restart":
-        fix = "journalctl -u quietbox says why"
-        return Finding("service", FAIL, f"{found}: it ended with {unit.get('Result')}", fix, dict(unit))
+        fix = "see journalctl -u quietbox"
+        return Finding("service", FAIL, f"{found}: its result was {unit.get('Result')}", fix, dict(unit))
     if active not in ("active", "activating", "reloading"):
         return Finding("service", WARN, found, "sudo systemctl enable --now quietbox", dict(unit))
     if enabled != "enabled":
-        return Finding("service", WARN, found, "sudo systemctl enable quietbox, else it is off at the next start", unit)
+        return Finding(
+            "service", WARN, found, "sudo systemctl enable quietbox, otherwise it does not start at the next boot", unit
+        )
     return Finding("service", OK, found, figures=dict(unit))
 
 
@@ -773,7 +792,7 @@ def _figure(status: dict[str, Any], name: str) -> float | None:
 def show(config_file: Path | None, *, seconds: float, as_json: bool, sound: bool) -> int:
     """Examine this machine and print the table, or JSON; returns 0 if the box would work here, else 1."""
     if sound and sys.stderr.isatty():
-        print(f"listening for {seconds:g} s; please speak as you would with the box", file=sys.stderr)
+        print(f"listening for {seconds:g} s; please speak normally", file=sys.stderr)
     findings = Doctor(config_file, seconds=seconds, sound=sound).examine()
     failed = [finding.check for finding in findings if finding.verdict is FAIL]
     if as_json:

@@ -177,7 +177,7 @@ def enhance_file(
     if atomic.same(source, target):
         raise _own_result(source)
     if target.exists() and not target.is_file():
-        raise BadSound(f"{target}: cannot be written: is no plain file")
+        raise BadSound(f"{target}: cannot be written: is not a plain file")
     try:
         with _opened(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
@@ -380,7 +380,7 @@ def _opened(source: Path) -> soundfile.SoundFile:
     try:
         sound = soundfile.SoundFile(os.fsencode(source))  # names need not be UTF-8
     except (soundfile.LibsndfileError, TypeError, ValueError):
-        kind = "is a folder" if source.is_dir() else "is no sound file that libsndfile reads, or it is broken"
+        kind = "is a folder" if source.is_dir() else "is not a sound file that libsndfile reads, or it is broken"
         raise BadSound(f"{source}: {kind}") from None
     if not RATES_HZ[0] <= sound.samplerate <= RATES_HZ[1]:
         sound.close()

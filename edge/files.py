@@ -36,7 +36,7 @@ def open_regular(path: Path) -> int:
         _check_kind(path, os.stat(path))  # before it is opened: some devices act on that alone
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError:
-        raise BadFile(f"{path} is no path: it holds a NUL or what is no text") from None
+        raise BadFile(f"{path} is not a path: it holds a NUL or is not valid text") from None
     try:
         _check_kind(path, os.fstat(descriptor))
     except BaseException:

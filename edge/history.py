@@ -72,18 +72,21 @@ DRAWINGS = (
     Drawing(
         "Noise removed in the pauses",
         "dB",
-        (("noise_removed_db", "in all"), ("feedforward_db", "feedforward"), ("feedback_db", "feedback")),
+        (("noise_removed_db", "total"), ("feedforward_db", "feedforward"), ("feedback_db", "feedback")),
         0,
     ),
     Drawing("Noise floor", "dBFS", (("noise_floor_in_dbfs", "microphone"), ("noise_floor_out_dbfs", "noise removed"))),
     Drawing("Voice above the floor", "dB", (("snr_in_db", "microphone"), ("snr_out_db", "output"))),
-    Drawing("Voice kept", "dB", (("voice_kept_db", "0 is all of it"),)),
+    Drawing("Voice kept", "dB", (("voice_kept_db", "0: unchanged"),)),
     Drawing("Reference microphone", "dB", (("reference_db", "removed"),), 0),
     Drawing(
-        "Feedback", "a minute and dB", (("howl_events", "circles found"), ("howl_drop_db", "dB that it plays lower")), 0
+        "Feedback",
+        "a minute and dB",
+        (("howl_events", "feedback loops found"), ("howl_drop_db", "gain reduction, dB")),
+        0,
     ),
-    Drawing("Latency and queue", "ms", (("latency_ms", "microphone to jack, by the budget"), ("queue_ms", "queue")), 0),
-    Drawing("Time per hop", "us", (("hop_p50_us", "p50"), ("hop_p99_us", "p99"), ("hop_max_us", "max")), 0),
+    Drawing("Latency and queue", "ms", (("latency_ms", "microphone to jack, calculated"), ("queue_ms", "queue")), 0),
+    Drawing("Time per hop", "µs", (("hop_p50_us", "p50"), ("hop_p99_us", "p99"), ("hop_max_us", "max")), 0),
     Drawing(
         "Xruns and late hops", "a minute", (("xruns_in", "in"), ("xruns_out", "out"), ("late_hops", "late hops")), 0
     ),
@@ -120,7 +123,8 @@ def _may_not_read() -> str:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if b"systemd-journal" in done.stderr or b"insufficient permissions" in done.stderr:
         return (
-            "you may not read the system's journal; use sudo, or `sudo adduser $USER systemd-journal` and log in again"
+            "no permission to read the system's journal; use sudo, or `sudo adduser $USER systemd-journal` and log in "
+            "again"
         )
     return ""
 
@@ -173,7 +177,8 @@ def page(records: list[Entry]) -> str:
     """The whole page. Raises NoHistory if there is nothing to draw."""
     if not records:
         raise NoHistory(
-            f"the journal has no records of the box for this time; is it running (`systemctl status {UNIT}`), and does "
+            f"the journal has no records of the box for this period; is it running (`systemctl status {UNIT}`), and "
+            "does "
             "the journal outlast a restart (Storage=persistent)?"
         )
     minutes = [entry for entry in records if entry.event == "statistics"]
@@ -216,7 +221,7 @@ def _summary(records: list[Entry], minutes: list[Entry]) -> str:
         return f"{max(values):g} {unit}" if (values := known(name)) else "not known"
 
     heard_s = sum(known("seconds"))
-    slowest = f" (99 of 100 took less than {most('hop_p99_us', 'us')} in every minute)" if known("hop_p99_us") else ""
+    slowest = f" (99th percentile below {most('hop_p99_us', 'us')} in every minute)" if known("hop_p99_us") else ""
     spoken_s = sum(
         entry.figure("seconds") * share for entry in minutes if not math.isnan(share := entry.figure("speech_share"))
     )

@@ -35,7 +35,7 @@ def raw(known: bytes, where: str) -> bytes:
     digits = [Z85.index(sign) for sign in known.decode()]
     words = [sum(digits[at + place] * 85 ** (4 - place) for place in range(5)) for at in range(0, len(digits), 5)]
     if max(words) >= 1 << 32:
-        raise UserError(f"{where} is no key: a character is wrong")
+        raise UserError(f"{where} is not a key: a character is wrong")
     return b"".join(word.to_bytes(4, "big") for word in words)
 
 
@@ -86,7 +86,7 @@ def public(secret: bytes) -> str:
 def checked(known: str, where: str) -> bytes:
     """A public key as ``where`` gives it; raises UserError."""
     if not KEY.fullmatch(known):
-        raise UserError(f"{where} is no public key: it has 40 characters, as `quietbox keys` prints it")
+        raise UserError(f"{where} is not a public key: it has 40 characters, as `quietbox keys` prints it")
     raw(known.encode(), where)
     return known.encode()
 
@@ -98,10 +98,10 @@ def read_clients(path: Path) -> frozenset[bytes]:
     folder = path.resolve().parent
     for place, its in ((path, found), (folder, folder.stat())):
         if fault := files.changeable_by_others(place, its):
-            raise UserError(f"whoever can change {path} lets anybody in, and {fault}")
+            raise UserError(f"anybody who can change {path} can add keys, and {fault}")
     keys = [line.split()[0] for line in lines]
     if not keys:
-        raise UserError(f"{path} names no client; add a line with the public key that `quietbox keys` printed there")
+        raise UserError(f"{path} lists no client; add a line with the public key that `quietbox keys` printed there")
     return frozenset(checked(known, f"{path}: {known[:50]!r}") for known in keys)
 
 
@@ -113,13 +113,13 @@ def _lines(path: Path) -> tuple[list[str], os.stat_result]:
             data = file.read(MOST_BYTES + 1)
         text = data.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no text file") from None
+        raise UserError(f"{path} is not a text file") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing; `quietbox keys {path}` makes a secret key") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > MOST_BYTES:
-        raise UserError(f"{path} has more than {files.in_bytes(MOST_BYTES)}; a key takes a line of 40 characters")
+        raise UserError(f"{path} has more than {files.in_bytes(MOST_BYTES)}; a key is a line of 40 characters")
     return [line.strip() for line in text.splitlines() if line.strip() and not f"{line} ".startswith(COMMENT)], found
 
 
@@ -132,7 +132,7 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
         or not re.fullmatch("[0-9]{1,5}", port)
         or not 0 < int(port) < 65536
     ):
-        raise UserError(f"{where} = {address!r} is no address; write it like 192.168.1.20:5557")
+        raise UserError(f"{where} = {address!r} is not an address; write it like 192.168.1.20:5557")
     return host, int(port)
 
 

@@ -111,7 +111,8 @@ def _lags(sent: Floats, heard: Floats) -> list[float]:
             lags.append(peak + _vertex(likeness, peak))
     if len(lags) < 3:
         raise NothingHeard(
-            "the chirp did not come back: connect the output to the microphone (a cable, or the headphone laid on it) "
+            "the microphone did not hear the chirp: connect the output to the microphone (a cable, or the headphone "
+            "laid on it) "
             "and raise [playback] volume_db if it plays too softly"
         )
     return lags

@@ -146,7 +146,7 @@ class OutputMixer:
         thread.start()
         if not done.wait(LIMIT_S):
             self._silent = thread
-            trouble = f"output mixer of {mixer.name} does not answer; the sound goes on at the level that it has"
+            trouble = f"output mixer of {mixer.name} does not respond; its level is unchanged"
             self._found("mixer", trouble, "does not answer")
 
     def let_go(self) -> None:
@@ -187,7 +187,7 @@ class OutputMixer:
             now = self._put(mixer, mine)
         except OSError as error:
             why = error.strerror or str(error)
-            self._found("mixer", f"output mixer of {mixer.name} cannot be set ({why}); the sound goes on", why)
+            self._found("mixer", f"output mixer of {mixer.name} cannot be set ({why}); sound continues", why)
             return False
         except Exception as fault:
             why = f"unexpected fault, please report it ({type(fault).__name__}: {fault})"
@@ -217,7 +217,7 @@ class OutputMixer:
             self._found("devices", f"output mixer of {card}: it has none", "none")
         else:
             there = ", ".join(dict.fromkeys(level.control for level in levels)) or "none"
-            trouble = f'[playback] mixer = "{self._name}" is no control of {card} (it has {there}); nothing was set'
+            trouble = f'[playback] mixer = "{self._name}" is not a control of {card} (it has {there}); nothing was set'
             self._found("mixer", trouble, f"no control {self._name}")
 
     def _look_again(self, mixer: Mixer) -> None:

@@ -56,7 +56,7 @@ def _own_folder() -> Path:
     except OSError as error:
         raise NoRuntimeFolder(f"{folder} cannot be made ({error.strerror}); set RUNTIME_DIRECTORY") from None
     if not stat.S_ISDIR(found.st_mode):
-        raise NoRuntimeFolder(f"{folder} is no folder; remove it or set RUNTIME_DIRECTORY")
+        raise NoRuntimeFolder(f"{folder} is not a folder; remove it or set RUNTIME_DIRECTORY")
     if found.st_uid != os.getuid():
         fix = "stop the service (systemctl stop quietbox)" if folder == SYSTEM_FOLDER else "remove it"
         raise NoRuntimeFolder(f"{folder} belongs to {_user(found.st_uid)}; {fix} or set RUNTIME_DIRECTORY")
@@ -123,7 +123,7 @@ class Claim:
                 for held in new.values():
                     os.close(held)
                 name = device.rsplit(":", 1)[-1]
-                raise AlreadyRunning(f"{name} is already used by {_holder(path)}; stop that one first")
+                raise AlreadyRunning(f"{name} is already used by {_holder(path)}; stop it first")
             new[device] = lock
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"quietbox run\n{os.getpid()}\n{_start_ticks(os.getpid())}\n".encode(), 0)
@@ -203,7 +203,7 @@ def in_words(status: dict[str, Any]) -> str:
         ]
         return ", ".join(parts)
     except (KeyError, TypeError, ValueError):
-        return "quietbox is running, but another version of it; `quietbox status --json` shows what it says"
+        return "quietbox is running, but in another version; `quietbox status --json` shows its status"
 
 
 def _said(words: str, figure: float | None) -> list[str]:

@@ -120,11 +120,11 @@ class Service:
         self._tell_events()
         self._tell_statistics(of_all=True)
         if audio.is_alive():
-            self._journal.say("a sound device hangs; leaving without closing it", "hang")
+            self._journal.say("a sound device does not respond; stopping without closing it", "hang")
         elif died:
             self._journal.say("the audio thread has died, please report it", "hang")
         else:
-            self._journal.say("quietbox ends", "stop")
+            self._journal.say("quietbox stopped", "stop")
         darken.join(max(0.0, over - time.monotonic()))
         with contextlib.suppress(OSError):
             self._status.remove()
@@ -223,10 +223,10 @@ class Service:
                 self.panel.start()
             self._journal.say("settings read again", "settings")
         except UserError as error:
-            self._journal.say(f"{error}; the settings in use stay", "settings")
+            self._journal.say(f"{error}; the current settings stay in use", "settings")
         except Exception as fault:
             why = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
-            told = f"unexpected fault, please report it ({why}); not all settings were taken"
+            told = f"unexpected fault, please report it ({why}); not all settings were applied"
             self._journal.say(told, "settings")
         finally:
             notify("READY=1")
@@ -255,7 +255,7 @@ class Service:
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
-                self._journal.say(f"the status cannot be written ({error.strerror}); the sound goes on", "status")
+                self._journal.say(f"the status file cannot be written ({error.strerror}); sound continues", "status")
             self._status_failed = True
 
     def _tell(self) -> bool:
@@ -284,7 +284,7 @@ class Service:
         if not self._xrun_seen and (box.capture.xruns or box.playback.xruns):
             self._xrun_seen = True
             self._journal.say(
-                "first xrun: the system was late for the sound card; further ones are counted once a minute",
+                "first xrun: the system was late for the sound card; later ones are counted once a minute",
                 "xrun",
                 xruns_in=box.capture.xruns,
                 xruns_out=box.playback.xruns,
@@ -306,7 +306,7 @@ class Service:
         lately, self._troubles_lately = "; ".join(sorted(self._troubles_lately)), set()
         if self._troubles and not lately:
             self._troubles.clear()
-            self._journal.say("board: well again", "board", throttling="")
+            self._journal.say("board: power and temperature are normal again", "board", throttling="")
         return lately
 
     def _tell_statistics(self, of_all: bool = False) -> None:
@@ -324,7 +324,7 @@ class Service:
         }
         if heard := figures["seconds"]:
             figures["hop_max_us"] = round(box.health.longest_us if of_all else longest_us)
-        stretch = "in all" if of_all else "last minute"
+        stretch = "total" if of_all else "last minute"
         words = _in_words(figures) if heard else f"no sound, {figures['state']}"
         self._journal.say(f"{stretch}: {words}", "total" if of_all else "statistics", **figures)
 

@@ -29,7 +29,7 @@ def parse(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise BadToml("not valid TOML: brackets within brackets, hundreds deep") from None
+        raise BadToml("not valid TOML: hundreds of nested brackets") from None
     except Exception as error:  # TOMLDecodeError, or ValueError for a number of 5000 digits
         raise BadToml(f"not valid TOML: {_short(str(error))}") from None
 
@@ -39,7 +39,7 @@ def decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise BadToml("this is no text file (not UTF-8)") from None
+        raise BadToml("this is not a text file (not UTF-8)") from None
 
 
 def _check_lines(text: str) -> None:
@@ -51,9 +51,9 @@ def _check_lines(text: str) -> None:
         elif token == ".":
             dots += 1
             if dots > MOST_DOTS:
-                raise BadToml(f"line {line} has more than {MOST_DOTS} dots; a key here has one at most")
+                raise BadToml(f"line {line} has more than {MOST_DOTS} dots; a key here has at most one")
         elif token in ('"""', "'''"):
-            raise BadToml(f"line {line}: a text over several lines ({token}); no setting takes one")
+            raise BadToml(f"line {line}: a multi-line string ({token}); settings have none")
 
 
 def _short(text: str) -> str:

@@ -391,7 +391,7 @@ def _bound(host: str, port: int, setting: str) -> socket.socket:
     except OSError as error:
         if opened:
             opened.close()
-        fix = f"is it taken? set [bridge] {setting}" if error.errno == errno.EADDRINUSE else "set [bridge] host"
+        fix = f"is it in use? set [bridge] {setting}" if error.errno == errno.EADDRINUSE else "set [bridge] host"
         raise UserError(f"{where} cannot be opened: {error.strerror} ({fix})") from None
     return opened
 

@@ -325,8 +325,8 @@ def in_child(order: str, words: dict[str, Any], seconds: float = 0.0, limit_s: f
     try:
         answer = json.loads(said.decode(errors="replace").splitlines()[-1])
     except (ValueError, IndexError):
-        how = f"died of signal {-child.returncode}" if child.returncode < 0 else "ended without an answer"
-        return Trouble("died", f"the trial {how}")
+        how = f"ended by signal {-child.returncode}" if child.returncode < 0 else "ended without an answer"
+        return Trouble("died", f"the device probe {how}")
     return Trouble(**answer["trouble"]) if "trouble" in answer else answer["told"]
 
 

@@ -202,7 +202,7 @@ class Peer:
 
     def _shake(self, flags: int, body: bytes) -> None:
         if not flags & COMMAND or flags & MORE:
-            raise ProtocolError("a message before the handshake was over")
+            raise ProtocolError("a message before the end of the handshake")
         for told in self.mechanism.answer(body):
             self.out += frame(COMMAND, told)
         if self.mechanism.rejected:
@@ -259,10 +259,10 @@ def read_properties(data: bytes) -> dict[bytes, bytes]:
     while at < len(data):
         name_end = at + 1 + data[at]
         if name_end + 4 > len(data):
-            raise ProtocolError("metadata that end too early")
+            raise ProtocolError("truncated metadata")
         (length,) = struct.unpack_from(">I", data, name_end)
         if name_end + 4 + length > len(data):
-            raise ProtocolError("metadata that end too early")
+            raise ProtocolError("truncated metadata")
         found[data[at + 1 : name_end].lower()] = data[name_end + 4 : name_end + 4 + length]
         at = name_end + 4 + length
     return found

@@ -138,20 +138,20 @@ def this_board(root: Path = ROOT) -> Board:
 def in_words(board: Board) -> Iterator[str]:
     """What there is to know of a board, one sentence a line."""
     if not board.is_pi:
-        yield f"This is no Raspberry Pi{f' but {board.model}' if board.model else ''}."
+        yield f"This is not a Raspberry Pi{f' but {board.model}' if board.model else ''}."
     else:
-        yield f"This is a {board.model or 'Raspberry Pi of a model not told'}{_generation(board)}."
+        yield f"This is a {board.model or 'Raspberry Pi of unknown model'}{_generation(board)}."
         yield {
             True: "It has a headphone jack.",
             False: "It has no headphone jack: sound leaves through a USB headset, a USB dongle or an I2S DAC.",
             None: "Whether it has a headphone jack depends on the carrier board.",
         }[board.kind.jack]
         yield {
-            True: "A USB port of it can be a device: a PC can see the box as a microphone.",
-            False: "None of its USB ports is meant to be a device towards a PC.",
-            None: "Whether a USB port can be a device depends on the carrier board.",
+            True: "It has a USB port with device mode: the box can be a microphone for a PC.",
+            False: "None of its USB ports has device mode.",
+            None: "Whether a USB port has device mode depends on the carrier board.",
         }[board.kind.usb_device]
-        where = f"{board.config_txt}" if board.config_txt else "in no place known here"
+        where = f"{board.config_txt}" if board.config_txt else "in an unknown place"
         yield f"The firmware's config.txt is {where}."
     bits = f"{board.kernel_bits or 'unknown'}-bit kernel {board.kernel or 'of unknown version'}"
     yield f"It runs a {bits} with {board.userland_bits or 'unknown'}-bit programs and {board.memory_mb} MB of memory."
@@ -160,19 +160,19 @@ def in_words(board: Board) -> Iterator[str]:
 def health_in_words(root: Path = ROOT) -> Iterator[str]:
     """How the board fares now, one sentence a line."""
     governor = ", ".join(governors(root))
-    yield f"The processor's governor is {governor}." if governor else "The processor's speed is not governed."
+    yield f"The processor's governor is {governor}." if governor else "The processor has no frequency governor."
     warmth = temperature_c(root)
     yield "The temperature is not known." if warmth is None else f"The processor is at {warmth:.0f} °C."
     trouble = throttling(root)
-    yield f"The board complains: {trouble}." if trouble else "The board does not complain of power or heat."
+    yield f"The board reports: {trouble}." if trouble else "The board reports no problem of power or heat."
 
 
 def gpio_package(board: Board) -> tuple[str, str]:
     """(package on PyPI, why): both bring the module ``RPi.GPIO``, so only one of them can be installed."""
     if not board.is_pi:
-        return "rpi-lgpio", "no Raspberry Pi: only the kernel's own GPIO interface can be there"
+        return "rpi-lgpio", "not a Raspberry Pi: only the kernel's own GPIO interface is possible"
     if board.kind.generation >= 5:
-        return "rpi-lgpio", "the pins of a Pi 5 hang on another chip, which RPi.GPIO does not know"
+        return "rpi-lgpio", "the pins of a Pi 5 are on another chip, which RPi.GPIO does not support"
     version = _version(board.kernel)
     if version >= LGPIO_FROM:
         return "rpi-lgpio", f"Linux {board.kernel}: RPi.GPIO's edges fail from {LGPIO_FROM[0]}.{LGPIO_FROM[1]} on"
@@ -215,7 +215,7 @@ def throttling(root: Path = ROOT, bits: int | None = None) -> str:
         words.insert(0, "under-voltage now")
     warmth = temperature_c(root)
     if not bits and warmth is not None and warmth >= HOT_C and this_board(root).is_pi:
-        words.append(f"slowed by heat ({warmth:.0f} °C)")
+        words.append(f"throttled by heat ({warmth:.0f} °C)")
     return ", ".join(words)
 
 
@@ -371,11 +371,11 @@ def facts(root: Path = ROOT) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print what is asked for; returns 0."""
-    parser = argparse.ArgumentParser(prog="python3 -m hw.boards", description="Which board this is and how it fares.")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="the file tree to look at (/)")
+    parser = argparse.ArgumentParser(prog="python3 -m hw.boards", description="Which board this is, and its condition.")
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="root of the file tree to examine (/)")
     parser.add_argument("--json", action="store_true", help="the facts as JSON")
     parser.add_argument("--gpio-package", action="store_true", help="only the GPIO library that suits the board")
-    parser.add_argument("--why", action="store_true", help="only why it is that one")
+    parser.add_argument("--why", action="store_true", help="only the reason for that choice")
     options = parser.parse_args(arguments)
     package, why = gpio_package(this_board(options.root))
     if options.gpio_package or options.why:

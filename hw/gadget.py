@@ -154,8 +154,8 @@ class Gadget:
                 return name
         taken = ", ".join(f"{name} by {driver}" for name, driver in drivers.items())
         raise NoGadget(
-            f"the USB port is already a device for something else ({taken}): remove that first "
-            "(g_ether and its like stand in cmdline.txt or /etc/modules)"
+            f"the USB port is already in use by another gadget ({taken}): remove it first (g_ether and similar ones "
+            "are set in cmdline.txt or /etc/modules)"
         )
 
     def _controller_names(self) -> list[str]:
@@ -184,15 +184,15 @@ class Gadget:
     def _explained(self, error: OSError, controller: str) -> NoGadget:
         where = Path(str(error.filename or self._ours))
         if error.errno in (errno.EACCES, errno.EPERM) and os.getuid() != 0:
-            return NoGadget(f"{where} may be written by root only")
+            return NoGadget(f"{where} can be written by root only")
         if error.errno == errno.ENOENT and where.name == FUNCTION:
             return NoGadget("the kernel has no USB audio gadget of class 1 (module usb_f_uac1)")
         if error.errno == errno.EBUSY:
             return NoGadget(
-                f"{controller} did not take it: another gadget holds it, or it has no endpoint for sound; "
-                "`journalctl -k -g udc` says which"
+                f"{controller} rejected the gadget: another gadget uses it, or it has no endpoint for sound; see "
+                "`journalctl -k -g udc`"
             )
-        return NoGadget(f"{where}: {error.strerror}; nothing was left behind")
+        return NoGadget(f"{where}: {error.strerror}; everything was undone")
 
 
 def _read(path: Path) -> str:
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hw.gadget", description="The box as a USB microphone for a PC.")
     parser.add_argument("order", choices=("up", "down", "status"))
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.SYSTEM_FILE})")
-    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="a folder that stands for /")
+    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="a folder to use instead of /")
     options = parser.parse_args(arguments)
     gadget = Gadget(options.root)
     try:

@@ -85,9 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         _complain(str(error))
     except OSError as error:
-        _complain(f"{error.filename or 'the system'}: {error.strerror}; mend that and run this again")
+        _complain(f"{error.filename or 'the system'}: {error.strerror}; fix that and run this again")
     except KeyboardInterrupt:
-        _complain("interrupted; run it again, it goes on from here")
+        _complain("interrupted; run it again to continue")
         return 130
     return 1
 
@@ -123,9 +123,11 @@ class Job:
 
     def install(self) -> int:
         if self.options.usb_microphone and self.board.is_pi and self.board.kind.usb_device is False:
-            raise UserError(f"the {self.board.model} has no USB port that can be a device: no --usb-microphone here")
+            raise UserError(
+                f"the {self.board.model} has no USB port with device mode, so --usb-microphone is not possible"
+            )
         if self.live and not self.board.is_pi and not self.options.board and not self.options.dry_run:
-            raise UserError("this is no Raspberry Pi; --board installs the service here all the same")
+            raise UserError("this is not a Raspberry Pi; use --board to install the service anyway")
         for line in boards.in_words(self.board) if self.live else [f"installing below {self.root}"]:
             say(line)
         for line in self.remarks():
@@ -142,9 +144,9 @@ class Job:
                 say(f"{number}/{len(steps)} {step.says}")
                 step.do()
             self.ledger.settle()
-        say("installed" if steps else "nothing to do: everything is in place")
+        say("installed" if steps else "nothing to do: everything is up to date")
         if self.reboot:
-            say("config.txt changed: a reboot is needed before the cards are there (sudo reboot)")
+            say("config.txt changed: reboot so that the cards appear (sudo reboot)")
         self.ask_doctor()
         return 0
 
@@ -160,7 +162,7 @@ class Job:
             source = f"from {self.options.wheels}" if self.options.wheels else "from the network"
             steps.append(
                 Step(
-                    f"build the program in {self.said(folder)}, packages {source}, with {names} (takes minutes)",
+                    f"build the program in {self.said(folder)}, packages {source}, with {names} (takes some minutes)",
                     partial(self.build, folder, extras),
                 )
             )
@@ -184,7 +186,9 @@ class Job:
                 return folder, True
             if not stamped:
                 return folder, False
-        raise UserError(f"{self.at(OPT)} is full of versions that do not run; --uninstall, then install anew")
+        raise UserError(
+            f"{self.at(OPT)} contains too many versions that do not run; run --uninstall, then install again"
+        )
 
     def packages(self) -> Iterator[Step]:
         """Debian's part; below another root it is for whoever makes that root."""
@@ -205,7 +209,9 @@ class Job:
         self.ledger.make_folder(folder.parent)
         free_mb = shutil.disk_usage(folder.parent).free >> 20
         if free_mb < SPACE_MB:
-            raise UserError(f"{self.said(folder.parent)} has {free_mb} MB free, this takes {SPACE_MB} MB; make room")
+            raise UserError(
+                f"{self.said(folder.parent)} has {free_mb} MB free, {SPACE_MB} MB are needed; free some space"
+            )
         self.ledger.extras = self.extras
         self.ledger.save()
         wheels.build(folder, extras, self.options.wheels, self.root, say)
@@ -219,9 +225,9 @@ class Job:
         if not path.exists():
             yield Step(f"make {self.said(path)}: {about}", lambda: self.put_settings(text))
         elif asked and untouched and path.read_text() != text:
-            yield Step(f"make {self.said(path)} anew, it was never changed: {about}", lambda: self.put_settings(text))
+            yield Step(f"write {self.said(path)} again (it was never edited): {about}", lambda: self.put_settings(text))
         elif asked and not untouched:
-            say(f"{self.said(path)} is yours and stays; for what you ask it should say: {about}")
+            say(f"{self.said(path)} was edited and is kept; for these options it should contain: {about}")
 
     def made_settings(self) -> tuple[str, str]:
         """The shipped settings with the cards of this board, and in words what differs from the shipped ones."""
@@ -238,7 +244,7 @@ class Job:
                 before, here, after = re.split(rf"(?ms)(^\[{section}\].*?^{key} = )", text, maxsplit=1)
                 text = before + here + re.sub(r"^[^ \n]+", value, after)
                 words.append(f"[{section}] {key} = {value}")
-        return text, ", ".join(words) or "every setting at its default, the box finds the cards itself"
+        return text, ", ".join(words) or "all settings at their defaults, the box selects the cards itself"
 
     def microphone(self) -> str:
         """The card to listen to; empty if it is not the only one."""
@@ -277,7 +283,7 @@ class Job:
         fault = wheels.settings_fault(folder, self.at(SETTINGS))
         if fault:
             stays = ledger.points_to(self.at(CURRENT))
-            raise UserError(f"{fault}; mend it and run this again ({stays or 'nothing'} stays in use)")
+            raise UserError(f"{fault}; fix it and run this again ({stays or 'nothing'} stays in use)")
         before = ledger.points_to(self.at(CURRENT))
         if before and (self.at(OPT) / before).is_dir():
             self.ledger.put_link(self.at(PREVIOUS), before)
@@ -289,7 +295,7 @@ class Job:
         if ledger.points_to(path) == target:
             return
         if path.exists() and COMMAND not in self.ledger.links:
-            raise UserError(f"{path} is there and not ours; move it away and run this again")
+            raise UserError(f"{path} exists and is not Quietbox's; move it away and run this again")
         yield Step(f"link the command {self.said(path)}", lambda: self.ledger.put_link(path, target))
 
     def system_files(self) -> Iterator[Step]:
@@ -301,7 +307,7 @@ class Job:
 
     def file(self, path: Path, data: bytes) -> Iterator[Step]:
         if not path.is_file() or path.read_bytes() != data:
-            verb = "write" if not path.exists() else "bring up to date"
+            verb = "write" if not path.exists() else "update"
             yield Step(f"{verb} {self.said(path)}", lambda: self.ledger.put_file(path, data))
 
     def account(self) -> Iterator[Step]:
@@ -356,7 +362,7 @@ class Job:
         )
         if path is None:
             if self.board.is_pi or wish.microphone or wish.gadget:
-                say("there is no config.txt below /boot: the overlays are left as they are")
+                say("there is no config.txt below /boot: the overlays are not changed")
             return
         now = _read(path)
         after = bootconfig.edit(now, wish, self.board.model)
@@ -390,7 +396,7 @@ class Job:
         marks = 'ENV{ACP_IGNORE}="1", ENV{PULSE_IGNORE}="1"'
         rules = "".join(f'SUBSYSTEM=="sound", KERNEL=="card*", ATTR{{id}}=="{card}", {marks}\n' for card in ids)
         for step in self.file(self.at(RELEASE), f"# Sound servers leave Quietbox's cards alone.\n{rules}".encode()):
-            yield Step(f"{step.says}: sound servers leave {', '.join(ids)} alone from the next reboot on", step.do)
+            yield Step(f"{step.says}: sound servers leave {', '.join(ids)} alone after the next reboot", step.do)
 
     def likely_cards(self) -> set[str]:
         directions: tuple[cards.Direction, ...] = ("capture", "playback")
@@ -405,7 +411,7 @@ class Job:
         _run(["systemctl", "daemon-reload"])
         if _try(["systemctl", "restart", SERVICE]):
             return
-        why = f"{SERVICE} does not start; `journalctl -u quietbox -n 20` tells why"
+        why = f"{SERVICE} does not start; see `journalctl -u quietbox -n 20`"
         before = ledger.points_to(self.at(PREVIOUS))
         now = ledger.points_to(self.at(CURRENT))
         if before and before != now and (self.at(OPT) / before / wheels.STAMP).is_file():
@@ -432,18 +438,21 @@ class Job:
     def remarks(self) -> Iterator[str]:
         """What the plan cannot mend and the user should know."""
         if self.ledger.pending:
-            yield "an earlier run did not reach its end; this one finishes it"
+            yield "an earlier run was interrupted; this run completes it"
         outputs = {card.id for card in self.ports("playback")}
         if self.board.kind.jack is False:
             there = f"outputs found: {', '.join(sorted(outputs))}" if outputs else "no output is plugged in yet"
-            yield f"no headphone jack on this board: {there}; a USB headset, a USB dongle or an I2S DAC will do"
+            yield f"no headphone jack on this board: {there}; use a USB headset, a USB dongle or an I2S DAC"
         for direction, found in (("microphones", self.ports("capture")), ("outputs", self.ports("playback"))):
             names = sorted({card.id for card in found})
             if len(names) > 1:
                 way: cards.Direction = "capture" if direction == "microphones" else "playback"
                 best = cards.best_card(self.cards, way)
                 taken = best.id if best else "none"
-                yield f"several {direction}: {', '.join(names)}; auto takes {taken}, the settings can name another"
+                yield (
+                    f"several {direction}: {', '.join(names)}; auto selects {taken}; name another in the settings if "
+                    "needed"
+                )
         package, why = boards.gpio_package(self.board)
         yield f"LED and button through {package}: {why}"
         text = _read(path) if (path := bootconfig.find(self.root)) else ""
@@ -451,12 +460,12 @@ class Job:
             yield f"{self.said(path) if path else 'config.txt'} switches the jack off (dtparam=audio=off)"
         lacking = wheels.without(self.at(CURRENT))
         if lacking and not self.options.again:
-            yield f"in use without {', '.join(lacking)}; --again tries once more"
+            yield f"installed without {', '.join(lacking)}; try again with --again"
         servers = sorted(set(_sound_servers(self.at("proc"))))
         if servers and not self.at(RELEASE).exists():
             yield (
-                f"{', '.join(servers)} may hold the cards; ./install.sh --release-cards keeps it off them "
-                "(the desktop then has no sound there)"
+                f"{', '.join(servers)} may occupy the cards; ./install.sh --release-cards prevents it (the desktop "
+                "then has no sound on them)"
             )
 
     def ask_doctor(self) -> None:
@@ -468,9 +477,7 @@ class Job:
             status = subprocess.run([f"/{COMMAND}", "doctor"], cwd="/", timeout=300).returncode
         except (OSError, subprocess.TimeoutExpired):
             status = 1
-        say(
-            "the box works" if status == 0 else "installed, but the box does not work yet: see the doctor's lines above"
-        )
+        say("the box works" if status == 0 else "installed, but the box does not work yet: see the doctor's rows above")
 
     # Taking it off.
 
@@ -484,7 +491,7 @@ class Job:
             for number, step in enumerate(steps, 1):
                 say(f"{number}/{len(steps)} {step.says}")
                 step.do()
-        say("Quietbox is gone" if steps else "nothing of Quietbox is installed here")
+        say("Quietbox has been removed" if steps else "nothing of Quietbox is installed here")
         return 0
 
     def removal(self) -> list[Step]:
@@ -502,15 +509,15 @@ class Job:
                 steps.append(Step(f"remove {self.said(path)}", partial(self.ledger.drop, path)))
         if self.ledger.config_txt:
             path = self.at(self.ledger.config_txt)
-            steps.append(Step(f"take our lines out of {self.said(path)}", lambda: self.restore_config_txt(path)))
+            steps.append(Step(f"remove Quietbox's lines from {self.said(path)}", lambda: self.restore_config_txt(path)))
         steps += [*self.settings_removal()]
         accounts = [*self.ledger.users, *self.ledger.groups]
         if accounts:
             steps.append(Step(f"remove the accounts {' '.join(dict.fromkeys(accounts))}", self.remove_accounts))
         if self.systemd:
-            steps.append(Step("let systemd and udev forget them", self.forget_units))
+            steps.append(Step("reload systemd and udev", self.forget_units))
         if self.ledger.packages:
-            say(f"these Debian packages came with it and stay: {' '.join(self.ledger.packages)}")
+            say(f"these Debian packages were installed with it and are kept: {' '.join(self.ledger.packages)}")
         steps.append(Step(f"remove {self.said(self.at(OPT))}", self.remove_program))
         return steps
 
@@ -530,7 +537,7 @@ class Job:
             after = bootconfig.remove(now)
             if after != now:
                 ledger.write(path, after.encode("utf-8", "surrogateescape"), path.stat().st_mode & 0o777)
-                say("config.txt changed: it counts from the next reboot on")
+                say("config.txt changed: it takes effect at the next reboot")
         path.with_name(bootconfig.BACKUP).unlink(missing_ok=True)
         ledger.part_of(path).unlink(missing_ok=True)
         self.ledger.config_txt = ""
@@ -581,7 +588,7 @@ class Job:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
-            raise UserError("another run of the installer is busy; wait for it") from None
+            raise UserError("another run of the installer is active; wait for it to end") from None
         finally:
             os.close(descriptor)
 
@@ -620,14 +627,16 @@ def _collect(options: argparse.Namespace) -> int:
 
 def _tell(steps: list[Step]) -> None:
     if steps:
-        say("what will be done:")
+        say("planned steps:")
     for number, step in enumerate(steps, 1):
         print(f"    {number}. {step.says}", flush=True)
 
 
 def _missing_packages(wanted: list[str]) -> list[str]:
     if not shutil.which("dpkg-query"):
-        raise UserError("this is no Debian system (no dpkg): Quietbox installs on Raspberry Pi OS and Debian 12 and 13")
+        raise UserError(
+            "this is not a Debian system (no dpkg): Quietbox installs on Raspberry Pi OS and Debian 12 and 13"
+        )
     asked = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Package} ${Status}\n", *wanted], capture_output=True, text=True
     ).stdout.splitlines()
@@ -653,9 +662,9 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError(f"there is no {command[0]} here: Quietbox installs on a Debian with systemd") from None
+        raise UserError(f"{command[0]} is not installed: Quietbox installs on a Debian with systemd") from None
     if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines() or ["it did not say why"]
+        last = (done.stdout + done.stderr).strip().splitlines() or ["it gave no reason"]
         raise UserError(f"{' '.join(command)} failed: {last[-1]}")
 
 
@@ -719,40 +728,42 @@ def _extras(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="install.sh",
-        description="Installs Quietbox as a service, or brings it up to date. Says first what it will do.",
-        epilog="Exit status: 0 installed, even if the doctor at the end finds the box not working yet; 1 not done; "
-        "2 wrong call.",
+        description="Installs Quietbox as a service, or updates it. First lists what it will do.",
+        epilog="Exit status: 0 installed, even if the doctor at the end finds the box not working yet; 1 failed; "
+        "2 wrong arguments.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--board", action="store_true", help="install the service on a Debian that is no Raspberry Pi, too"
+        "--board", action="store_true", help="install the service on a Debian that is not a Raspberry Pi, too"
     )
     parser.add_argument(
         "--microphone",
         choices=("i2s", "usb", "keep"),
         default="keep",
-        help="i2s: switch on the overlay for an I2S MEMS microphone; usb: switch it off; keep (default): leave it",
+        help="i2s: enable the overlay for an I2S MEMS microphone; usb: disable it; keep (default): no change",
     )
     parser.add_argument(
         "--usb-microphone",
         action=argparse.BooleanOptionalAction,
-        help="let a PC on the board's USB port see the box as a microphone (Zero 2, 4, 5)",
+        help="make the box a microphone for a PC on the board's USB port (Zero 2, 4, 5)",
     )
     parser.add_argument(
-        "--release-cards", action="store_true", help="keep the desktop's sound server off the box's cards"
+        "--release-cards", action="store_true", help="prevent the desktop's sound server from using the box's cards"
     )
-    parser.add_argument("--wheels", type=Path, metavar="DIR", help="take all packages from DIR, no network")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="take all packages from DIR, without a network")
     parser.add_argument(
         "--with",
         dest="extras",
         type=_extras,
         metavar="EXTRAS",
-        help=f"also install {' or '.join(wheels.CHOICES)} (comma-separated; kept by later runs, none takes them off)",
+        help=f"also install {' or '.join(wheels.CHOICES)} (comma-separated; later runs keep them, none removes them)",
     )
-    parser.add_argument("--again", action="store_true", help="build the program anew, to get what was missing")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    parser.add_argument("--again", action="store_true", help="build the program again, to add what was missing")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be done and stop")
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR (a card image)")
-    parser.add_argument("--uninstall", action="store_true", help="remove all that was installed; settings are kept")
+    parser.add_argument(
+        "--uninstall", action="store_true", help="remove everything that was installed; settings are kept"
+    )
     parser.add_argument("--purge", action="store_true", help="with --uninstall: remove the settings, too")
     parser.add_argument(
         "--collect-wheels",

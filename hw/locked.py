@@ -6,7 +6,7 @@ package who asked for it, and ``subset`` follows that from the extras that are w
 
     python -m hw.locked pictures,bridge    # the part of the lock for two extras, for pip install --no-deps -r
     python -m hw.locked --build train      # what the packages of an extra that come as source are built with
-    python -m hw.locked --torch            # which PyTorch pip would take here, and how much it loads
+    python -m hw.locked --torch            # which PyTorch build pip would install here, and its download size
     python -m hw.locked --renew            # make the lock anew (uv, a network); newer versions only with --upgrade
 """
 
@@ -78,7 +78,7 @@ def read(path: Path = LOCK) -> list[Locked]:
         head = re.match(r"([\w.-]+)==([^\s;\\]+)(?:\s*;\s*([^\\\n]+?))?\s*\\?\n", block)
         hashes = re.findall(r"--hash=(sha256:[0-9a-f]{64})", block)
         if not head or not hashes:
-            raise UserError(f"{path}: {block.splitlines()[0][:60]!r} is no pin with hashes; {RENEW} makes it anew")
+            raise UserError(f"{path}: {block.splitlines()[0][:60]!r} is not a pin with hashes; {RENEW} makes it again")
         _, _, via = block.partition("# via")
         asked_by = [normal(word) for word in re.findall(r"(?m)^\s*#?\s*([\w.-]+)(?: \(.*\))?$", via)]
         found.append(Locked(normal(head[1]), head[2], head[3] or "", tuple(hashes), tuple(asked_by)))
@@ -230,7 +230,7 @@ def torch_here(python: str = sys.executable) -> str:
 def renew(upgrade: bool = False, path: Path = LOCK) -> None:
     """Make the lock anew by pyproject.toml; what still fits stays at its version. Raises UserError."""
     if not shutil.which("uv"):
-        raise UserError("there is no uv here: .venv/bin/python -m pip install uv, then PATH=.venv/bin:$PATH")
+        raise UserError("uv is not installed: .venv/bin/python -m pip install uv, then PATH=.venv/bin:$PATH")
     told = project()["tool"]["quietbox"]
     with tempfile.TemporaryDirectory() as folder:
         more, made = Path(folder, "more.in"), Path(folder, path.name)
@@ -241,7 +241,7 @@ def renew(upgrade: bool = False, path: Path = LOCK) -> None:
         how += ["--all-extras", "--output-file", str(made), *(["--upgrade"] if upgrade else [])]
         done = subprocess.run(["uv", "pip", "compile", *how, "pyproject.toml", str(more)], cwd=SOURCE)
         if done.returncode:
-            raise UserError("uv could not resolve the packages; its own words stand above")
+            raise UserError("uv could not resolve the packages; see its output above")
         made.write_text(re.sub(rf"-r {re.escape(str(more))}", "pyproject.toml", made.read_text()))
         packages = read(made)
         lines = made.read_text()
@@ -249,7 +249,7 @@ def renew(upgrade: bool = False, path: Path = LOCK) -> None:
         name = normal(file.split("-")[0])
         version = next(package.version for package in packages if package.name == name)
         if file.split("-")[1].split("+")[0] != version:
-            raise UserError(f"[tool.quietbox.hashes] of pyproject.toml is of {file}, the lock has {name} {version}")
+            raise UserError(f"[tool.quietbox.hashes] of pyproject.toml is of {file}, but the lock has {name} {version}")
         if digest in lines:
             continue
         lines = re.sub(rf"(?m)^({name}=={re.escape(version)}.*)$", rf"\1\n    --hash={digest} \\", lines)
@@ -265,9 +265,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--cpu", action="store_true", help="with PyTorch's CPU build, if its hash is known for this Python"
     )
     parser.add_argument("--build", action="store_true", help="only what packages that come as source are built with")
-    parser.add_argument("--torch", action="store_true", help="which PyTorch pip would take here, and how much it loads")
-    parser.add_argument("--renew", action="store_true", help="make the lock anew; needs uv and a network")
-    parser.add_argument("--upgrade", action="store_true", help="with --renew: take newer versions")
+    parser.add_argument(
+        "--torch", action="store_true", help="which PyTorch build pip would install here, and its download size"
+    )
+    parser.add_argument("--renew", action="store_true", help="write the lock again; needs uv and a network")
+    parser.add_argument("--upgrade", action="store_true", help="with --renew: use newer versions")
     options = parser.parse_args(arguments)
     extras = options.extras.split(",")
     try:

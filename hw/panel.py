@@ -3,14 +3,14 @@
 | light | the box |
 |---|---|
 | lit | passes speech on |
-| a glint every three seconds | listens, nobody speaks |
+| a short flash every three seconds | listens, nobody speaks |
 | dim | bypass: everything passes, noise too |
 | dark | muted, or without power |
 | slow blinking | waits for a sound card |
 | fast blinking | fault |
 
 A light that stayed dark until somebody speaks could not be told from a muted one; a faint glow could not be told from
-dim, and flickers under a PWM made by software. Hence the glint: "on", seen within three seconds, never mistaken.
+dim, and flickers under a PWM made by software. Hence the short flash: "on", seen within three seconds, never mistaken.
 
 ``RPi.GPIO`` is the interface; rpi-lgpio provides it on every board, the package RPi.GPIO on old ones. It runs in a
 process of its own (``serve``), because lgpio keeps Python's lock during each call into the kernel and moves the working
@@ -262,7 +262,7 @@ class FakePins:
     """Pins for trials and tests: ``press`` and ``release`` are the finger, ``log`` the eye, ``fail`` bad soldering."""
 
     def __init__(self, settings: PanelConfig) -> None:
-        self.name = "nothing: a fake for trials"
+        self.name = "nothing: simulated for tests"
         self.log: deque[tuple[float, float]] = deque(maxlen=10_000)
         """(monotonic time in s, brightness 0 to 1) at each change."""
         self.closed = False
@@ -397,7 +397,7 @@ class PinsApart:
         try:
             status = self._process.wait(PARTING_S)
         except subprocess.TimeoutExpired:
-            return "the GPIO process hung up"
+            return "the GPIO process closed the connection"
         name = next((known.name for known in signal.Signals if known == -status), f"status {status}")
         return f"the GPIO process ended with {name}"
 
@@ -410,7 +410,9 @@ def _look_for_gpio() -> None:
     if not devices:
         raise PanelError(f"this kernel offers no GPIO ({DEVICES[0]}); looking again every {RETRY_S:.0f} s")
     if not any(os.access(path, os.R_OK | os.W_OK) for path in devices):
-        raise PanelError(f"{devices[0]} may not be used by this user; add it to the group gpio")
+        raise PanelError(
+            f"{devices[0]} cannot be used by this user (permission denied); add the user to the group gpio"
+        )
 
 
 def _pipe_folder() -> str:
@@ -538,7 +540,7 @@ def _named(module: Any) -> str:
     except importlib.metadata.PackageNotFoundError:
         version = str(module.VERSION)
     wanted, why = boards.gpio_package(boards.this_board())
-    doubt = "" if package == wanted else f"{wanted} would suit this board better: "
+    doubt = "" if package == wanted else f"{wanted} fits this board better: "
     return f"{package} {version} ({doubt}{why})"
 
 
@@ -549,8 +551,8 @@ def _explain(step: str, error: Exception) -> str:
         ("busy", "another program or an overlay in config.txt holds it; `gpioinfo` names it"),
         ("can not open gpiochip", "may this user open /dev/gpiochip0? add it to the group gpio"),
         ("/dev/mem", "add this user to the group gpio"),
-        ("peripheral base", "this library does not know this board; run ./install.sh again"),
-        ("only be run on a Raspberry Pi", "nothing here says that this is one"),
+        ("peripheral base", "this library does not support this board; run ./install.sh again"),
+        ("only be run on a Raspberry Pi", "this board does not identify itself as one"),
     ):
         if cause in text:
             return f"{step} ({text}: {fix})"

@@ -286,7 +286,7 @@ def environment(folder: Path, sound: Mapping[str, str]) -> dict[str, str]:
 
 
 def _last(text: str) -> str:
-    return (text.strip().splitlines() or ["it did not say why"])[-1][:200]
+    return (text.strip().splitlines() or ["it gave no reason"])[-1][:200]
 
 
 def _installed(module: str) -> bool:
@@ -316,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         if entry not in there:
             console.print(f"{entry.name} was not traced: {entry.module} is not installed")
     for library, calls in libraries.items():
-        console.print(f"{library} has no reason to use a network and can: it calls {', '.join(calls)}")
+        console.print(f"{library} has no reason to use a network but can: it calls {', '.join(calls)}")
     failed = sum(bool(result.faults) for result in results)
     console.print(f"{len(results)} traced, {options.seconds:g} s longer than their work takes, {failed} failed")
     return 1 if failed or libraries else 0
@@ -342,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", choices=[entry.name for entry in ENTRIES] + [[]], help="only these"
     )
-    parser.add_argument("--seconds", type=float, default=LEAST_S, help="how long each goes on after its work")
+    parser.add_argument("--seconds", type=float, default=LEAST_S, help="seconds that each keeps running after its work")
     parser.add_argument("--bare", action="store_true", help="libraries without the variables that the program sets")
     return parser
 

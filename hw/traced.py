@@ -32,7 +32,7 @@ RESOLVER_FILES = ("/etc/resolv.conf",)
 SOCKET_CALLS = ("socket", "getaddrinfo", "gethostbyname", "res_query", "__res_query")
 
 CAN_USE_A_NETWORK = {
-    "zmq": "plays the other program in `quietbox serve --bench`",
+    "zmq": "simulates the other program in `quietbox serve --bench`",
     "torch": "training on several machines, which nothing here starts",
     "_lgpio": "its C library is also that of a network daemon, rgpiod, which nothing here starts",
     "PIL": "its copy of libxcb takes pictures of a remote screen, which nothing here asks for",
@@ -73,7 +73,7 @@ class Traced:
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str], start_in: Path) -> None:
         """Writes ``trace`` (strace's lines) and ``log`` (the command's output) into ``folder``. Raises UserError."""
         if not shutil.which("strace"):
-            raise UserError("there is no strace here: apt-get install strace")
+            raise UserError("strace is not installed: apt-get install strace")
         self.trace, self.log = folder / "trace", folder / "log"
         calls = f"trace={','.join(CALLS)}"
         how = ["strace", "-f", "-qq", "-y", "--seccomp-bpf", "-s", "200", "-e", "signal=none", "-e", calls]
@@ -215,7 +215,7 @@ def _mentions(path: Path, names: Sequence[str]) -> bool:
 def _taken_from_others(path: Path) -> list[str]:
     """The symbols that an ELF file asks other libraries for, without their versions."""
     if not shutil.which("readelf"):
-        raise UserError("there is no readelf here: apt-get install binutils")
+        raise UserError("readelf is not installed: apt-get install binutils")
     command = ["readelf", "--dyn-syms", "--wide", str(path)]
     told = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
     return re.findall(r"(?m)\bUND (\w+)(?:@.*)?$", told)

@@ -34,7 +34,7 @@ SUMS = "SHA256SUMS"
 """What ``collect`` writes into its folder: one line for each wheel, as sha256sum does."""
 CHOICES = {
     "bridge": "`quietbox serve` and engine = remote",
-    "peers": "other people's engines",
+    "peers": "third-party engines",
     "pictures": "pictures of the commands",
 }
 """Extras that a board gets when they are asked for -> what the box does not have without them."""
@@ -113,7 +113,7 @@ def build(folder: Path, wanted: Sequence[Extra], wheels: Path | None, root: Path
             pip.take("install", extra.requirement)
         except UserError as error:
             lacking[extra.name] = str(error)
-            say(f"goes without {extra.lost}: {error}")
+            say(f"continues without {extra.lost}: {error}")
     ledger.remove_tree(work)
     if root != Path("/"):
         _move_on_paper(folder, root)
@@ -139,7 +139,7 @@ def collect(target: Path, wanted: Sequence[Extra], say: Say) -> None:
             try:
                 pip.take("wheel", extra.requirement)
             except UserError as error:
-                say(f"goes without {extra.lost}: {error}")
+                say(f"continues without {extra.lost}: {error}")
     finally:
         ledger.remove_tree(work)
     sums = [f"{ledger.digest(path)}  {path.name}\n" for path in sorted(target.glob("*.whl"))]
@@ -155,7 +155,7 @@ def check_sums(folder: Path) -> None:
     listed = dict(line.split()[::-1] for line in path.read_text().splitlines() if len(line.split()) == 2)
     for wheel in sorted(folder.glob("*.whl")):
         if listed.get(wheel.name) != ledger.digest(wheel):
-            raise UserError(f"{wheel} is not the file that was collected; fill the folder anew with --collect-wheels")
+            raise UserError(f"{wheel} is not the file that was collected; fill the folder again with --collect-wheels")
 
 
 class Pip:
@@ -216,7 +216,7 @@ class Pip:
         return next(made.glob("quietbox-*.whl"))
 
     def _target(self) -> Path:
-        assert self.target is not None, "made for installing"
+        assert self.target is not None, "created for the installation"
         return self.target
 
     def _run(self, verb: str, words: Sequence[str]) -> None:
@@ -283,7 +283,7 @@ def wheel_in(wheels: Path) -> Path:
                     return wheel
         except (OSError, zipfile.BadZipFile):
             continue
-    raise UserError(f"{wheels} has no quietbox made of this checkout; fill it anew with --collect-wheels")
+    raise UserError(f"{wheels} has no quietbox made of this checkout; fill it again with --collect-wheels")
 
 
 def _stage(work: Path) -> Path:
@@ -321,21 +321,21 @@ def _pip(command: list[str], work: Path, wheels: Path | None) -> None:
     if missing := re.search(r"No matching distribution found for ([^\s(]+)", said):
         if wheels:
             raise UserError(f"{wheels} has no wheel of {missing[1]} for {python}; fill it with --collect-wheels there")
-        raise UserError(f"no {missing[1]} to be had for {python}; is there a network? (--wheels DIR does without)")
+        raise UserError(f"no {missing[1]} available for {python}; is there a network? (--wheels DIR needs none)")
     if built := re.search(r"Failed (?:building wheel for|to build) ([\w.-]+)", said):
         reasons = re.findall(
             r"(?m)^\W*((?:fatal )?error: (?!subprocess|command|metadata).+|.+: fatal error: .+)$", said
         )
         raise UserError(f"{built[1]} could not be built for {python}{f': {reasons[-1][:160]}' if reasons else ''}")
     errors = [line for line in said.splitlines() if line.strip().startswith("ERROR:")]
-    last = (errors or said.strip().splitlines() or ["pip failed and did not say why"])[-1].strip()
+    last = (errors or said.strip().splitlines() or ["pip failed and gave no reason"])[-1].strip()
     raise UserError(f"pip: {last[:200]}")
 
 
 def _call(command: list[str], failed: str) -> None:
     done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines() or ["it did not say why"]
+        last = (done.stdout + done.stderr).strip().splitlines() or ["it gave no reason"]
         raise UserError(f"{failed}: {last[-1][:200]}")
 
 

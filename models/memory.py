@@ -108,7 +108,7 @@ def compiled() -> Any:
             extra_ldflags=["-lmvec", "-lm"],
         )
     except Exception as reason:  # whatever a toolchain can do wrong, PyTorch's own operations remain
-        warnings.warn(f"no compiled memory loop ({type(reason).__name__}); training is slower", stacklevel=2)
+        warnings.warn(f"no compiled recurrence ({type(reason).__name__}); training is slower", stacklevel=2)
         return None
 
 

@@ -593,7 +593,7 @@ def pack(data: Path, out: Path, most_mb: float = 58.0) -> None:
     rooms_bytes = sum(file.stat().st_size for file in room_files)
     seconds = (0.95 * most_mb * 1e6 - rooms_bytes) / PACK_BYTES_A_SECOND
     if seconds < 20:
-        raise NoRecordings(f"{most_mb} MB hold no recordings beside {rooms_bytes / 1e6:.1f} MB of rooms")
+        raise NoRecordings(f"{most_mb} MB leave no room for recordings beside {rooms_bytes / 1e6:.1f} MB of rooms")
     for name, clips, share in (("speech", speech, 0.6), ("noise", noise, 0.4)):
         kept = fairly(clips, seconds * share)
         write_pack(kept, out, name)
@@ -647,10 +647,12 @@ def write_pack(clips: Sequence[Clip], out: Path, name: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser("python -m models.mix", description="Pack recordings for a machine far away.")
+    parser = argparse.ArgumentParser(
+        "python -m models.mix", description="Packs recordings for training on another machine."
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with speech.tsv, noise.tsv and rir/")
-    parser.add_argument("--pack", type=Path, required=True, metavar="DIR", help="where the small copy goes")
-    parser.add_argument("--megabytes", type=float, default=58.0, help="its largest size")
+    parser.add_argument("--pack", type=Path, required=True, metavar="DIR", help="output folder of the smaller copy")
+    parser.add_argument("--megabytes", type=float, default=58.0, help="its maximum size")
     wanted = parser.parse_args(arguments)
     try:
         pack(wanted.data, wanted.pack, wanted.megabytes)

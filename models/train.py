@@ -254,7 +254,7 @@ class Student:
         if replace(stored, rounds=self.shape.rounds) == self.shape and stored.rounds < self.shape.rounds:
             weights = deepened(weights, stored, self.network)
         elif stored != self.shape:
-            raise Refused(f"{file}: holds a network of another shape, {stored}; asked for was {self.shape}")
+            raise Refused(f"{file}: holds a network of another shape, {stored}; requested: {self.shape}")
         self.network.load_state_dict(weights)
         self.averaged = {name: weights[name].to(self.device) for name in self.averaged}
 
@@ -332,7 +332,7 @@ def read_pairs(folder: Path, every: int = 1) -> list[tuple[NDArray[np.float32], 
 
     names = sorted(file.name for file in folder.glob("clean/*") if (folder / "noisy" / file.name).is_file())
     if not names:
-        raise Refused(f"{folder}: no pairs; want files of the same name in its folders clean and noisy")
+        raise Refused(f"{folder}: no pairs; expected files of the same name in its folders clean and noisy")
     return [(read_mono(folder / "clean" / name), read_mono(folder / "noisy" / name)) for name in names[::every]]
 
 
@@ -434,7 +434,7 @@ class Diary:
         self._count += 1
         student, now = self.student, time.monotonic()
         mean = self._sums["loss"] / self._count
-        text = f"step {student.step}, {student.audio_hours:.1f} h heard, loss {mean:.4f}"
+        text = f"step {student.step}, {student.audio_hours:.1f} h of audio, loss {mean:.4f}"
         self.bar.update(self.task, completed=student.progress, description=text, left=self.left())
         if self.leads and self.bar.disable and now - self._said > 60:
             self._said = now
@@ -514,8 +514,8 @@ def parse(arguments: list[str] | None, name: str = "train", about: str = __doc__
     parser.add_argument("--data", type=Path, help="folder with speech.tsv, noise.tsv and rir/")
     parser.add_argument("--speech", type=Path, action="append", default=[], help="folder of your own clean recordings")
     parser.add_argument("--noise", type=Path, action="append", default=[], help="folder of your own noise recordings")
-    parser.add_argument("--out", type=Path, help="where checkpoint.pt, weights.pt, log.jsonl and curve.png go")
-    parser.add_argument("--cache", type=Path, help="where decoded recordings go (about 1 GB; default: OUT/cache)")
+    parser.add_argument("--out", type=Path, help="output folder for checkpoint.pt, weights.pt, log.jsonl and curve.png")
+    parser.add_argument("--cache", type=Path, help="cache of decoded recordings (about 1 GB; default: OUT/cache)")
     parser.add_argument("--dev", type=Path, help="folder with clean/ and noisy/ of the same names, measured only")
     parser.add_argument("--minutes", type=float, help="planned training time over all resumptions (default 120)")
     parser.add_argument("--steps", type=int, help="plan steps instead of minutes")
@@ -523,7 +523,7 @@ def parse(arguments: list[str] | None, name: str = "train", about: str = __doc__
     parser.add_argument("--rate", type=float, help="highest learning rate (default 2e-3, with --init 3e-4)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shape", default="{}", help='sizes as JSON, e.g. {"channels": 48}')
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
     parser.add_argument("--init", type=Path, help="fine-tune these weights")
     parser.add_argument("--threads", type=int, default=1, help="processor threads a process")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -543,7 +543,7 @@ def run(wanted: argparse.Namespace, learner: type[Student] = Student) -> None:
     if wanted.out is None:
         raise Refused("give --out, the folder for checkpoints")
     if wanted.resume and wanted.init:
-        raise Refused("--resume goes on with a run, --init begins a new one: give one of them")
+        raise Refused("--resume continues a run, --init starts a new one: give only one of them")
     if (wanted.out / "checkpoint.pt").exists() and not wanted.resume:
         raise Refused(f"{wanted.out} holds a checkpoint already: add --resume, or choose another --out")
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -604,7 +604,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train: stopped; go on with --resume", file=sys.stderr)
+        print("train: stopped; continue with --resume", file=sys.stderr)
         return 130
     return 0
 

@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"twin: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("twin: stopped; go on with --resume", file=sys.stderr)
+        print("twin: stopped; continue with --resume", file=sys.stderr)
         return 130
     return 0
 

@@ -51,7 +51,7 @@ class Widths:
     def check(self) -> None:
         """Raises ValueError for sizes that make no network."""
         if len(self.levels) != len(STRIDES) or not all(1 <= width <= 512 for width in (*self.levels, self.middle)):
-            raise ValueError(f"want {len(STRIDES)} levels of 1 to 512 channels, and a middle")
+            raise ValueError(f"expected {len(STRIDES)} levels of 1 to 512 channels, and a middle")
 
 
 STRIDES = ((2, 1), (2, 2), (2, 1), (2, 1))
@@ -241,7 +241,7 @@ def load_unet(file: Path) -> UNet:
     try:
         network.load_state_dict(content["weights"])
     except (RuntimeError, KeyError, AttributeError, TypeError) as reason:
-        raise Refused(f"{file}: its weights are not of the shape it names ({type(reason).__name__})") from None
+        raise Refused(f"{file}: its weights do not match its shape ({type(reason).__name__})") from None
     return network.eval()
 
 
@@ -265,14 +265,16 @@ def measure(core: WindowCore, folder: Path, every: int = 1) -> dict[str, float]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m models.unet", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="folder with speech.tsv, noise.tsv and rir/")
-    parser.add_argument("--out", type=Path, help="where checkpoint.pt, weights.pt and log.jsonl go")
-    parser.add_argument("--cache", type=Path, help="where decoded recordings go (about 1 GB; default: OUT/cache)")
+    parser.add_argument("--out", type=Path, help="output folder for checkpoint.pt, weights.pt and log.jsonl")
+    parser.add_argument("--cache", type=Path, help="cache of decoded recordings (about 1 GB; default: OUT/cache)")
     parser.add_argument("--minutes", type=float, default=120.0, help="planned training time over all resumptions")
     parser.add_argument("--steps", type=int, default=0, help="plan steps instead of minutes")
     parser.add_argument("--items", type=int, default=6, help="segments of 1.5 s a step")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt, with the plan given here")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from OUT/checkpoint.pt, with the plan given here"
+    )
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -314,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unet: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("unet: stopped; go on with --resume", file=sys.stderr)
+        print("unet: stopped; continue with --resume", file=sys.stderr)
         return 130
     return 0
 

@@ -100,7 +100,7 @@ def judged(way: Way, sound: Sound) -> tuple[float, float, float]:
 
 def table_of(rows: Iterable[tuple[Way, list[tuple[float, float, float]]]]) -> Table:
     """Means over the pairs."""
-    table = Table(title=f"masks that know the powers, averaged over {KNOWN_MS} ms", title_justify="left")
+    table = Table(title=f"oracle masks, averaged over {KNOWN_MS} ms", title_justify="left")
     for heading in ("transform", "latency", "PESQ-WB", "STOI", "SI-SDR improvement"):
         table.add_column(heading, justify="left" if heading == "transform" else "right")
     for way, found in rows:
@@ -112,7 +112,9 @@ def table_of(rows: Iterable[tuple[Way, list[tuple[float, float, float]]]]) -> Ta
 def main(argv: list[str] | None = None) -> int:
     """0, or 2 after one line that says what is wrong."""
     parser = argparse.ArgumentParser("python -m quant.bound", description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=Path, required=True, metavar="DIR", help="holds clean/ and noisy/, same names")
+    parser.add_argument(
+        "--pairs", type=Path, required=True, metavar="DIR", help="folder with clean/ and noisy/ of the same names"
+    )
     asked = parser.parse_args(argv)
     try:
         need("pesq", "pystoi")

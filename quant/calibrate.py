@@ -73,7 +73,7 @@ def find(folders: list[Path]) -> list[Path]:
     found = []
     for folder in folders:
         if not folder.is_dir():
-            raise BadRequest(f"{folder} is no folder; --sounds wants folders of recordings")
+            raise BadRequest(f"{folder} is not a folder; --sounds needs folders of recordings")
         here = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOURCES and path.is_file())
         if not here:
             raise BadRequest(f"{folder}: no sound files in this folder")
@@ -88,11 +88,11 @@ def read(file: Path) -> Floats:
             rate_hz = sound.samplerate
             frames = sound.read(round(LONGEST_S * rate_hz), np.float32, always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError):
-        raise BadRequest(f"{file} is no sound file that libsndfile reads, or it is broken") from None
+        raise BadRequest(f"{file} is not a sound file that libsndfile reads, or it is broken") from None
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise BadRequest(f"{file}: a rate of {rate_hz} Hz is outside {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
     if len(frames) < rate_hz // 2 or not np.isfinite(frames).all():
-        raise BadRequest(f"{file}: shorter than half a second, or it holds samples that are no numbers")
+        raise BadRequest(f"{file}: shorter than half a second, or it holds NaN or infinite samples")
     mono = np.ascontiguousarray(frames.mean(axis=1))
     return Resampler(rate_hz, RATE_HZ, len(mono)).process(mono).copy()
 
@@ -143,7 +143,7 @@ def read_samples(file: Path, state_size: int) -> Samples:
         raise BadRequest(f"{file}: no calibration data; python -m quant.calibrate makes some") from None
     rows = len(samples.features)
     if samples.features.shape != (rows, BANDS) or samples.state.shape != (rows, state_size) or rows == 0:
-        raise BadRequest(f"{file}: holds calibration data of another network; make it anew with quant.calibrate")
+        raise BadRequest(f"{file}: holds calibration data of another network; make it again with quant.calibrate")
     return samples
 
 
@@ -156,10 +156,12 @@ def progress() -> Progress:
 def main(argv: list[str] | None = None) -> int:
     """0, or 2 after one line that says what is wrong."""
     parser = argparse.ArgumentParser("python -m quant.calibrate", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, metavar="F.onnx", help="a float network of quant.export")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="F.onnx", help="a float network made by quant.export"
+    )
     parser.add_argument("--sounds", type=Path, nargs="+", default=[SOUNDS], metavar="DIR", help="folders of recordings")
-    parser.add_argument("--out", type=Path, required=True, metavar="F.npz", help="where the samples go")
-    parser.add_argument("--every", type=int, default=EVERY_HOPS, help="keep one hop in so many (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="F.npz", help="output file")
+    parser.add_argument("--every", type=int, default=EVERY_HOPS, help="keep every n-th hop (default %(default)s)")
     asked = parser.parse_args(argv)
     try:
         if asked.every < 1:
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         can_write(asked.out, asked.model)
         model = read_model(asked.model)
         if not is_ours(model):
-            raise BadRequest(f"{asked.model}: no network of ours; python -m quant.export makes one")
+            raise BadRequest(f"{asked.model}: not a network of this project; python -m quant.export makes one")
         hops = Hops(open_session(model), silence_of(model))
         sounds = [read(file) for file in find(asked.sounds)]
         with progress() as bar:

@@ -73,7 +73,10 @@ def read_archive(archive: Path, sha256: str) -> dict[str, onnx.ModelProto]:
         content = read_bounded(archive, MOST_BYTES)
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
-            raise BadRequest(f"{archive}: its sha256 is {found}, not {sha256}; if it is the one you mean, say --sha256")
+            raise BadRequest(
+                f"{archive}: its sha256 is {found}, not {sha256}; if this archive is intended, pass its value with "
+                "--sha256"
+            )
         models = {}
         with tarfile.open(fileobj=io.BytesIO(content)) as packed:  # what was summed is what is read
             for entry in packed:
@@ -86,9 +89,9 @@ def read_archive(archive: Path, sha256: str) -> dict[str, onnx.ModelProto]:
     except OSError as error:
         raise BadRequest(f"{archive}: cannot be read: {error.strerror or error}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise BadRequest(f"{archive}: is no archive, or a broken one ({type(error).__name__})") from None
+        raise BadRequest(f"{archive}: is not an archive, or a broken one ({type(error).__name__})") from None
     except DecodeError:
-        raise BadRequest(f"{archive}: its {stage}.onnx is no ONNX model, or a broken one") from None
+        raise BadRequest(f"{archive}: its {stage}.onnx is not an ONNX model, or a broken one") from None
     if missing := STAGES.keys() - models.keys():
         raise BadRequest(f"{archive}: holds no {sorted(missing)[0]}.onnx")
     return models
@@ -101,7 +104,7 @@ def streaming(stage: str, published: onnx.ModelProto) -> onnx.ModelProto:
     model.CopyFrom(published)
     graph = model.graph
     if {value.name for value in graph.input} != set(inputs) or not outputs.keys() <= {v.name for v in graph.output}:
-        raise BadRequest(f"{stage}.onnx is no graph of DeepFilterNet3: its inputs and outputs are others")
+        raise BadRequest(f"{stage}.onnx is not a graph of DeepFilterNet3: its inputs and outputs differ")
     del graph.value_info[:]
     declare(graph, inputs, outputs)
     model = folded(model)
@@ -134,11 +137,11 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every kind of fault
-            raise BadRequest(f"onnxruntime does not take the graph: {' '.join(str(error).split())[:160]}") from None
+            raise BadRequest(f"onnxruntime rejects the graph: {' '.join(str(error).split())[:160]}") from None
         small = onnx.load(options.optimized_model_filepath)
     used = {node.domain for node in every_node(small.graph)}
     if used - {"", "ai.onnx"}:
-        raise BadRequest(f"this onnxruntime folds into operators of its own ({max(used)}); take another version")
+        raise BadRequest(f"this onnxruntime fuses nodes into private operators ({max(used)}); use another version")
     needed, living = {value.name for value in small.graph.output}, list[onnx.NodeProto]()
     for node in reversed(small.graph.node):
         if needed & {*node.output}:
@@ -191,7 +194,7 @@ def products_of_matrices(model: onnx.ModelProto) -> None:
             while before.op_type == "Transpose":  # of one frame: moves axes of length one
                 before = maker[before.input[0]]
             if before.op_type != "Reshape" or node.input[1] not in weights:
-                raise BadRequest(f"{node.name} is no grouped linear layer as DeepFilterNet3 has them")
+                raise BadRequest(f"{node.name} is not a grouped linear layer as DeepFilterNet3 has them")
             groups, width, _ = weights[node.input[1]].shape
             rows = constant(graph, f"{node.output[0]}_rows", groups, 1, width)
             nodes.append(helper.make_node("Reshape", [before.input[0], rows], [f"{node.output[0]}_in"]))
@@ -291,7 +294,7 @@ def check(published: dict[str, onnx.ModelProto], stages: dict[str, onnx.ModelPro
                 wanted = frame_of(whole[name], outputs[name], at)
                 worst = max(worst, float(np.abs(value - wanted).max() / max(1.0, np.abs(wanted).max())))
     if not worst <= TOLERANCE:  # also what is no number
-        raise BadRequest(f"the new graphs differ from the published ones by {worst:.2g}; take another onnxruntime")
+        raise BadRequest(f"the new graphs differ from the published ones by {worst:.2g}; use another onnxruntime")
     return worst
 
 
@@ -437,24 +440,26 @@ def table_of(found: list[Variant], sounds: int, pause_s: float) -> Table:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m quant.deepfilter", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"where the model goes, such as {places()[0]}")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder, such as {places()[0]}")
     parser.add_argument("--archive", type=Path, metavar="F.tar.gz", help="the owners' archive (default: the package's)")
-    parser.add_argument("--sha256", default=SHA256, metavar="HEX", help="what the archive's sha256 has to be")
+    parser.add_argument("--sha256", default=SHA256, metavar="HEX", help="expected sha256 of the archive")
     parser.add_argument("--int8", action="store_true", help="store int8 weights")
-    parser.add_argument("--compare", action="store_true", help="measure the ways to run it side by side")
+    parser.add_argument("--compare", action="store_true", help="compare the ways to run it")
     parser.add_argument("--pairs", type=Path, metavar="DIR", help="clean/ and noisy/ to compare on")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of the pairs, one in so many")
-    parser.add_argument("--pause-s", type=float, default=5.0, metavar="S", help="noise alone before each (default 5)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every n-th pair")
+    parser.add_argument(
+        "--pause-s", type=float, default=5.0, metavar="S", help="seconds of noise alone before each (default 5)"
+    )
     return parser.parse_args(argv)
 
 
 def run(asked: argparse.Namespace) -> None:
     if not (asked.out or asked.compare):
-        raise BadRequest("nothing to do; say --out DIR, --compare or both")
+        raise BadRequest("nothing to do; give --out DIR, --compare or both")
     if asked.compare and not asked.pairs:
-        raise BadRequest("--compare wants --pairs DIR, a folder that holds clean/ and noisy/")
+        raise BadRequest("--compare needs --pairs DIR, a folder that holds clean/ and noisy/")
     if asked.every < 1 or not 0 <= asked.pause_s <= 600:
-        raise BadRequest("--every wants 1 or more, --pause-s 0 to 600")
+        raise BadRequest("--every needs 1 or more, --pause-s 0 to 600")
     archive = asked.archive or dfn3_files()[0]
     published = read_archive(archive, asked.sha256.lower())
     stages = {stage: streaming(stage, published[stage]) for stage in STAGES}

@@ -70,7 +70,7 @@ def teacher_named(name: str) -> tuple[Hear, list[Path]]:
     if not name.startswith(FILE) and (file.suffix == ".pt" or file.is_file()):
         return partial(through, read_network(file)), [file]
     if name == "noisy":
-        raise BadRequest("--teacher noisy leaves everything as it is; there is nothing to learn from it")
+        raise BadRequest("--teacher noisy changes nothing; choose another teacher")
     engine = engine_named(name)
     return lambda samples: engine(samples, LIMIT_DB), engine.weights()
 
@@ -98,12 +98,14 @@ def outputs_of(teacher: Hear, recordings: Sequence[Floats], tick: Callable[[], o
     for recording in recordings:
         late.append(teacher(recording.copy()))
         if not np.isfinite(late[-1]).all():
-            raise BadRequest("the teacher's output holds samples that are no numbers; it cannot teach")
+            raise BadRequest("the teacher's output holds NaN or infinite samples; choose another teacher")
         if power(late[-1]) > SILENT:
             lags.append(lag_samples(recording, late[-1]))
         tick()
     if not lags:
-        raise BadRequest("the teacher left nothing but silence of these recordings; there is nothing to learn")
+        raise BadRequest(
+            "the teacher returns only silence for these recordings; choose another teacher or other recordings"
+        )
     lag = int(np.median(lags))
     return [without_lag(output, lag, len(recording)) for output, recording in zip(late, recordings, strict=True)]
 
@@ -216,7 +218,7 @@ def read(file: Path) -> Floats:
     """The whole recording, float32 mono at 16 kHz; raises NoRecordings or BadRequest."""
     samples = read_mono(file)
     if len(samples) < LEAST_S * RATE_HZ or not np.isfinite(samples).all():
-        raise BadRequest(f"{file}: shorter than a second, or it holds samples that are no numbers")
+        raise BadRequest(f"{file}: shorter than a second, or it holds NaN or infinite samples")
     return np.clip(samples, -1, 1)
 
 
@@ -253,7 +255,7 @@ def gathered(asked: argparse.Namespace, teacher: Hear, weights: list[Path]) -> L
         if mixer:
             task = bar.add_task("mixing", total=batches_of(asked.mixture_minutes))
             recordings, clean = drawn(mixer, asked.mixture_minutes, lambda: bar.advance(task))
-        task = bar.add_task(f"{asked.teacher} hears {len(recordings)} recordings", total=len(recordings))
+        task = bar.add_task(f"{asked.teacher} processes {len(recordings)} recordings", total=len(recordings))
         lessons = made(teacher, recordings, clean, lambda: bar.advance(task))
     save(lessons, about, store)
     return lessons
@@ -281,16 +283,20 @@ def teach(student: Student, lessons: Lessons, out: Path, most_steps: int = 0) ->
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m quant.distil", description=__doc__.split("\n")[0])
-    parser.add_argument("--teacher", required=True, help="an engine as quant.evaluate names them, or a weights.pt")
+    parser.add_argument("--teacher", required=True, help="an engine by its name in quant.evaluate, or a weights.pt")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--noisy", type=Path, nargs="+", metavar="DIR", help="folders of noisy recordings")
     source.add_argument("--data", type=Path, metavar="DIR", help="speech.tsv, noise.tsv and rir/, to mix from")
-    parser.add_argument("--trust", type=float, help="with --data: how much the teacher counts, 0 to 1 (default 0.5)")
+    parser.add_argument(
+        "--trust", type=float, help="with --data: weight of the teacher's output in the target, 0 to 1 (default 0.5)"
+    )
     parser.add_argument("--mixture-minutes", type=float, default=30.0, help="with --data (default %(default)g)")
-    parser.add_argument("--init", type=Path, metavar="F.pt", help="weights of the student to begin with")
+    parser.add_argument("--init", type=Path, metavar="F.pt", help="initial weights of the student")
     parser.add_argument("--shape", default="{}", metavar="JSON", help='a new student, e.g. {"channels": 24}')
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="for checkpoint.pt and weights.pt")
-    parser.add_argument("--resume", action="store_true", help="go on from RUN/checkpoint.pt")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="output folder for checkpoint.pt and weights.pt"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint.pt")
     parser.add_argument("--minutes", type=float, help="planned time over all resumptions (default 120)")
     parser.add_argument("--steps", type=int, help="plan steps instead of minutes")
     parser.add_argument("--items", type=int, default=16, help="segments of 1.5 s a step (default %(default)s)")
@@ -306,21 +312,21 @@ def check(asked: argparse.Namespace) -> None:
     for name in ("minutes", "steps", "items", "rate", "threads", "mixture_minutes"):
         value = getattr(asked, name)
         if value is not None and not 0 < value < float("inf"):
-            raise BadRequest(f"--{name.replace('_', '-')} {value}: wants a number above zero")
+            raise BadRequest(f"--{name.replace('_', '-')} {value}: needs a number above zero")
     if asked.trust is not None and not (asked.data and 0 <= asked.trust <= 1):
-        raise BadRequest("--trust wants a number from 0 to 1, and --data: recordings alone have no clean side to weigh")
+        raise BadRequest("--trust needs a number from 0 to 1, and --data: recordings alone have no clean reference")
     if asked.data and not all((asked.data / name).is_file() for name in TABLES):
-        raise BadRequest(f"{asked.data}: wants {' and '.join(TABLES)} in it; recordings as they are go with --noisy")
+        raise BadRequest(f"{asked.data}: needs {' and '.join(TABLES)} in it; give noisy recordings with --noisy")
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise BadRequest("--device cuda: PyTorch finds no such device here")
     if asked.out.exists() and not asked.out.is_dir():
-        raise BadRequest(f"{asked.out} is a file; --out wants a folder")
+        raise BadRequest(f"{asked.out} is a file; --out needs a folder")
     if asked.resume and asked.init:
-        raise BadRequest("--resume goes on with a run, --init begins a new one: give one of them")
+        raise BadRequest("--resume continues a run, --init starts a new one: give only one of them")
     if (asked.out / "checkpoint.pt").exists() and not asked.resume:
         raise BadRequest(f"{asked.out} holds a checkpoint already: add --resume, or choose another --out")
     if not asked.resume and not asked.init and asked.shape == "{}":
-        raise BadRequest("no student: give --init, the weights of one, or --shape, the sizes of a new one")
+        raise BadRequest("no student: give --init (its weights) or --shape (the sizes of a new one)")
     shape_of(asked)
     if asked.init:
         read_network(asked.init)
@@ -331,7 +337,7 @@ def student_of(asked: argparse.Namespace) -> Student:
     try:
         return new_student(asked, torch.device(asked.device), 1)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadRequest(f"{asked.out / 'checkpoint.pt'}: cannot be gone on with ({type(error).__name__})") from None
+        raise BadRequest(f"{asked.out / 'checkpoint.pt'}: cannot be resumed ({type(error).__name__})") from None
 
 
 def run(asked: argparse.Namespace) -> Table:
@@ -348,7 +354,7 @@ def run(asked: argparse.Namespace) -> Table:
     lessons = Lessons(noisy, taught, clean, lessons.lengths, trust, student.plan.seed)
     before = nearness_db(lessons, student.averaged_network())
     teach(student, lessons, asked.out)
-    title = f"nearness to {asked.teacher} on {len(lessons.held_out())} pieces kept apart"
+    title = f"similarity to {asked.teacher} on {len(lessons.held_out())} held-out segments"
     table = Table("heard", title=title, title_justify="left")
     table.add_column("SI-SDR dB towards the teacher", justify="right")
     table.add_row("the noisy recording", f"{nearness_db(lessons, None):.2f}")
@@ -366,11 +372,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"distil: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("distil: stopped; go on with --resume once there is a checkpoint", file=sys.stderr)
+        print("distil: stopped; continue with --resume once there is a checkpoint", file=sys.stderr)
         return 130
     console = Console()
     console.print(table)
-    console.print(f"{asked.out / 'weights.pt'}: the student; quant.export makes a network of it", soft_wrap=True)
+    console.print(f"{asked.out / 'weights.pt'}: the student; quant.export exports it", soft_wrap=True)
     return 0
 
 

@@ -141,8 +141,8 @@ def _live(
 
         walked = in_hops(samples, HOP_SAMPLES, walk.delay_samples, process)
         if engine.failure or engine.unsound:
-            why = " ".join(str(engine.failure or "gains that are no numbers").split())
-            raise BadRequest(f"{engine.name} failed on the way: {why}")
+            why = " ".join(str(engine.failure or "NaN or infinite gains").split())
+            raise BadRequest(f"{engine.name} failed while processing: {why}")
         return Heard(walked[walk.delay_samples :], np.array(speech, np.float32))
 
     return Engine(hear, lambda: _latency_ms(opened(0).delay_samples), weights, notes, opened)
@@ -287,7 +287,7 @@ COSTS: dict[str, tuple[str, int]] = {
     "measured_ms": ("measured ms", 1),
     "weights_kb": ("weights KB", 1),
     "real_time_factor": ("real-time factor", 4),
-    "against_first": ("cost against the first", 2),
+    "against_first": ("relative CPU time", 2),
     "hop_p50_us": ("hop p50 us", 0),
     "hop_p99_us": ("hop p99 us", 0),
     "memory_mb": ("memory MB", 0),
@@ -366,10 +366,10 @@ def read_pairs(folder: Path) -> list[Sound]:
     """Every file that is in both ``folder``/clean and ``folder``/noisy, by name; raises BadRequest."""
     for part in (folder, folder / "clean", folder / "noisy"):
         if not part.is_dir():
-            raise BadRequest(f"{part} is no folder; --pairs wants one that holds clean/ and noisy/")
+            raise BadRequest(f"{part} is not a folder; --pairs needs a folder with clean/ and noisy/")
     names = [_sounds_in(folder / part) for part in ("clean", "noisy")]
     if lonely := sorted(names[0] ^ names[1]):
-        raise BadRequest(f"{folder}: {lonely[0]} is in clean/ or in noisy/ but not in both ({len(lonely)} such files)")
+        raise BadRequest(f"{folder}: {lonely[0]} is in only one of clean/ and noisy/ ({len(lonely)} such files)")
     if not names[0]:
         raise BadRequest(f"{folder}: no sound files in clean/ and noisy/ ({', '.join(sorted(SUFFIXES))})")
     said = _said_of(folder / "dev.tsv")
@@ -385,7 +385,7 @@ def read_pairs(folder: Path) -> list[Sound]:
 def read_noisy(folder: Path) -> list[Sound]:
     """Every sound file in ``folder``, by name; raises BadRequest."""
     if not folder.is_dir():
-        raise BadRequest(f"{folder} is no folder; --noisy wants one that holds sound files")
+        raise BadRequest(f"{folder} is not a folder; --noisy needs one that holds sound files")
     names = _sounds_in(folder)
     if not names:
         raise BadRequest(f"{folder}: no sound files ({', '.join(sorted(SUFFIXES))}); pairs are read with --pairs")
@@ -405,7 +405,7 @@ def _said_of(table: Path) -> dict[str, tuple[float | None, str | None]]:
     """
     if not table.is_file():
         return {}
-    complaint = BadRequest(f"{table}: wants the columns name and snr_db or noise_kind, tab-separated")
+    complaint = BadRequest(f"{table}: needs the columns name and snr_db or noise_kind, tab-separated")
     try:
         with table.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines, delimiter="\t"))
@@ -426,16 +426,16 @@ def _read(path: Path) -> Floats:
         check_regular(path)
         with soundfile.SoundFile(path) as sound:
             if sound.frames > LONGEST_S * sound.samplerate:
-                raise BadRequest(f"{path} says that it lasts longer than {LONGEST_S / 3600:g} h")
+                raise BadRequest(f"{path} lasts longer than {LONGEST_S / 3600:g} h")
             samples, rate_hz = sound.read(dtype="float32", always_2d=True), sound.samplerate
     except BadFile as error:
         raise BadRequest(str(error)) from None
     except soundfile.LibsndfileError:
-        raise BadRequest(f"{path} is no sound file that libsndfile reads, or it is broken") from None
+        raise BadRequest(f"{path} is not a sound file that libsndfile reads, or it is broken") from None
     if rate_hz != RATE_HZ or samples.shape[1] != 1:
-        raise BadRequest(f"{path}: {samples.shape[1]} channels at {rate_hz} Hz; wanted is mono at {RATE_HZ} Hz")
+        raise BadRequest(f"{path}: {samples.shape[1]} channels at {rate_hz} Hz; expected mono at {RATE_HZ} Hz")
     if len(samples) < RATE_HZ // 2 or not np.isfinite(samples).all():
-        raise BadRequest(f"{path}: shorter than half a second, or it holds samples that are no numbers")
+        raise BadRequest(f"{path}: shorter than half a second, or it holds NaN or infinite samples")
     return np.ascontiguousarray(samples[:, 0])
 
 
@@ -633,11 +633,11 @@ def write(path: Path, text: str) -> None:
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """What to hear and with what; shared with the report."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--pairs", type=Path, metavar="DIR", help="holds clean/ and noisy/, same names")
-    source.add_argument("--noisy", type=Path, metavar="DIR", help="holds recordings without a clean reference")
+    source.add_argument("--pairs", type=Path, metavar="DIR", help="folder with clean/ and noisy/ of the same names")
+    source.add_argument("--noisy", type=Path, metavar="DIR", help="folder of recordings without a clean reference")
     parser.add_argument("--engines", default="dsp,speexdsp,noisy", help=f"{ALL}, or comma-separated of: {KNOWN}")
     parser.add_argument("--limit-db", type=float, default=60.0, help="attenuation limit of our engines (default 60)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default 2)")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes (default 2)")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -645,8 +645,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m quant.evaluate", description="Engines side by side on a folder of recordings."
     )
     common_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="F", help="write every file's figures there")
-    parser.add_argument("--markdown", type=Path, metavar="F", help="write the tables there")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the figures of every file to this file")
+    parser.add_argument("--markdown", type=Path, metavar="F", help="write the tables to this file")
     return parser.parse_args(argv)
 
 
@@ -676,7 +676,7 @@ def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
             raise BadRequest(f"{path} cannot be written: it is a folder, or its folder does not exist")
     places = [atomic.place_of(path) for path in targets if path]
     if len({*places}) < len(places):
-        raise BadRequest(f"{targets[0]} would be written twice; give --json and --markdown files of their own")
+        raise BadRequest(f"{targets[0]} would be written twice; give --json and --markdown different files")
     return engines
 
 
@@ -711,7 +711,7 @@ def figures_of(sounds: list[Sound], engines: list[str], limit_db: float, jobs: i
             spent = costs(engines, max(sounds, key=lambda sound: len(sound.noisy)).noisy, limit_db, ticks)
             return Figures(engines, limit_db, *evaluate(sounds, engines, limit_db, jobs, ticks), spent)
     except BrokenProcessPool:
-        raise BadRequest("a process ended before its work was done; fewer --jobs need less memory") from None
+        raise BadRequest("a worker process ended early, perhaps for lack of memory; use fewer --jobs") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -738,7 +738,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(table)
     unjudged = sum("pesq_wb" in row.values and not np.isfinite(row["pesq_wb"]) for row in figures.rows)
     if unjudged:
-        console.print(f"{unjudged} outputs hold no utterance that PESQ could judge; its mean leaves them out")
+        console.print(f"{unjudged} outputs contain no utterance for PESQ; its mean excludes them")
     return 0
 
 

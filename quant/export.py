@@ -307,7 +307,7 @@ def version() -> str:
     try:
         return importlib.metadata.version("quietbox")
     except importlib.metadata.PackageNotFoundError:
-        raise BadRequest("quietbox is not installed, so that it has no version; pip install -e .") from None
+        raise BadRequest("quietbox is not installed, so its version is unknown; pip install -e .") from None
 
 
 def recipe_sha256(recipe: Sequence[ModuleType] = RECIPE) -> str:
@@ -351,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
     """0, or 2 after one line that says what is wrong."""
     parser = argparse.ArgumentParser("python -m quant.export", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, metavar="F", help="weights.pt or checkpoint.pt")
-    parser.add_argument("--out", type=Path, required=True, metavar="F.onnx", help="where the float model goes")
+    parser.add_argument("--out", type=Path, required=True, metavar="F.onnx", help="output file of the float model")
     asked = parser.parse_args(argv)
     try:
         can_write(asked.out, asked.weights)
@@ -364,7 +364,9 @@ def main(argv: list[str] | None = None) -> int:
             model = build(network)
             apart, proof = difference(network, model), f"{PROOF_HOPS} hops"
         if not apart < MOST_DIFFERENCE:
-            raise BadRequest(f"the graph differs from the network by {apart:.1e}; quant/export.py is behind its module")
+            raise BadRequest(
+                f"the graph differs from the network by {apart:.1e}; quant/export.py does not match the module"
+            )
         size = write_whole(asked.out, lambda content: content.write(model.SerializeToString()))
     except (BadRequest, Refused) as error:
         print(f"export: {error}", file=sys.stderr)
@@ -379,7 +381,7 @@ def read_network(weights: Path) -> Network:
     try:
         return load_network(weights)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadRequest(f"{weights}: its weights are not of the shape it names ({type(error).__name__})") from None
+        raise BadRequest(f"{weights}: its weights do not match its shape ({type(error).__name__})") from None
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ def read_model(file: Path) -> onnx.ModelProto:
         raise BadRequest(f"{file}: cannot be read: {error.strerror}") from None
     except Exception as error:  # protobuf's own classes, the checker's, and whatever an old opset provokes
         why = str(error).strip().split("\n")[0]
-        raise BadRequest(f"{file}: is no ONNX model, or a broken one ({why or type(error).__name__})") from None
+        raise BadRequest(f"{file}: is not an ONNX model, or a broken one ({why or type(error).__name__})") from None
     if not model.graph.node:
-        raise BadRequest(f"{file}: is no ONNX model, or an empty one")
+        raise BadRequest(f"{file}: is not an ONNX model, or an empty one")
     return model
 
 
@@ -58,9 +58,9 @@ def silence_of(model: onnx.ModelProto) -> Floats:
     try:
         silence = np.frombuffer(base64.b64decode(metadata_of(model)["silence"]), "<f2").astype(np.float32)
     except (KeyError, ValueError):
-        raise BadRequest("the model's metadata hold no initial state; make it again with quant.export") from None
+        raise BadRequest("the model's metadata contain no initial state; export it again with quant.export") from None
     if silence.shape != (model.graph.input[1].type.tensor_type.shape.dim[1].dim_value,):
-        raise BadRequest("the model's initial state is of another size than its state; make it again with quant.export")
+        raise BadRequest("the model's initial state and its state differ in size; export it again with quant.export")
     return silence
 
 
@@ -74,7 +74,7 @@ def open_session(model: onnx.ModelProto) -> Any:
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class of its own for every kind of fault
-        raise BadRequest(f"onnxruntime does not take the model: {str(error).splitlines()[0]}") from None
+        raise BadRequest(f"onnxruntime rejects the model: {str(error).splitlines()[0]}") from None
 
 
 class Hops:
@@ -108,7 +108,7 @@ def can_write(file: Path, *sources: Path | None) -> None:
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise BadRequest(f"{file} cannot be written: it is a folder, or its folder does not exist")
     if not os.access(file.absolute().parent, os.W_OK):
-        raise BadRequest(f"{file} cannot be written: no right to write in its folder")
+        raise BadRequest(f"{file} cannot be written: no permission to write to its folder")
 
 
 def write_whole(file: Path, fill: Callable[[io.BytesIO], object]) -> int:

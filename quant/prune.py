@@ -273,22 +273,24 @@ def smaller(text: str, whole: Shape) -> Shape:
     except ValueError as reason:
         raise BadRequest(f"--shape {text}: no JSON ({reason})") from None
     if not isinstance(asked, dict):
-        raise BadRequest(f'--shape {text}: wants sizes by name, e.g. {{"channels": 24}}')
+        raise BadRequest(f'--shape {text}: needs sizes by name, e.g. {{"channels": 24}}')
     for name, size in asked.items():
         if name not in sizes:
             raise BadRequest(f"--shape: a network has no {name}; it has {', '.join(sizes)}")
         if name in FIXED and size != sizes[name]:
-            raise BadRequest(f"--shape: {name} says what a network sees and stays {sizes[name]}")
+            raise BadRequest(f"--shape: {name} is the input size of a network and stays {sizes[name]}")
         if type(size) is not int or not 1 <= size <= sizes[name]:
-            raise BadRequest(f"--shape: {name} {json.dumps(size)} is no whole number from 1 to {sizes[name]}, as it is")
+            raise BadRequest(
+                f"--shape: {name} {json.dumps(size)} is not a whole number from 1 to {sizes[name]}, as it is"
+            )
     return Shape(**sizes | asked)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m quant.prune", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, metavar="F.pt", help="weights.pt or checkpoint.pt")
-    parser.add_argument("--shape", required=True, metavar="JSON", help='the sizes wanted, e.g. {"channels": 24}')
-    parser.add_argument("--out", type=Path, required=True, metavar="F.pt", help="where the smaller network goes")
+    parser.add_argument("--shape", required=True, metavar="JSON", help='the target sizes, e.g. {"channels": 24}')
+    parser.add_argument("--out", type=Path, required=True, metavar="F.pt", help="output file of the smaller network")
     parser.add_argument("--sounds", type=Path, nargs="+", default=[SOUNDS], metavar="DIR", help="folders of recordings")
     return parser.parse_args(argv)
 

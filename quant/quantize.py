@@ -449,7 +449,7 @@ def choose(figures: list[Figures], most_bytes: int) -> tuple[Figures | None, str
     if not passing:
         return None, refused
     best = passing[0]
-    why = f"{best.way} is taken: the smallest that passes, {best.size_bytes / 1000:.1f} KB, {best.hop_us:.0f} us a hop"
+    why = f"{best.way} is chosen: the smallest that passes, {best.size_bytes / 1000:.1f} KB, {best.hop_us:.0f} us a hop"
     return best, f"{why}, output {best.snr_db:.1f} dB above its error" + (f"; {refused}." if refused else ".")
 
 
@@ -462,14 +462,14 @@ def ours(asked: argparse.Namespace, model: onnx.ModelProto) -> int:
     can_write(beside)
     given = read_samples(asked.calibration, len(silence_of(model))) if asked.calibration else None
     if given and beside.exists() and beside.samefile(asked.calibration):
-        raise BadRequest(f"{beside}: the numbers for NumPy would overwrite --calibration; give --out another name")
+        raise BadRequest(f"{beside}: the NumPy weights would overwrite --calibration; give --out another name")
     streams = [] if given else [read(file) for file in find(asked.sounds)]
     judge = importlib.util.find_spec("pesq") is not None
     sounds = [(sound.noisy, sound.clean if judge else None) for sound in read_pairs(asked.pairs)]
     most_bytes = round(1000 * asked.most_kb)
     packed = pack(numbers(model))
     if len(packed) > most_bytes:
-        print(f"quantize: nothing written, the numbers for NumPy take {len(packed)} bytes", file=sys.stderr)
+        print(f"quantize: nothing written, the NumPy weights have {len(packed)} bytes", file=sys.stderr)
         return 1
     with progress() as bar:
         task = bar.add_task("calibrating", total=len(streams) + 1 + len(sounds))
@@ -489,7 +489,7 @@ def ours(asked: argparse.Namespace, model: onnx.ModelProto) -> int:
     console.print(why, soft_wrap=True, highlight=False)
     write_whole(beside, lambda content: content.write(packed))
     size = write_whole(asked.out, lambda content: content.write(models[best.way].SerializeToString()))
-    console.print(f"{asked.out}: {size} bytes; the same for NumPy beside it: {len(packed)} bytes", soft_wrap=True)
+    console.print(f"{asked.out}: {size} bytes; NumPy weights beside it: {len(packed)} bytes", soft_wrap=True)
     return 0
 
 
@@ -506,7 +506,7 @@ def pack(arrays: dict[str, Array]) -> bytes:
 
 def table_of(figures: list[Figures], sounds: int) -> Table:
     table = Table(title=f"against float, {sounds} recordings", title_justify="left")
-    for heading in ("way", "bytes", "us a hop", "gain off, most", "mean", "SNR dB", "PESQ", "PESQ loss"):
+    for heading in ("way", "bytes", "us a hop", "largest gain error", "mean", "SNR dB", "PESQ", "PESQ loss"):
         table.add_column(heading, justify="left" if heading == "way" else "right")
     for found in figures:
         quality = (found.gain_most, found.gain_mean, found.snr_db, found.pesq, found.pesq_loss)
@@ -522,11 +522,9 @@ def theirs(asked: argparse.Namespace, model: onnx.ModelProto) -> int:
         raise BadRequest(f"{asked.model}: holds no float weights of a product, convolution or recurrent layer")
     opset = min((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < LEAST_OPSET:
-        raise BadRequest(
-            f"{asked.model}: is of opset {opset}; from {LEAST_OPSET} on a Mul stretches a scale over a row"
-        )
+        raise BadRequest(f"{asked.model}: is of opset {opset}; from {LEAST_OPSET} on Mul broadcasts a scale over a row")
     if odd := [name for name in chosen if not np.isfinite(initializers(model)[name]).all()]:
-        raise BadRequest(f"{asked.model}: its tensor {odd[0]} holds weights that are no numbers")
+        raise BadRequest(f"{asked.model}: its tensor {odd[0]} holds NaN or infinite weights")
     small = weights_only(model)
     feed = draw_inputs(model)
     sessions = [open_session(model), open_session(small)]
@@ -537,7 +535,7 @@ def theirs(asked: argparse.Namespace, model: onnx.ModelProto) -> int:
         for name in {*node.input} & stored.keys():
             if stored[name].dtype == np.float32:
                 kinds["int8" if name in chosen else "float"] += stored[name].size
-    table = Table(title="stored numbers by operator", title_justify="left")
+    table = Table(title="stored data types by operator", title_justify="left")
     for heading in ("operator", "nodes", "int8", "float"):
         table.add_column(heading, justify="left" if heading == "operator" else "right")
     for operator, kinds in sorted(bytes_of.items(), key=lambda item: -item[1]["int8"] - item[1]["float"]):
@@ -550,11 +548,11 @@ def theirs(asked: argparse.Namespace, model: onnx.ModelProto) -> int:
     try:
         before, after = (session.run(None, feed) for session in sessions)
     except Exception as error:  # sizes left free, inputs that are indices: anything may be wrong with drawn ones
-        console.print(f"Not run, it does not take drawn inputs: {str(error).splitlines()[0]}", soft_wrap=True)
+        console.print(f"Not run; it rejects random inputs: {str(error).splitlines()[0]}", soft_wrap=True)
     else:
         ratios = [snr_db(a, b) for a, b in zip(before, after, strict=True) if a.dtype == np.float32]
         said = ", ".join(f"{ratio:.0f}" for ratio in ratios)
-        console.print(f"One run on drawn inputs: its outputs lie {said} dB above their errors.", soft_wrap=True)
+        console.print(f"One run on random inputs: output-to-error ratio {said} dB.", soft_wrap=True)
     size = write_whole(asked.out, lambda content: content.write(small.SerializeToString()))
     console.print(f"{asked.out}: {size} bytes, {asked.model} has {model.ByteSize()}", soft_wrap=True)
     return 0
@@ -582,12 +580,24 @@ def draw_inputs(model: onnx.ModelProto) -> dict[str, Array]:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m quant.quantize", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, metavar="F.onnx", help="float model, ours or anybody's")
-    parser.add_argument("--out", type=Path, required=True, metavar="F.onnx", help="where the small one goes")
-    parser.add_argument("--sounds", type=Path, nargs="+", default=[SOUNDS], metavar="DIR", help="to calibrate by")
-    parser.add_argument("--calibration", type=Path, metavar="F.npz", help="what quant.calibrate wrote, in their place")
-    parser.add_argument("--every", type=int, default=5, help="of the streams, one hop in so many (default %(default)s)")
-    parser.add_argument("--pairs", type=Path, default=SOUNDS.parent, metavar="DIR", help="clean/ and noisy/ to measure")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="F.onnx", help="float model, of this project or another"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="F.onnx", help="output file of the quantized model")
+    parser.add_argument(
+        "--sounds", type=Path, nargs="+", default=[SOUNDS], metavar="DIR", help="folders of recordings for calibration"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="F.npz", help="output of quant.calibrate, instead of recordings"
+    )
+    parser.add_argument("--every", type=int, default=5, help="use every n-th hop of the streams (default %(default)s)")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        default=SOUNDS.parent,
+        metavar="DIR",
+        help="folder with clean/ and noisy/ for the measurement",
+    )
     parser.add_argument(
         "--most-kb", type=float, default=100.0, help="largest file, in 1000 bytes (default %(default)g)"
     )
@@ -599,11 +609,11 @@ def main(argv: list[str] | None = None) -> int:
     asked = arguments(argv)
     try:
         if asked.every < 1 or not asked.most_kb > 0:
-            raise BadRequest("--every and --most-kb want numbers above zero")
+            raise BadRequest("--every and --most-kb need numbers above zero")
         can_write(asked.out)
         model = read_model(asked.model)
         if asked.out.suffix != ".onnx" or (asked.out.exists() and asked.out.samefile(asked.model)):
-            raise BadRequest(f"{asked.out}: --out wants another file than --model, called .onnx")
+            raise BadRequest(f"{asked.out}: --out needs another file than --model, called .onnx")
         if any("QuantizeLinear" in node.op_type for node in every_node(model.graph)):
             raise BadRequest(f"{asked.model}: is quantized already; give its float version")
         if metadata_of(model).get("weights") == "int8":

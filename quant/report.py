@@ -94,7 +94,7 @@ def change_tables(figures: Figures, found: list[Change], first: str, second: str
             lines.append([MEASURES[key][0], *(_signed(float(value), key) for value in spread)])
     yield f"{second} less {first}", ["measure", "mean", "standard deviation", "least", "median", "most"], lines
     yield (
-        f"The {min(WORST_FILES, len(found))} files that lose most {MEASURES[main_measure(figures)][0]}",
+        f"The {min(WORST_FILES, len(found))} files with the largest loss of {MEASURES[main_measure(figures)][0]}",
         ["file", *(MEASURES[key][0] for key in figures.measures)],
         [[change.name, *(_signed(change.values[key], key) for key in figures.measures)]
          for change in found[:WORST_FILES]],
@@ -214,7 +214,7 @@ def page(
         yield f'<img alt="histograms of the differences" src="{histogram(found, keys)}">\n'
         order = [change.name for change in found[:files]]
     if order:
-        yield "<h2>To see and hear</h2>\n"
+        yield "<h2>Examples to see and hear</h2>\n"
     by_name = {one.name: one for one in sounds}
     for name in order:
         yield heard_html(by_name[name], figures)
@@ -226,9 +226,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m quant.report", description="Engines side by side as one HTML page to read, see and hear."
     )
     common_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="F", help="the page to write, F.html")
-    parser.add_argument("--files", type=int, default=6, help="files to see and hear, 0.3 MB per engine (default 6)")
-    parser.add_argument("--compare", metavar="A,B", help="two of the engines: what B changes against A, file by file")
+    parser.add_argument("--out", type=Path, required=True, metavar="F", help="output page, F.html")
+    parser.add_argument("--files", type=int, default=6, help="number of examples, 0.3 MB per engine (default 6)")
+    parser.add_argument("--compare", metavar="A,B", help="two of the engines: the difference of B to A, file by file")
     return parser.parse_args(argv)
 
 
@@ -237,14 +237,14 @@ def check_page(asked: argparse.Namespace, engines: list[str]) -> tuple[str, str]
     if importlib.util.find_spec("matplotlib") is None:
         raise BadRequest(f"matplotlib is not installed; {command_for('pictures')}")
     if asked.out.suffix.lower() not in (".html", ".htm"):
-        raise BadRequest(f"{asked.out}: the page is HTML; name it something.html")
+        raise BadRequest(f"{asked.out}: the page is HTML; use a name with .html")
     if not 0 <= asked.files <= 100:
         raise BadRequest(f"--files {asked.files}: 0 to 100")
     if asked.compare is None:
         return None
     named = [name.strip() for name in asked.compare.split(",")]
     if len(named) != 2 or named[0] == named[1] or not {*named} <= {*engines}:
-        raise BadRequest(f"--compare {asked.compare}: wants two of the engines asked for: {', '.join(engines)}")
+        raise BadRequest(f"--compare {asked.compare}: needs two of the engines asked for: {', '.join(engines)}")
     return named[0], named[1]
 
 

@@ -192,7 +192,7 @@ def test_the_command_leaves_table_verdicts_figures_and_sounds(
     assert code == 0 and "high-pass" in said and "ok    none: PESQ not 0.02 below the network" in said
 
     def refuse(literal: str) -> None:
-        raise AssertionError(f"{literal} is no JSON")
+        raise AssertionError(f"{literal} is not JSON")
 
     told = json.loads((tmp_path / "figures.json").read_text(), parse_constant=refuse)
     assert set(told["scenes"][0]["modes"]) == {mode.name for mode in MODES} and told["verdicts"][0]["passed"] is True

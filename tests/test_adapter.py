@@ -316,7 +316,7 @@ def test_the_ladder_is_walked_to_its_end_and_from_the_top_again() -> None:
     assert engine.name == "tape" and engine.rung == 0
     engine.reset()
     np.testing.assert_allclose(walk(engine, sound), delayed, atol=2e-6)
-    assert engine.step_down() and engine.name == "half", "a return begins the ladder anew"
+    assert engine.step_down() and engine.name == "half", "a return begins the ladder again"
 
 
 def test_our_engine_takes_over_warm() -> None:
@@ -361,7 +361,7 @@ def test_a_core_that_gives_nothing_but_rubbish_has_failed() -> None:
     engine = adapted(core)
     sound = noise(RATE_HZ)
     out = walk(engine, sound)
-    assert engine.unsound == SPOILT_LIMIT and engine.name == "off" and "no numbers" in str(engine.failure)
+    assert engine.unsound == SPOILT_LIMIT and engine.name == "off" and "NaN or infinite" in str(engine.failure)
     assert error_db(late(sound, engine.delay_samples), out) < -80
 
 

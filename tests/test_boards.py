@@ -107,7 +107,7 @@ def test_no_pi(tmp_path: Path) -> None:
     write(tmp_path, "sys/class/dmi/id/product_name", "ThinkPad\n")
     board = this_board(tmp_path)
     assert not board.is_pi and board.kind == boards.UNKNOWN
-    assert next(in_words(board)) == "This is no Raspberry Pi but ThinkPad."
+    assert next(in_words(board)) == "This is not a Raspberry Pi but ThinkPad."
     told = facts(tmp_path)
     assert (told["jack"], told["usb_gadget"], told["config_txt"]) == (False, False, None)
 
@@ -192,8 +192,8 @@ def test_heat_is_told_where_no_bits_are(tmp_path: Path) -> None:
     board_tree(tmp_path, *PI_4)
     write(tmp_path, "sys/class/thermal/thermal_zone0/type", "cpu-thermal\n")
     write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "82400\n")
-    assert throttling(tmp_path) == "slowed by heat (82 °C)"
-    assert "The board complains: slowed by heat (82 °C)." in list(health_in_words(tmp_path))
+    assert throttling(tmp_path) == "throttled by heat (82 °C)"
+    assert "The board reports: throttled by heat (82 °C)." in list(health_in_words(tmp_path))
 
 
 NAMES = [

@@ -242,7 +242,7 @@ def test_a_program_that_returns_gets_nothing_of_the_old_sound(served: Served) ->
     for seed in range(3):
         program = Program(served.settings)
         sound = noise(4000, seed)
-        assert until(lambda seed=seed: sum("has come" in said for said in served.said) == seed + 1)  # type: ignore[misc]
+        assert until(lambda seed=seed: sum("has connected" in said for said in served.said) == seed + 1)  # type: ignore[misc]
         back = program.clean(sound)
         expected = Stream(OFF, RATE_HZ)
         expected.process(sound)
@@ -251,7 +251,7 @@ def test_a_program_that_returns_gets_nothing_of_the_old_sound(served: Served) ->
             program.push.send(noise(500).tobytes())  # and goes without waiting for the answers
         assert until(lambda seed=seed: served.bridge.counts.received == 6 * (seed + 1))  # type: ignore[misc]
         program.leave()
-        assert until(lambda seed=seed: sum("has gone" in said for said in served.said) == seed + 1)  # type: ignore[misc]
+        assert until(lambda seed=seed: sum("has disconnected" in said for said in served.said) == seed + 1)  # type: ignore[misc]
 
 
 def test_a_second_program_is_told_of(served: Served) -> None:
@@ -300,8 +300,8 @@ def test_serve_ends_with_its_totals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "--engine", "remote"], "cannot hand it on"),
-        (["serve", "--boxes", "--host", "0.0.0.0"], "only with keys"),
+        (["serve", "--engine", "remote"], "cannot forward to another server"),
+        (["serve", "--boxes", "--host", "0.0.0.0"], "boxes need keys"),
         (["serve", "--boxes", "--key", "/none"], "give both"),
         (["serve", "--boxes", "--key", "/none", "--clients", "/none"], "/none is missing"),
         (["keys", "/none/key"], "cannot be written"),

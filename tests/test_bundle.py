@@ -78,14 +78,14 @@ def refused(path: Path, tmp_path: Path) -> str:
 )
 def test_contents_that_are_none_are_one_line(tmp_path: Path, contents: bytes) -> None:
     said = refused(packed(tmp_path / "a.quietbox", contents, []), tmp_path)
-    assert "as an update" in said or "which version" in said or "not for this box" in said
+    assert "as an update" in said or "has no version" in said or "not for this box" in said
     with pytest.raises(UserError):
         bundle.contents(tmp_path / "a.quietbox")
 
 
 def test_contents_have_a_bound(tmp_path: Path) -> None:
     large = packed(tmp_path / "a.quietbox", b" " * (bundle.MOST_CONTENTS_BYTES + 1), [])
-    assert "no Quietbox update" in refused(large, tmp_path)
+    assert "not a Quietbox update" in refused(large, tmp_path)
     many = listing({f"lib/{number}": "" for number in range(bundle.MOST_FILES + 1)})
     assert "at most" in refused(packed(tmp_path / "b.quietbox", many, []), tmp_path)
 
@@ -152,12 +152,12 @@ def test_a_name_that_no_file_system_takes_is_one_line(tmp_path: Path) -> None:
 def test_only_plain_files_are_taken(tmp_path: Path, header: dict[str, object], data: bytes) -> None:
     wanted = listing({"lib/a": digest(data)})
     said = refused(packed(tmp_path / "a.quietbox", wanted, [member("lib/a", data, **header)]), tmp_path)
-    assert "no plain file" in said
+    assert "not a regular file" in said
 
 
 def test_a_pax_header_is_refused_however_many_follow(tmp_path: Path) -> None:
     chain = [member("x", b"", type=tarfile.XHDTYPE)] * 5000  # tarfile recurses
-    assert "no plain file" in refused(packed(tmp_path / "a.quietbox", listing({}), chain), tmp_path)
+    assert "not a regular file" in refused(packed(tmp_path / "a.quietbox", listing({}), chain), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lib/a", bundle.CONTENTS, "lib/unheard-of"])
@@ -180,17 +180,17 @@ def test_many_files_together_have_a_bound(tmp_path: Path, monkeypatch: pytest.Mo
     )
     bundle.unpack(path, tmp_path / "whole")
     monkeypatch.setattr(bundle, "MOST_BYTES", 3 * MIB)
-    assert "more than its contents say" in refused(path, tmp_path)
+    assert "more than its list of contents" in refused(path, tmp_path)
     monkeypatch.undo()
     lies = packed(
         tmp_path / "b.quietbox",
         listing(dict.fromkeys(names, digest(data)), bytes=2 * MIB),
         [member(name, data) for name in names],
     )
-    assert "more than its contents say" in refused(lies, tmp_path)
+    assert "more than its list of contents" in refused(lies, tmp_path)
     for declared in (bundle.MOST_BYTES + 1, -1, "1", True, 1e3, 10**4000):
         path = packed(tmp_path / "c.quietbox", listing({}, bytes=declared), [])
-        assert "how large" in refused(path, tmp_path)
+        assert "has no size" in refused(path, tmp_path)
 
 
 def test_an_update_never_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_an_update_never_fills_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_size_that_is_not_true_is_found(tmp_path: Path) -> None:
-    for size, says in ((3 * MIB, "too early"), (511, "damaged"), (-1, "less than nothing")):
+    for size, says in ((3 * MIB, "truncated"), (511, "damaged"), (-1, "less than nothing")):
         info, data = member("a", b"x" * 512, size=size)
         path = packed(tmp_path / "a.quietbox", listing({"a": digest(data)}), [(info, data)], tarfile.GNU_FORMAT)
         assert says in refused(path, tmp_path)
@@ -213,7 +213,9 @@ def test_a_size_that_is_not_true_is_found(tmp_path: Path) -> None:
 
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
     twice = [member("a", b"x"), member("a", b"x")]
-    assert "does not stand" in refused(packed(tmp_path / "a.quietbox", listing({"a": digest(b"x")}), twice), tmp_path)
+    assert "not in its list of contents" in refused(
+        packed(tmp_path / "a.quietbox", listing({"a": digest(b"x")}), twice), tmp_path
+    )
 
 
 def of_a_fifo(path: Path) -> None:
@@ -253,8 +255,8 @@ def of_nothing(path: Path) -> None:
         (of_a_device, "is a device"),
         (of_a_loop, "symbolic links"),
         (of_a_terabyte, "at most 320 MiB"),
-        (of_a_long_gzip_name, "too early"),
-        (of_nothing, "too early"),
+        (of_a_long_gzip_name, "truncated"),
+        (of_nothing, "truncated"),
     ],
 )
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path, made: Callable[[Path], None], says: str) -> None:

@@ -190,7 +190,7 @@ def test_a_cable_that_takes_nothing_for_ever_is_said_once(without: Floats) -> No
     retry = rig.until(CableState.PLAYING)
     rig.at |= {moment: retry for moment in (0.1, 1.0, 2.0)}
     assert np.array_equal(rig.walk(), without)
-    assert rig.cable_said() == ["the cable is gone (takes no sound); the rest goes on"]
+    assert rig.cable_said() == ["the cable is gone (takes no sound); everything else goes on"]
     assert rig.box.cable.failures >= 2
 
 
@@ -211,7 +211,7 @@ def test_a_cable_nobody_reads_is_said_once_and_plays_on_when_somebody_does(witho
 
     rig.at |= {0.1: rig.until(CableState.PLAYING), 4.0: read, 6.0: check}
     assert np.array_equal(rig.walk(), without)
-    assert sum("nobody reads the cable" in text for text in rig.cable_said()) == 1
+    assert sum("no program reads the cable" in text for text in rig.cable_said()) == 1
     assert rig.box.cable.xruns == 0
     assert np.abs(sound(rig.cable)[-24_000:]).max() > 0.1
 
@@ -264,7 +264,7 @@ def test_a_cable_that_holds_up_the_box_is_left_alone(without: Floats, monkeypatc
     rig = Rig()
     rig.at |= {0.1: rig.until(CableState.PLAYING), 4.0: lambda: time.sleep(0.1)}
     assert np.array_equal(rig.walk(), without)
-    assert sum("holds up the box" in text for text in rig.cable_said()) == 1
+    assert sum("delays the audio path" in text for text in rig.cable_said()) == 1
     assert rig.box.cable.failures == 1
 
 

@@ -290,7 +290,7 @@ def test_a_graph_that_is_not_the_cards_is_refused(made: Path, tmp_path: Path) ->
     graph.write_bytes(content[:-1])
     assert "sha256 differs" in refusal(folder)
     encoder = (folder / "float.enc.onnx").read_bytes()
-    for other, wanted in ((content[:5000], "no ONNX model"), (encoder, "no streaming")):
+    for other, wanted in ((content[:5000], "not an ONNX model"), (encoder, "not a streaming")):
         graph.write_bytes(other)
         lines = [line for line in card.read_text().splitlines() if "df_dec" not in line]
         lines.append(f"| `{graph.name}` | sha256 `{hashlib.sha256(other).hexdigest()}` |")
@@ -316,7 +316,10 @@ def archive(path: Path, entries: dict[str, bytes]) -> list[str]:
         (["--compare"], "--pairs"),
         (["--out", "{}/out", "--archive", "{}/none.tar.gz"], "cannot be read"),
         (["--out", "{}/out", "--archive", "{}/text"], "its sha256 is"),
-        (["--out", "{}/out", "--archive", "{}/text", "--sha256", hashlib.sha256(b"text").hexdigest()], "no archive"),
+        (
+            ["--out", "{}/out", "--archive", "{}/text", "--sha256", hashlib.sha256(b"text").hexdigest()],
+            "not an archive",
+        ),
         (["--compare", "--pairs", "{}", "--every", "0"], "--every"),
     ],
 )
@@ -341,8 +344,8 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path, capsys: pytest.
     content = helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 12)]).SerializeToString()
     for entries, wanted in (
         ({"enc.onnx": content}, "holds no d"),
-        ({f"{stage}.onnx": content for stage in STAGES}, "no graph of DeepFilterNet3"),
-        ({f"{stage}.onnx": b"\xff" * 9 for stage in STAGES}, "is no ONNX model"),
+        ({f"{stage}.onnx": content for stage in STAGES}, "not a graph of DeepFilterNet3"),
+        ({f"{stage}.onnx": b"\xff" * 9 for stage in STAGES}, "is not an ONNX model"),
     ):
         asked = archive(tmp_path / "other.tar.gz", entries)
         assert making.main([*asked, "--out", str(tmp_path / "out")]) == 2

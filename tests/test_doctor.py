@@ -81,7 +81,7 @@ def test_a_good_microphone_is_measured_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [(silence, "nothing but zeros"), (constant(0.25), "stuck at +0.250"), (constant(-1), "stuck")]
+    ("source", "words"), [(silence, "only zeros"), (constant(0.25), "stuck at +0.250"), (constant(-1), "stuck")]
 )
 def test_a_dead_microphone_fails(source: Source, words: str) -> None:
     found = verdicts(hear(source))
@@ -266,7 +266,7 @@ def test_overlay_missing(pi: Path) -> None:
 
 def test_overlay_there_but_no_card(pi: Path) -> None:
     only(pi, "Headphones")
-    assert "overlay is there but no card came" in side(pi, "capture")["microphone card"].fix
+    assert "overlay is set but there is no card" in side(pi, "capture")["microphone card"].fix
 
 
 def test_jack_switched_off(pi: Path) -> None:
@@ -289,10 +289,14 @@ def test_board_without_a_jack(pi: Path) -> None:
     [
         ("busy", "Mic is in use by pulseaudio (process 7); stop it", "mask --now pulseaudio.socket"),
         ("busy", "Mic is in use by arecord (process 7); stop it", "stop that program"),
-        ("refused", "Mic may not be opened by this user; add it to the group audio", "usermod -aG audio"),
+        (
+            "refused",
+            "Mic cannot be opened by this user (permission denied); add the user to the group audio",
+            "usermod -aG audio",
+        ),
         ("refused", "Mic has no capture with 16 bits", "quietbox devices"),
-        ("hangs", "gave no answer within 25 s", "its driver hangs"),
-        ("died", "the trial died of signal 11", "report"),
+        ("hangs", "gave no answer within 25 s", "its driver does not respond"),
+        ("died", "the trial ended by signal 11", "report"),
     ],
 )
 def test_a_device_that_does_not_open(pi: Path, kind: str, text: str, fix: str) -> None:
@@ -335,7 +339,7 @@ def test_governor_and_power(pi: Path) -> None:
         (None, OK, "default"),
         (SETTINGS, OK, "valid"),
         ("[capture]\ngian_db = 3\n", FAIL, "gian_db"),
-        (b"\xff\xfe", FAIL, "no text file"),
+        (b"\xff\xfe", FAIL, "not a text file"),
     ],
 )
 def test_settings(pi: Path, content: str | bytes | None, verdict: doctor.Verdict, words: str) -> None:
@@ -440,7 +444,7 @@ def test_a_good_box_passes(tmp_path: Path) -> None:
     assert all(row["verdict"] != "fail" for row in found.values())
     assert found["level"]["figures"]["level_dbfs"] == pytest.approx(-20.8, abs=0.5)
     assert found["microphone rate"]["figures"]["rate_hz"] == 48_000
-    assert "48000 Hz promised" in found["output"]["found"]
+    assert "48000 Hz nominal" in found["output"]["found"]
 
 
 def test_a_silent_microphone_fails_in_the_table(tmp_path: Path) -> None:
@@ -448,7 +452,7 @@ def test_a_silent_microphone_fails_in_the_table(tmp_path: Path) -> None:
         rig.feed(np.zeros(RATE_HZ, np.int16), paced=True)
         done = quietbox(tmp_path, "--seconds", "1")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "nothing but zeros" in done.stdout and "The box would not work: microphone" in done.stdout
+    assert "only zeros" in done.stdout and "The box would not work: microphone" in done.stdout
 
 
 def test_a_source_without_a_clock_has_the_wrong_rate() -> None:
@@ -493,7 +497,10 @@ def test_a_running_box_is_asked_and_not_disturbed(tmp_path: Path) -> None:
     assert found["running box"]["verdict"] in ("ok", "warn")  # a busy machine steps down
     assert found["running box"]["figures"]["seconds"] >= doctor.HEARD_S, "asked in its first second, it is asked again"
     assert found["microphone"]["verdict"] == "ok" and found["microphone"]["figures"]["level_dbfs"] > -30
-    assert "because the box runs" in found["microphone"]["found"] and "because the box runs" in found["output"]["found"]
+    assert (
+        "in use by the running box" in found["microphone"]["found"]
+        and "in use by the running box" in found["output"]["found"]
+    )
     assert "in the running box" in found["engine"]["found"]
 
 
@@ -517,7 +524,7 @@ def test_a_box_that_has_just_started_gets_time_to_hear_something(monkeypatch: py
     monkeypatch.setattr(doctor.runtime, "read_status", lambda: next(told))
     status, waited_s = doctor._settled_status(started=True, enough_s=2.5)
     assert status["level_in_dbfs"] == -40.0 and waited_s >= 0.4
-    assert "asked again for 1.2 s" in doctor._running_box(status, 1.2).found
+    assert "polled for 1.2 s" in doctor._running_box(status, 1.2).found
 
     monkeypatch.setattr(doctor, "SETTLE_S", 0.2)
     monkeypatch.setattr(doctor, "STATUS_LATE_S", 0.2)
@@ -621,5 +628,5 @@ def test_never_raises_whatever_it_reads(
 def test_a_check_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch, pi: Path) -> None:
     patient = Doctor(root=pi, listen=lambda *_: 1 / 0, play=good("playback"))  # type: ignore[arg-type, return-value]
     monkeypatch.setattr(trial, "in_child", lambda *_, **__: Trouble("died", ""))
-    broken = [finding for finding in patient.examine() if "failed itself" in finding.found]
+    broken = [finding for finding in patient.examine() if "failed with an error" in finding.found]
     assert [finding.check for finding in broken] == ["microphone"] and "ZeroDivisionError" in broken[0].found

@@ -1,4 +1,4 @@
-"""The USB microphone's configfs tree in a folder that stands for /: what is written, repeated, removed and undone."""
+"""The USB microphone's configfs tree in a folder to use instead of /: what is written, repeated, removed and undone."""
 
 import errno
 import os
@@ -92,7 +92,7 @@ def test_a_failure_at_any_write_is_undone(root: Path, monkeypatch: pytest.Monkey
         write(path, value)
 
     monkeypatch.setattr(gadget_module, "_write", failing)
-    with pytest.raises(NoGadget, match=r"Invalid argument; nothing was left behind") as refusal:
+    with pytest.raises(NoGadget, match=r"Invalid argument; everything was undone") as refusal:
         made(root).up()
     assert str(calls[step]) in str(refusal.value) and "\n" not in str(refusal.value)
     assert everything(root) == before
@@ -153,7 +153,7 @@ def test_a_port_that_somebody_else_has_is_named(root: Path) -> None:
         made(root).up()
     (other / "UDC").write_text("\n")
     (root / "sys/class/udc" / CONTROLLER / "function").write_text("g_ether\n")
-    with pytest.raises(NoGadget, match=r"by g_ether\): remove that first"):
+    with pytest.raises(NoGadget, match=r"by g_ether\): remove it first"):
         made(root).up()
     (root / "sys/class/udc/fe980000.usb").mkdir()
     assert "up on fe980000.usb" in made(root).up()

@@ -65,7 +65,9 @@ class Serve:
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert until(lambda: any("waits for" in line for line in self.said), 60), self.said
+        assert until(lambda: any("receives noisy" in line or "serves boxes" in line for line in self.said), 60), (
+            self.said
+        )
         self.began_mb = self.memory_mb
 
     def _read(self) -> None:
@@ -303,7 +305,7 @@ def test_another_program_neither_mixes_in_nor_takes_the_clean_sound_away(tmp_pat
         assert program.silent == 0
         program.close()
         # Once it has gone the other one is served.
-        assert until(lambda: any("the program has gone" in line for line in served.said))
+        assert until(lambda: any("the program has disconnected" in line for line in served.said))
         thief.heard.clear()
         loud.send(np.full(1000, 0.1, "<f4").tobytes())
         assert until(lambda: thief.turn() or any(len(chunk) == 4000 for chunk in thief.heard))
@@ -410,7 +412,7 @@ def test_one_key_has_one_session_and_takes_no_other_boxs_place(known: dict[str, 
             assert box.open(), "all places are taken by one key"
             box.play(1.0)
         box.unharmed()
-        assert sum("a box has come" in line for line in served.said) == 2
+        assert sum("a box has connected" in line for line in served.said) == 2
         assert any(b"in use by another box" in message for rogue in rogues for message in rogue.heard)
         for one in (*rogues, box):
             one.close()
@@ -430,7 +432,7 @@ def test_a_box_whose_network_was_cut_comes_back_to_its_session(known: dict[str, 
             return any(message[3] == Kind.WELCOME for message in second.heard)
 
         assert until(welcomed)
-        assert sum("a box has come" in line for line in served.said) == 1
+        assert sum("a box has connected" in line for line in served.said) == 1
         for one in (first, second):
             one.close()
 
@@ -607,7 +609,7 @@ def test_the_log_takes_so_many_lines_and_says_how_many_it_left_out(monkeypatch: 
     lines: list[str] = []
     log = LogLimit(lines.append)
     for _ in range(1000):
-        log("a box has come")
+        log("a box has connected")
     assert len(lines) == LINES_AT_ONCE
     now_s[0] += 3600
     log("another hour")

@@ -216,9 +216,9 @@ def test_an_update_is_sent_by_ssh_and_a_refusal_is_one_line(tmp_path: Path) -> N
     words = called.read_text()
     assert words.startswith("-i key ssh://root@box:2222 ") and "quietbox-versions update" in words
     ssh.write_text("#!/bin/sh\necho 'warning: x' >&2; echo 'Permission denied (publickey).' >&2; exit 255\n")
-    with pytest.raises(UserError, match=r"box did not take it: Permission denied \(publickey\)\.$"):
+    with pytest.raises(UserError, match=r"box did not accept it: Permission denied \(publickey\)\.$"):
         update.send(offered, "box", owner_key(), str(ssh))
-    with pytest.raises(UserError, match="is no host"):
+    with pytest.raises(UserError, match="is not a host"):
         update.send(offered, "-oProxyCommand=x", owner_key(), str(ssh))
 
 
@@ -611,9 +611,9 @@ def test_a_power_cut_anywhere_in_an_update_leaves_a_box_that_runs(tmp_path: Path
     [
         ({"python": "3.13"}, "not for this box"),
         ({"machine": "x86_64"}, "not for this box"),
-        ({"name": "../../etc"}, "which version"),
+        ({"name": "../../etc"}, "has no version"),
         ({"files": {"lib/program": "0" * 64}}, "damaged"),
-        ({"files": {}}, "does not stand in its contents"),
+        ({"files": {}}, "is not in its list of contents"),
         ({"files": {"/etc/passwd": "0" * 64}}, "outside"),
         ({"files": {"a/../../b": "0" * 64}}, "outside"),
     ],
@@ -670,7 +670,7 @@ def test_an_update_is_laid_on_a_card_whole_or_not_at_all(tmp_path: Path) -> None
     file = bundle_of(tmp_path, "1")
     folder = tmp_path / "card"
     folder.mkdir()
-    with pytest.raises(UserError, match="no first partition"):
+    with pytest.raises(UserError, match="not the first partition"):
         update.lay_on(file, folder, owner_key())
     (folder / "cmdline.txt").write_text("quiet\n")
     assert update.lay_on(file, folder, owner_key()) == "1"

@@ -415,10 +415,10 @@ TWO = USB + " 2 [Mic_1          ]: USB-Audio - Mic\n"
     ("model", "asound", "arguments", "said"),
     [
         ("Raspberry Pi 5 Model B Rev 1.0", "", [], "no headphone jack on this board: no output is plugged in yet"),
-        ("Raspberry Pi 4 Model B Rev 1.5", TWO, [], "several microphones: Mic, Mic_1; auto takes Mic"),
+        ("Raspberry Pi 4 Model B Rev 1.5", TWO, [], "several microphones: Mic, Mic_1; auto selects Mic"),
         ("Raspberry Pi 4 Model B Rev 1.5", TWO, [], 'quietbox.toml: [playback] device = "Headphones"'),
         ("Raspberry Pi 4 Model B Rev 1.5", USB, [], '[capture] device = "Mic", [playback] device = "Headphones"'),
-        ("Raspberry Pi 4 Model B Rev 1.5", "", [], "every setting at its default"),
+        ("Raspberry Pi 4 Model B Rev 1.5", "", [], "all settings at their defaults"),
         ("Raspberry Pi 4 Model B Rev 1.5", USB, ["--microphone", "i2s"], "gain_db = 24.0"),
         ("Raspberry Pi 4 Model B Rev 1.5", USB, ["--usb-microphone"], bootconfig.GADGET),
         ("Raspberry Pi 4 Model B Rev 1.5", USB, ["--usb-microphone"], "[cable] usb = true"),
@@ -442,7 +442,7 @@ def test_what_it_finds_and_says(
 @pytest.mark.parametrize(
     ("model", "arguments", "said"),
     [
-        ("Raspberry Pi 3 Model B Rev 1.2", ["--usb-microphone"], "no USB port that can be a device"),
+        ("Raspberry Pi 3 Model B Rev 1.2", ["--usb-microphone"], "no USB port with device mode"),
         ("Raspberry Pi 4 Model B Rev 1.5", ["--wheels", "/nowhere"], "no such folder"),
         ("Raspberry Pi 4 Model B Rev 1.5", ["--wheels", "/proc"], "holds no wheels"),
     ],
@@ -464,7 +464,7 @@ def test_it_takes_no_file_of_others_and_runs_alone(
     root = fresh(built, tmp_path / "root")
     (root / install.COMMAND).write_text("another program")
     assert install.main(["--root", str(root)]) == 1
-    assert "not ours" in capsys.readouterr().err
+    assert "exists and is not" in capsys.readouterr().err
     (root / install.COMMAND).unlink()
     (root / "etc/systemd/system/quietbox.service").write_text("by hand")
     holder = os.open(root / "etc", os.O_RDONLY)

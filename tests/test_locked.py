@@ -96,7 +96,7 @@ def test_a_lock_that_pins_less_is_refused(tmp_path: Path) -> None:
         read(path)
     for text in ("numpy==2.4.6\n", "numpy>=2 \\\n    --hash=sha256:" + "0" * 64 + "\n", "numpy==2.4.6 --hash=md5:00\n"):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"is no pin with hashes"):
+        with pytest.raises(UserError, match=r"is not a pin with hashes"):
             read(path)
     path.write_text("numpy==2.4.6 \\\n    --hash=sha256:" + "0" * 64 + "\n    # via scipy\n")
     with pytest.raises(UserError, match=r"does not hold scipy"):

@@ -98,7 +98,10 @@ def test_only_the_control_that_is_named_is_set() -> None:
     assert told == [("devices", "output mixer of Dongle: Speaker 75 %, unmuted")]
     output, told = settled(card, "Headphone")
     assert told == [
-        ("mixer", '[playback] mixer = "Headphone" is no control of Dongle (it has PCM, Speaker, Mic); nothing was set')
+        (
+            "mixer",
+            '[playback] mixer = "Headphone" is not a control of Dongle (it has PCM, Speaker, Mic); nothing was set',
+        )
     ]
     card.written.clear()
     assert settled(card, "off")[1] == [] and not card.written
@@ -117,7 +120,7 @@ def test_trouble_is_said_once_and_a_value_that_does_not_stick_is_named() -> None
     for _ in range(3):
         output.settle(card)
         output.report()
-    assert told == [("mixer", "output mixer of Dongle cannot be set (Operation not permitted); the sound goes on")]
+    assert told == [("mixer", "output mixer of Dongle cannot be set (Operation not permitted); sound continues")]
     card.error, card.stuck = None, True
     output.settle(card)
     output.report()
@@ -189,7 +192,7 @@ def test_a_mixer_that_never_answers_does_not_keep_the_sound_away(monkeypatch: py
         running.until(State.RUNNING)
         running.hops()
         assert running.loudness() > 0.001 and running.box.mixer.words == "does not answer"
-        assert sum("does not answer" in text for text in running.hear()) == 1
+        assert sum("does not respond" in text for text in running.hear()) == 1
         card.answers.set()
         running.until_said("PCM 0.0 dB, unmuted")
 
@@ -222,11 +225,11 @@ def test_a_cable_instead_of_the_jack_has_no_volume_to_be_set() -> None:
         ({}, [PCM], {}, OK, "PCM -20.0 dB, muted; the box sets PCM 0.0 dB, unmuted at its start", ""),
         ({}, [], {}, OK, "volume_db -20 dB; the card has no mixer", ""),
         ({}, [PCM], {"state": "running"}, WARN, "muted, but the box set PCM 0.0 dB, unmuted", "restart quietbox"),
-        ({}, [FINE], {"volume_db": -6.0}, WARN, "plays at -6 dB, the settings say otherwise", "reload quietbox"),
-        ({"mixer": "off"}, [PCM], {}, WARN, "which the box leaves alone", "unmute it"),
-        ({"mixer": "off"}, [replace(FINE, db=-9.0)], {}, OK, "-9.0 dB, unmuted, which the box leaves alone", ""),
-        ({"mixer": "Amp"}, [FINE, MIC], {}, WARN, '"Amp" is no control', 'mixer = "auto", or one of "PCM", "Mic"'),
-        ({"volume_db": -60.0}, [FINE], {}, WARN, "hardly to be heard", "raise [playback] volume_db"),
+        ({}, [FINE], {"volume_db": -6.0}, WARN, "plays at -6 dB, not as the settings say", "reload quietbox"),
+        ({"mixer": "off"}, [PCM], {}, WARN, "which the box does not change", "unmute it"),
+        ({"mixer": "off"}, [replace(FINE, db=-9.0)], {}, OK, "-9.0 dB, unmuted, which the box does not change", ""),
+        ({"mixer": "Amp"}, [FINE, MIC], {}, WARN, '"Amp" is not a control', 'mixer = "auto", or one of "PCM", "Mic"'),
+        ({"volume_db": -60.0}, [FINE], {}, WARN, "almost inaudible", "raise [playback] volume_db"),
         ({}, Trouble("hangs", "gave no answer within 20 s"), {}, WARN, "no answer", 'mixer = "off"'),
     ],
 )

@@ -47,7 +47,7 @@ def test_every_look_can_be_told_from_every_other() -> None:
     assert shares[Look.OFF] == 0 and changes[Look.OFF] == 0
     assert shares[Look.LIT] == 1
     assert 0.05 < shares[Look.DIM] < 0.3 and changes[Look.DIM] == 0
-    assert 0 < shares[Look.DARK] < 0.05, "a glint shows that it is on, and is no blinking"
+    assert 0 < shares[Look.DARK] < 0.05, "a short flash shows that it is on, and is not a blinking"
     assert 4 <= changes[Look.SLOW] <= 6 and 50 < changes[Look.FAST] <= 60
     for blinking in (Look.SLOW, Look.FAST):
         assert seen(blinking)[0] == 1 and 0.4 < shares[blinking] < 0.6
@@ -77,7 +77,7 @@ def test_short_on_release_and_long_while_held() -> None:
     assert presses(UP + held(0.2)) == []
     assert presses(UP + held(0.2) + UP) == ["short"]
     assert presses(UP + held(0.9)) == ["long"]
-    assert presses(UP + held(5) + UP) == ["long"], "letting go after a long press is no short one"
+    assert presses(UP + held(5) + UP) == ["long"], "letting go after a long press is not a short one"
     assert presses(UP + held(0.9) + UP + held(0.1) + UP) == ["long", "short"]
     assert presses(UP + held(0.9) + UP, long_press_ms=2000) == ["short"]
 
@@ -169,7 +169,7 @@ def test_the_fake_shows_and_obeys() -> None:
         until(lambda: bench.pressed == ["short", "long"])
         fake.release()
     assert fake.closed and fake.log[-1][1] == 0
-    assert bench.said == ["panel: LED on GPIO 17, button on GPIO 27, through nothing: a fake for trials"]
+    assert bench.said == ["panel: LED on GPIO 17, button on GPIO 27, through nothing: simulated for tests"]
 
 
 def test_pins_that_fail_are_said_once_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_a_library_that_never_returns_holds_up_nothing(
     ("trouble", "says"),
     [
         ("import:No access to /dev/mem.  Try running as root!", "add this user to the group gpio"),
-        ("import:This module can only be run on a Raspberry Pi!", "nothing here says that this is one"),
+        ("import:This module can only be run on a Raspberry Pi!", "this board does not identify itself as one"),
         ("setup:'GPIO busy'", "GPIO 17 is refused for the LED ('GPIO busy': another program"),
         ("output:unplugged", "GPIO 17 fails (unplugged)"),
         ("input:crash", "the GPIO process ended with SIGILL"),
@@ -439,7 +439,7 @@ def test_a_machine_without_gpio(library: Library, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "access", lambda path, mode: "gpiochip" not in str(path))
     with Bench(PanelConfig()) as bench:
         until(lambda: bench.said)
-    assert "add it to the group gpio" in bench.said[0]
+    assert "add the user to the group gpio" in bench.said[0]
 
 
 @pytest.mark.parametrize("backend", ["auto", "gpio"])

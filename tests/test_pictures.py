@@ -22,7 +22,7 @@ def test_pictures_stand_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("look", list(Look))
 def test_the_light_is_drawn_as_it_shines(look: Look) -> None:
-    """Hundredths of a second, but for the 40 ms of a glint, which are drawn at their true width."""
+    """Hundredths of a second, but for the 40 ms of a short flash, which are drawn at their true width."""
     shapes = list(ET.parse(PICTURES / "light.svg").getroot())
     at = next(number for number, shape in enumerate(shapes) if shape.get("id") == look.name)
     strip, after = shapes[at], shapes[at + 1] if at + 1 < len(shapes) else None

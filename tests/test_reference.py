@@ -308,7 +308,7 @@ def test_who_hears_the_speech_is_asked_now_and_then_and_may_change() -> None:
     watch.reset()
     assert after(600, 0.1, 0.1)[1] < 0.2, "nor is it listened to for long while nobody speaks"
     watch.reset()
-    assert after(60, 0.0, 0.9)[0] == "", "an engine that tells no speech is no witness"
+    assert after(60, 0.0, 0.9)[0] == "", "an engine that tells no speech is not a witness"
 
 
 def test_a_machine_that_runs_now_and_then_is_listened_to_and_then_cancelled() -> None:

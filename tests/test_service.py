@@ -217,7 +217,7 @@ def test_the_watchdog_is_fed_while_the_box_waits_for_a_card_and_can_look_for_it(
 
 def test_button_and_signal_do_the_same_and_the_journal_knows_which(faked: Faked) -> None:
     faked.running()
-    faked.until(lambda: any("fake" in entry["MESSAGE"] for entry in faked.records("panel")))
+    faked.until(lambda: any("simulated" in entry["MESSAGE"] for entry in faked.records("panel")))
     faked.order("service.panel.pins.press(); time.sleep(0.2); service.panel.pins.release()")
     faked.until(lambda: len(faked.records("order")) == 1)
     faked.process.send_signal(signal.SIGUSR1)
@@ -319,7 +319,7 @@ def test_signals_status_reload_and_a_clean_end(tmp_path: Path) -> None:
         box.config.write_text(SETTINGS + "[suppress]\nlimit_bd = 3\n")
         box.send(signal.SIGHUP)
         box.until('unknown key "limit_bd"')
-        assert "the settings in use stay" in box.said()
+        assert "the current settings stay in use" in box.said()
         box.config.write_text(SETTINGS + '[suppress]\nengine = "off"\n')
         box.send(signal.SIGHUP)
         box.until("settings read again")
@@ -359,10 +359,10 @@ def test_a_status_that_cannot_be_written_is_said_once_and_the_sound_goes_on(tmp_
     (tmp_path / "status.json").mkdir()
     with PacedRig():
         box = Running(tmp_path)
-        box.until("the status cannot be written")
+        box.until("the status file cannot be written")
         box.until("state: running")
         time.sleep(2.5)
-        assert box.said().count("the status cannot be written") == 1
+        assert box.said().count("the status file cannot be written") == 1
         box.end()
 
 
@@ -386,7 +386,7 @@ def test_a_fault_while_settings_are_read_is_one_line(
     service._load, service._journal = load, Journal.__new__(Journal)
     monkeypatch.setattr(service._journal, "say", lambda sentence, kind: said.append(sentence))
     service._load_again()
-    assert len(said) == 1 and "(MemoryError: no room for an engine); not all settings were taken" in said[0]
+    assert len(said) == 1 and "(MemoryError: no room for an engine); not all settings were applied" in said[0]
     assert capfd.readouterr().err == ""
 
 
@@ -458,4 +458,4 @@ def test_latency_is_measured_through_real_alsa(tmp_path: Path) -> None:
         assert abs(found["measured_ms"] - found["budget_ms"]) < 40
         (tmp_path / "q.toml").write_text(SETTINGS)
         silent = quietbox(tmp_path, "latency", "--config", str(tmp_path / "q.toml"))
-        assert silent.returncode == 1 and "did not come back" in silent.stderr
+        assert silent.returncode == 1 and "did not hear the" in silent.stderr

@@ -80,7 +80,7 @@ def test_the_owners_key_is_made_once_and_is_nobody_elses(
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600 and stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
     before = secret.read_bytes()
     assert update.main(["--new-key"]) == 1 and update.main(["--new-key", str(secret)]) == 1
-    assert "is there already" in capsys.readouterr().err and secret.read_bytes() == before
+    assert "exists already" in capsys.readouterr().err and secret.read_bytes() == before
     secret.unlink()  # a public key whose secret one lies elsewhere is not overwritten, either
     assert update.main(["--new-key"]) == 1 and not secret.exists()
     assert update.main(["--new-key", str(tmp_path / "second")]) == 0
@@ -91,7 +91,7 @@ def test_the_owners_key_is_made_once_and_is_nobody_elses(
 def test_who_may_sign_is_chosen_at_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     text, who = owner.chosen_signers(None)
-    assert text == "" and "takes no update" in who and "--new-key" in who
+    assert text == "" and "accepts no update" in who and "--new-key" in who
     assert owner.chosen_signers("none")[0] == ""
     both = tmp_path / "both.pub"
     both.write_text(
@@ -237,7 +237,7 @@ def test_a_box_without_a_key_or_without_ssh_keygen_takes_no_update(
         with pytest.raises(UserError, match=says):
             held.update(file, quiet)
     held.signers.unlink()
-    with pytest.raises(UserError, match=r"takes no update.*--signer"):
+    with pytest.raises(UserError, match=r"accepts no updates.*--signer"):
         held.update(file, quiet)
     held.signers.write_text(text)
     monkeypatch.setattr(signature, "VERIFY_S", 0.2)
@@ -400,8 +400,8 @@ def test_by_ssh_the_box_checks_the_same(tmp_path: Path) -> None:
     elsewhere = tmp_path / "no key here"
     before = {path.name for path in tmp_path.iterdir()}
     for file, says in (
-        (signed(tmp_path, "1", by="stranger"), "box did not take it: quietbox-versions: .*not signed with"),
-        (signed(tmp_path, "0", EPOCH - 1), "box did not take it: quietbox-versions: .*older than what runs"),
+        (signed(tmp_path, "1", by="stranger"), "box did not accept it: quietbox-versions: .*not signed with"),
+        (signed(tmp_path, "0", EPOCH - 1), "box did not accept it: quietbox-versions: .*older than what runs"),
     ):
         with pytest.raises(UserError, match=says):
             update.send(file, "box", elsewhere, ssh)

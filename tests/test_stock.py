@@ -207,7 +207,7 @@ def spoil(at: int, data: bytes) -> Change:
         (spoil(ROOT_AT + 1024 + 58, b"\0\0"), "cleanly"),
         (spoil(ROOT_AT + 1024 + 96, b"\xc6"), "cleanly"),
         (spoil(BOOT_AT, bytes(2 * MIB)), "config.txt"),
-        (lambda image: os.truncate(image, 40 * MIB), "cut short"),
+        (lambda image: os.truncate(image, 40 * MIB), "is truncated"),
         (lambda image: os.truncate(image, 100), "partition table"),
     ],
 )
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused(image: Path, folder: Path, tmp_path: Path)
     full = make_image(tmp_path / "full.img", size_mb=12)
     with pytest.raises(UserError, match="MB free in its root"):
         stock.customise(full, tmp_path / "out.img", folder)
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a plain file"):
         stock.customise(image, tmp_path, folder)
     wrong = tmp_path / "wrong.toml"
     wrong.write_text("[suppress]\nlimt_db = 12\n")

@@ -129,7 +129,7 @@ def test_refusals_are_one_line(recordings: Path, tmp_path: Path, capsys: pytest.
         "no weights of this network": ["--out", str(out), *speech, "--init", str(tmp_path / "bad.pt")],
         "another shape": ["--out", str(out), *speech, "--init", str(tmp_path / "other.pt"), "--shape", SMALL],
         "--shape": ["--out", str(out), *speech, "--shape", '{"chanels": 3}'],
-        "give one of them": ["--out", str(out), *speech, "--resume", "--init", str(tmp_path / "bad.pt")],
+        "give only one of them": ["--out", str(out), *speech, "--resume", "--init", str(tmp_path / "bad.pt")],
         "needs --dev": ["--evaluate", str(tmp_path / "bad.pt")],
         "no pairs": ["--evaluate", str(tmp_path / "w.pt"), "--dev", str(tmp_path)],
     }

@@ -136,7 +136,7 @@ def test_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     content = read_weights(SHIPPED / "weights.pt")
     content["shape"] = {"levels": (4, 4, 6, 6), "middle": 8}
     torch.save(content, tmp_path / "odd.pt")
-    with pytest.raises(Refused, match="not of the shape it names"):
+    with pytest.raises(Refused, match="do not match its shape"):
         load_unet(tmp_path / "odd.pt")
 
 

@@ -221,7 +221,7 @@ def test_command_line_runs_a_command_and_records(tmp_path: Path) -> None:
 def test_command_line_names_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.wav").write_text("no sound")
     assert sound.main(["exact", "--play", str(tmp_path / "text.wav"), "--", "true"]) == 2
-    assert "no sound file" in capsys.readouterr().err
+    assert "not a sound file" in capsys.readouterr().err
 
 
 def test_a_list_of_killed_servers_is_removed_unless_a_server_lives(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_a_volume_ordered_while_other_settings_change_over_is_not_lost() -> None
     opened = rig.jack.opened
     rig.walk()
     assert rig.box.config == at(-12.0, other) and rig.box.chain.volume.gain == pytest.approx(10 ** (-12 / 20))
-    assert rig.jack.opened == opened + 1, "a volume opens no device anew"
+    assert rig.jack.opened == opened + 1, "a volume opens no device again"
 
 
 def test_calibrate_plays_its_own_level_whatever_the_volume() -> None:

@@ -116,7 +116,7 @@ def test_only_a_key_in_the_list_comes_in_and_hears_why_not() -> None:
 
 def test_a_server_with_another_key_than_the_box_was_given_learns_nothing() -> None:
     server, fooled = server_side(True), client_side(True, server=STRANGER[0])
-    with pytest.raises(ProtocolError, match="does not open"):
+    with pytest.raises(ProtocolError, match="cannot be decrypted"):
         for _ in range(4):
             carry(fooled, server)
             carry(server, fooled)
@@ -134,7 +134,7 @@ def test_with_keys_on_one_side_alone_there_is_no_handshake(client_keyed: bool) -
 
 def test_a_message_in_clear_ends_a_connection_with_keys() -> None:
     _, server = shaken(True)
-    with pytest.raises(ProtocolError, match="not in a box"):
+    with pytest.raises(ProtocolError, match="an unencrypted message"):
         server.receive(frame(0, b"hello"))
 
 
@@ -142,7 +142,7 @@ def test_nothing_is_heard_twice() -> None:
     client, server = shaken(True)
     sealed = client.encode(b"once")
     assert server.receive(sealed)[0] == [b"once"]
-    with pytest.raises(ProtocolError, match="played again"):
+    with pytest.raises(ProtocolError, match="a replayed message"):
         server.receive(sealed)
 
 
@@ -348,7 +348,7 @@ def test_keys_are_written_as_libzmq_writes_them() -> None:
     for public, secret in (SERVER, CLIENT, STRANGER, (bytes(32), b"\xff" * 32)):
         assert keys.written(public) == z85.encode(public) and keys.raw(z85.encode(secret), "x") == secret
     assert keys.public(z85.encode(CLIENT[1])).encode() == zmq.curve_public(z85.encode(CLIENT[1]))
-    with pytest.raises(UserError, match="list is no key"):
+    with pytest.raises(UserError, match="list is not a key"):
         keys.raw(b"#" * 40, "list")
 
 

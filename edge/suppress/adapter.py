@@ -346,7 +346,7 @@ class Adapter:
         self._said = None
         block[:] = dry
         if self._spoilt >= SPOILT_LIMIT:
-            self._fail(ArithmeticError(f"{self._core.name} gives nothing but samples that are no numbers"))
+            self._fail(ArithmeticError(f"{self._core.name} outputs only NaN or infinite samples"))
             return
         self._reset_core()
         self._unsettled = self._settle_blocks

@@ -105,7 +105,7 @@ def files(model: str = PACKAGED) -> list[Path]:
             raise BadModel(f"DeepFilterNet3 is neither in {' nor in '.join(map(str, places()))}; {make}")
         model = str(found[0])
     elif not os.path.isdir(model):
-        raise BadModel(f"{model} is no folder that quant.deepfilter wrote; {make}")
+        raise BadModel(f"{model} is not a folder that quant.deepfilter wrote; {make}")
     folder = Model(model)
     if not os.path.isfile(folder.folder / "CARD.md"):
         raise folder.refused(folder.folder / "CARD.md", "is missing")
@@ -159,7 +159,7 @@ def open_stages(graphs: list[Path], kind: type[Stage] = Stage) -> tuple[list[Sta
         sides = (session.get_inputs(), session.get_outputs())
         said = tuple({value.name: tuple(value.shape) for value in side} for side in sides)
         if said != wanted or any(value.type != "tensor(float)" for side in sides for value in side):
-            raise BadModel(f"{file} is no streaming graph of DeepFilterNet3; make it with quant.deepfilter")
+            raise BadModel(f"{file} is not a streaming graph of DeepFilterNet3; make it with quant.deepfilter")
         for name, shape in (inputs | outputs).items():
             values.setdefault(name, np.zeros(shape, np.float32))
         stages.append(kind(session, values, shapes))

@@ -113,7 +113,7 @@ def library(path: Path) -> ctypes.CDLL:
     except files.BadFile as error:
         raise BadModel(str(error)) from None
     except OSError:
-        raise BadModel(f"{path} does not load: it is no library, or one for another machine") from None
+        raise BadModel(f"{path} does not load: it is not a library, or one for another machine") from None
 
 
 FLOATS = ctypes.POINTER(ctypes.c_float)

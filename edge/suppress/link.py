@@ -44,7 +44,7 @@ PATIENCE_S = 3.0
 """Nothing is said of the machine's silence for so long after the start."""
 CLOSED = (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENETUNREACH)
 """How systemd's sandbox answers, and a network namespace with nothing in it."""
-DROP_IN = "the service has no network until you install hw/quietbox-remote.conf, its first lines say how"
+DROP_IN = "the service has no network access until you install hw/quietbox-remote.conf; see its first lines"
 
 
 @dataclass
@@ -141,8 +141,8 @@ class Link(threading.Thread):
         """What the user is told of an end of the connection."""
         if isinstance(end.__cause__, Refused):
             known = str(end) == UNKNOWN_KEY.decode()
-            return "it does not let this box's key in" if known else f"it refuses: {printable(str(end))}"
-        return f"its answer makes no sense: {printable(str(end))}" if end.__cause__ else ""
+            return "it rejects this box's key" if known else f"it refuses: {printable(str(end))}"
+        return f"its answer is invalid: {printable(str(end))}" if end.__cause__ else ""
 
     def _connected(self) -> Connection | None:
         """A connection whose handshake has begun; None if there is none to be had just now."""
@@ -216,7 +216,7 @@ class Link(threading.Thread):
                 self._meet(message)
             elif message.kind is Kind.FULL:
                 self._open = False
-                self._refusal = printable(message.body) or "it serves as many boxes as it may"
+                self._refusal = printable(message.body) or "it already serves its maximum number of boxes"
         self.tally.refused += connection.peer.refused - refused
         return sense
 
@@ -238,12 +238,12 @@ class Link(threading.Thread):
         if now_s < self._quiet_until_s or (idle and self._open and not self.heard):
             return
         if self.heard:
-            now = f"{self._engine} on {self._where} is heard"
+            now = f"{self._engine} on {self._where} is in use"
         elif self._open:
-            now = f"the answers of {self._where} come too late or not at all; our own network goes on"
+            now = f"the answers of {self._where} are late or missing; the local network takes over"
         else:
-            why = self._refusal or self._unreachable() or "is `quietbox serve --boxes` running, are the keys right?"
-            now = f"{self._where} is no help ({why}); our own network goes on"
+            why = self._refusal or self._unreachable() or "is `quietbox serve --boxes` running? are the keys right?"
+            now = f"{self._where} cannot be used ({why}); the local network takes over"
         if now != self._said:
             self._said, self._quiet_until_s = now, now_s + QUIET_S
             self.news.append(f"remote: {now}")
@@ -253,7 +253,7 @@ class Link(threading.Thread):
         try:
             kind, _, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
         except OSError:
-            return f"there is no {self._host}"
+            return f"the host name {self._host} cannot be resolved"
         try:
             with socket.socket(kind, socket.SOCK_DGRAM) as probe:
                 probe.connect(address)
@@ -274,12 +274,12 @@ def _curve(settings: RemoteConfig, host: str) -> tuple[bytes, bytes] | None:
         if keys.stays_here(host):
             return None
         raise UserError(
-            f"[remote] server = {settings.server!r} is another machine: sound leaves this one only encrypted; "
+            f"[remote] server = {settings.server!r} is another machine, so the connection must be encrypted; "
             "`quietbox keys FILE` makes a key here and there, then set server_key and key_file"
         )
     for name in ("server_key", "key_file"):
         if getattr(settings, name) == "off":
-            raise UserError(f"[remote] {name} is off and the other key is set; encryption needs both")
+            raise UserError(f"[remote] {name} is off and the other key is set; encryption needs both keys")
     server = keys.raw(keys.checked(settings.server_key, "[remote] server_key"), "[remote] server_key")
     secret = keys.raw(keys.read_secret(Path(settings.key_file)), settings.key_file)
     sodium()

@@ -34,7 +34,9 @@ class OnnxNetwork:
             raise model.refused(file, str(why)) from None
         found = [(value.name, value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
         if (names := tuple(name for name, _, _ in found)) != INPUTS + OUTPUTS:
-            raise model.refused(file, f"is no network of this box: its inputs and outputs are {', '.join(names)[:120]}")
+            raise model.refused(
+                file, f"is not a network of this box: its inputs and outputs are {', '.join(names)[:120]}"
+            )
         about = session.get_modelmeta().custom_metadata_map
         size = sum(model.shape(file, about).state_sizes)
         widths = (BANDS, size, BANDS, 1, size)
@@ -94,4 +96,4 @@ def quiet_session(content: bytes, *, pool: bool) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class of its own for every kind of fault
         why = " ".join(str(error).split())[:120]
-        raise NoGraph(f"is no ONNX model, or a broken one ({why})") from None
+        raise NoGraph(f"is not an ONNX model, or a broken one ({why})") from None

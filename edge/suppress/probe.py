@@ -67,15 +67,15 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
     except subprocess.TimeoutExpired:
         return f"ONNX Runtime did not answer within {limit_s:g} s"
     except (OSError, ValueError) as error:
-        return f"ONNX Runtime could not be tried ({error})"
+        return f"the device probe of ONNX Runtime did not start ({error})"
     if trial.returncode < 0:
         number = -trial.returncode
-        return f"ONNX Runtime died of {next((known.name for known in signal.Signals if known == number), number)}"
+        return f"ONNX Runtime was ended by {next((known.name for known in signal.Signals if known == number), number)}"
     said = " ".join(trial.stdout.decode(errors="replace").split())[:300]
     if trial.returncode == REFUSED:
         return said
     if trial.returncode:
-        return "ONNX Runtime failed its trial"
+        return "ONNX Runtime failed its probe"
     if mark and (kept := _service_folder()):
         with contextlib.suppress(OSError):  # then it is tried again next time
             (kept / mark).touch()
@@ -146,7 +146,7 @@ def _compare(model: Model) -> str:
         other_speech = theirs.step(features, other_gains)
         worst = float(np.max([worst, np.abs(gains - other_gains).max(), abs(speech - other_speech)]))
     if not worst <= TOLERANCE:  # also what is no number
-        return f"ONNX Runtime gives other gains than NumPy on the same weights (by {worst:.2g})"
+        return f"ONNX Runtime and NumPy disagree on the same weights (by {worst:.2g})"
     return ""
 
 

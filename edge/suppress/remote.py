@@ -118,7 +118,7 @@ class RemoteEngine:
         self._below.step_up()
 
     def close(self) -> None:
-        """Leave the machine; our own network goes on."""
+        """Leave the machine; the local network takes over."""
         self._link.stop()
 
     def reset(self) -> None:

@@ -52,10 +52,10 @@ class Rnnoise:
             found.rnnoise_process_frame.argtypes = [ctypes.c_void_p, FLOATS, FLOATS]
             found.rnnoise_process_frame.restype = ctypes.c_float
         except AttributeError:
-            raise BadModel(f"{file} is no library of RNNoise") from None
+            raise BadModel(f"{file} is not a library of RNNoise") from None
         self._state = found.rnnoise_create(None)
         if not self._state:
-            raise BadModel(f"{file} gives no engine: no memory, or a library without weights")
+            raise BadModel(f"{file} creates no engine: out of memory, or a library without weights")
         self.delay_samples = self._measured(file)
         self.reset()
 
@@ -83,5 +83,5 @@ class Rnnoise:
             self.process(frame)
         late = int(np.argmax(np.abs(heard)))
         if not abs(heard.flat[late]) > FAINT / 4:
-            raise BadModel(f"{file} does not let a faint sound pass as RNNoise does")
+            raise BadModel(f"{file} does not process a quiet signal as RNNoise does")
         return late

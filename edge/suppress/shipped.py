@@ -57,7 +57,7 @@ class Model:
         return self.folder / f"{self.name}{suffix}"
 
     def refused(self, file: Path, why: str) -> BadModel:
-        fix = "reinstall Quietbox" if self.shipped else 'make it again or set model = "quietbox"'
+        fix = "reinstall Quietbox" if self.shipped else 'export it again or set model = "quietbox"'
         return BadModel(f"{file} {why} ({fix})")
 
     def read(self, suffix: str) -> bytes:
@@ -72,7 +72,7 @@ class Model:
             if file.name not in wanted:
                 raise self.refused(card, f"has no line with the sha256 of {file.name}")
             if hashlib.sha256(content).hexdigest() != wanted[file.name]:
-                raise self.refused(file, "is not the file that its card describes: the sha256 differs")
+                raise self.refused(file, "does not match its model card: the sha256 differs")
         return content
 
     def weights(self, engine: str) -> NumpyNetwork:
@@ -83,14 +83,14 @@ class Model:
             arrays = _arrays(content)
             about = json.loads(str(arrays.pop("meta")))
         except Exception as error:  # a broken archive, header or text: zipfile, zlib, NumPy and json have a dozen ways
-            raise self.refused(file, f"holds no weights that can be read: {_short(error)}") from None
+            raise self.refused(file, f"contains no readable weights: {_short(error)}") from None
         shape = self.shape(file, about)
         if broken := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
-            raise self.refused(file, f"has weights that are no numbers: {broken[0]}")
+            raise self.refused(file, f"has NaN or infinite weights: {broken[0]}")
         try:
             return NumpyNetwork(engine, shape, arrays)
         except (KeyError, ValueError) as error:
-            raise self.refused(file, f"has other weights than its shape asks for: {_short(error)}") from None
+            raise self.refused(file, f"has weights that do not match its shape: {_short(error)}") from None
 
     def shape(self, file: Path, about: Any) -> Shape:
         """Check what a file says of itself (numbers may be text, as ONNX wants it) and return its sizes."""
@@ -104,12 +104,12 @@ class Model:
             shape = Shape(**sizes)
             shape.check()
         except Exception as error:  # anything may stand there
-            raise self.refused(file, f"does not say rightly what it is made for: {_short(error)}") from None
+            raise self.refused(file, f"has invalid metadata: {_short(error)}") from None
         if major != MAJOR_VERSION:
-            raise self.refused(file, f"is of version {about['version']}, this program reads {MAJOR_VERSION}.x")
+            raise self.refused(file, f"is of version {about['version']}, this program supports {MAJOR_VERSION}.x")
         if wrong := [name for name, value in NEEDED.items() if said[name] != value]:
             name = wrong[0]
-            raise self.refused(file, f"is made for {name} = {said[name]}, the box has {NEEDED[name]}")
+            raise self.refused(file, f"is for {name} = {said[name]}, the box has {NEEDED[name]}")
         return shape
 
     def silence(self, file: Path, about: Mapping[str, str], size: int) -> Floats:

@@ -70,11 +70,9 @@ class Geometry:
     def check(self) -> None:
         """Raises ValueError for what is no geometry, or one without an inverse."""
         if self.taper not in TAPERS or self.logarithm not in LOGARITHMS or not 0 < self.log_floor < math.inf:
-            raise ValueError(f"{self.taper}, {self.logarithm} and {self.log_floor:g} are no taper, logarithm and floor")
+            raise ValueError(f"unknown taper, logarithm or floor: {self.taper}, {self.logarithm}, {self.log_floor:g}")
         if self.fft_samples % 2 or not 16 <= self.fft_samples <= 2 * LARGEST:
-            raise ValueError(
-                f"a frame of {self.fft_samples} samples; wanted is an even number from 16 to {2 * LARGEST}"
-            )
+            raise ValueError(f"a frame of {self.fft_samples} samples; expected an even number from 16 to {2 * LARGEST}")
         if not 1 <= self.step_frames <= self.frames <= LARGEST:
             raise ValueError(f"windows of {self.frames} frames that move by {self.step_frames}")
         overlap = _overlap(self) if 1 <= self.hop_samples <= self.fft_samples else np.zeros(1)
@@ -152,13 +150,13 @@ class WindowNetwork:
         """How many bins the graph takes, if its input fits the geometry; sizes left free do."""
         fixed = [size if isinstance(size, int) and size > 0 else 0 for size in shape]
         if len(shape) != 4 or fixed[0] > 1 or fixed[1] > 1:
-            raise BadModel(f"{self.file} takes an input of {shape}; wanted is [1, 1, bins, frames]")
+            raise BadModel(f"{self.file} has an input of shape {shape}; expected [1, 1, bins, frames]")
         geometry = self.geometry
         bins, frames = fixed[2] or geometry.bins, fixed[3] or geometry.frames
         if bins not in (geometry.bins, geometry.bins - 1) or frames != geometry.frames:
             meant = dataclasses.replace(geometry, frames=frames, fft_samples=2 * (bins - bins % 2))
             raise BadModel(
-                f"{self.file} takes {bins} bins x {frames} frames, its settings make {geometry.bins} x"
+                f"{self.file} has an input of {bins} bins x {frames} frames, its settings make {geometry.bins} x"
                 f" {geometry.frames}; with a hop of {geometry.hop_samples} samples [window] fft_samples ="
                 f" {meant.fft_samples} and window_ms = {1000 * meant.window_samples / RATE_HZ:g} would fit"
             )
@@ -175,12 +173,12 @@ class WindowNetwork:
                 mask = self._session.run(None, {name: seen.astype(np.float32)})[0]
             except Exception as error:  # a class of its own for every kind of fault
                 why = " ".join(str(error).split())[-120:]
-                raise BadModel(f"{self.file} does not take {list(shape)} ({why})") from None
+                raise BadModel(f"{self.file} rejects an input of shape {list(shape)} ({why})") from None
             said = tuple(mask.shape)
             flat = tuple(size for size in said if size != 1)
             if flat not in (tuple(size for size in shape if size != 1), shape[2:3]):
                 raise BadModel(
-                    f"{self.file} returns {list(said)} for {list(shape)}; wanted is a mask of the same shape, or the"
+                    f"{self.file} returns {list(said)} for {list(shape)}; expected a mask of the same shape, or the"
                     f" last frame's, {[1, 1, shape[2], 1]}"
                 )
             low, high = float(mask.min()), float(mask.max())
@@ -213,10 +211,10 @@ def geometry_said(file: Path, about: Mapping[str, str]) -> Geometry | None:
         fields = {field.name: type(field.default) for field in dataclasses.fields(Geometry)}
         geometry = Geometry(**{name: kind(about[name]) for name, kind in fields.items()})  # type: ignore[misc]
     except (KeyError, ValueError) as error:
-        raise BadModel(f"{file} does not say rightly what it is made for: {error}") from None
+        raise BadModel(f"{file} has invalid metadata: {error}") from None
     if major != MAJOR_VERSION or rate_hz != RATE_HZ:
         raise BadModel(
-            f"{file} is of version {about['version']} and {rate_hz} Hz; wanted is {MAJOR_VERSION}.x, {RATE_HZ} Hz"
+            f"{file} is of version {about['version']} and {rate_hz} Hz; expected {MAJOR_VERSION}.x, {RATE_HZ} Hz"
         )
     return _checked(f"{file} says", geometry)
 
@@ -249,7 +247,9 @@ class WindowCore:
         longest = geometry.frames - step if network.mask.shape[1] > 1 else 0
         wait = longest if settings.wait_frames == "all" else int(settings.wait_frames)
         if wait > longest:
-            raise BadModel(f"[window] wait_frames = {wait}: in {network.file.name} a frame waits for {longest} at most")
+            raise BadModel(
+                f"[window] wait_frames = {wait}: in {network.file.name} a frame can wait for at most {longest}"
+            )
         self.block_samples = step * hop
         self.delay_samples = size + (step + wait - 1) * hop
         """A step is worked on while the next comes in; with that block the latency is the window's and one step."""

@@ -83,7 +83,7 @@ def prove(cache: Path, given: Path | None, share: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m hw.fleet.proof", description="The roll-out on a virtual box.")
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quietbox"
-    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as of hw.virtual.pi ({default})")
+    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as in hw.virtual.pi ({default})")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a kernel built elsewhere")
     options = parser.parse_args()
     try:

@@ -74,17 +74,17 @@ mount -o move /dev /root/dev
 mount -o move /run /root/run
 exec switch_root /root $init
 """
-HELP = """This card makes a Raspberry Pi a Quietbox.
+HELP = """This card turns a Raspberry Pi into a Quietbox.
 
-quietbox.toml         the settings; take the # off a line and change it. What is wrong in there is refused: the LED
+quietbox.toml         the settings: remove the # of a line and change it. Invalid settings are rejected: the LED
                       blinks fast for some seconds after power-on, and the last good settings are used.
-                      volume_db is how loud it plays: set it before you put the headphones on, raise it by 3 at a time.
-ssh/authorized_keys   put your public key there (make the folder) and the box can be reached by SSH, as root
-wifi.conf             network={ ssid="NAME" psk="PASSWORD" } on lines of their own, as wpa_supplicant takes it
-update.quietbox       an update, made and signed by hw/image/update --make; it is put in at the next power-on
+                      volume_db sets the volume: set it before you put the headphones on, raise it by 3 at a time.
+ssh/authorized_keys   add your public key here (create the folder) to log in by SSH as root
+wifi.conf             network={ ssid="NAME" psk="PASSWORD" } in the format of wpa_supplicant, one entry a line
+update.quietbox       an update, made and signed by hw/image/update --make; it is installed at the next power-on
 
 Whoever holds this card can read wifi.conf and change everything on it.
-Without the last three the box has no password, no network and no open port.
+Without the last three files the box has no password, no network and no open port.
 """
 
 
@@ -122,7 +122,7 @@ def _compile(source: Path, target: Path) -> None:
             ["dtc", "-@", "-q", "-I", "dts", "-O", "dtb", "-o", target, source], capture_output=True, text=True
         )
     except FileNotFoundError:
-        raise UserError("there is no dtc here: apt-get install device-tree-compiler") from None
+        raise UserError("dtc is not installed: apt-get install device-tree-compiler") from None
     if done.returncode:
         raise UserError(f"{source.name} cannot be compiled: {done.stderr.strip()[-200:]}")
 

@@ -100,14 +100,16 @@ def unpack(path: Path, folder: Path) -> None:
                 _check_room(path, folder, left)
             for member in stream.members():
                 if member.name not in missing:
-                    raise UserError(f"{path} holds {_shown(member.name)}, which does not stand in its contents")
+                    raise UserError(f"{path} holds {_shown(member.name)}, which is not in its list of contents")
                 left -= member.size
                 if left < 0:
-                    raise UserError(f"{path} holds more than its contents say; make it anew with hw/image/update")
+                    raise UserError(
+                        f"{path} contains more than its list of contents; make it again with hw/image/update"
+                    )
                 _check_room(path, folder, member.size)
                 _write_out(path, stream, member, folder, missing.pop(member.name))
             if missing:
-                raise UserError(f"{path} lacks {len(missing)} files, {_shown(min(missing))} first; copy it anew")
+                raise UserError(f"{path} lacks {len(missing)} files, {_shown(min(missing))} first; copy it again")
             dress(folder)
             stamp(folder, told["build"])
         except BaseException:
@@ -156,11 +158,11 @@ class _Stream:
         parts = list[bytes]()
         while size:
             if not self._packed and not (packed := os.read(self._descriptor, files.READ_BYTES)):
-                raise EOFError("it ends too early")
+                raise EOFError("it is truncated")
             part = self._gzip.decompress(self._packed or packed, size)
             self._packed = self._gzip.unconsumed_tail
             if not part and self._gzip.eof:
-                raise EOFError("it ends too early")
+                raise EOFError("it is truncated")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
@@ -172,10 +174,12 @@ class _Stream:
             return None
         member = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise tarfile.ReadError(f"it holds {_shown(member.name)}, which is no plain file")
+            raise tarfile.ReadError(f"it holds {_shown(member.name)}, which is not a regular file")
         if not 0 <= member.size <= MOST_FILE_BYTES:
             size = files.in_bytes(member.size) if member.size > 0 else "less than nothing"
-            raise tarfile.ReadError(f"{_shown(member.name)} has {size}, at most {files.in_bytes(MOST_FILE_BYTES)}")
+            raise tarfile.ReadError(
+                f"{_shown(member.name)} has {size}, at most {files.in_bytes(MOST_FILE_BYTES)} are allowed"
+            )
         return member
 
     def members(self) -> Iterator[tarfile.TarInfo]:
@@ -205,16 +209,18 @@ def _opened(path: Path) -> Iterator[tuple[_Stream, bytes]]:
             stream = _Stream(descriptor)
             head = stream.next()
             if head is None or head.name != CONTENTS or head.size > MOST_CONTENTS_BYTES:
-                raise UserError(f"{path} is no Quietbox update: hw/image/update --make FILE makes one")
+                raise UserError(f"{path} is not a Quietbox update: hw/image/update --make FILE makes one")
             listing = stream.read(head.size)
             stream.skip_padding(head.size)
             yield stream, listing
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UserError(f"{path} cannot be unpacked ({error.strerror}); is the card full, the file whole?") from None
+        raise UserError(
+            f"{path} cannot be unpacked ({error.strerror}); is the card full, or the file truncated?"
+        ) from None
     except (EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be read as an update ({_shown(str(error))}); copy it anew") from None
+        raise UserError(f"{path} cannot be read as an update ({_shown(str(error))}); copy it again") from None
 
 
 def _checked(path: Path, listing: bytes) -> dict[str, Any]:
@@ -225,21 +231,21 @@ def _checked(path: Path, listing: bytes) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as an update ({CONTENTS}: {_shown(str(error))})") from None
     name = told.get("name") if isinstance(told, dict) else None
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise UserError(f"{path} does not say which version it is; make it anew with hw/image/update --make FILE")
+        raise UserError(f"{path} has no version; make it again with hw/image/update --make FILE")
     target = told.get("python"), told.get("machine")
     if target != (PYTHON, MACHINE):
         python, machine = (_shown(one) if isinstance(one, str) else "nothing known" for one in target)
         raise UserError(f"{path} is for Python {python} on {machine}, not for this box")
     if type(told.get("build")) is not int or not 0 <= told["build"] <= MOST_BUILD:
-        raise UserError(f"{path} has no build number; make it anew with hw/image/update --make FILE")
+        raise UserError(f"{path} has no build number; make it again with hw/image/update --make FILE")
     listed = told.get("files")
     if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
-        raise UserError(f"{path} does not list its files; make it anew with hw/image/update --make FILE")
+        raise UserError(f"{path} does not list its files; make it again with hw/image/update --make FILE")
     if len(listed) > MOST_FILES:
         raise UserError(f"{path} lists {len(listed)} files; a version has at most {MOST_FILES}")
     declared = told.get("bytes", 0)
     if not isinstance(declared, int) or isinstance(declared, bool) or not 0 <= declared <= MOST_BYTES:
-        raise UserError(f"{path} does not say how large it is, or more than {files.in_bytes(MOST_BYTES)}")
+        raise UserError(f"{path} has no size, or one above {files.in_bytes(MOST_BYTES)}")
     if (bad := next((name for name in listed if not _stays_inside(name)), None)) is not None:
         raise UserError(f"{path} wants to write {_shown(bad)} outside its folder; it is not made by hw/image/update")
     return dict(told)
@@ -257,8 +263,8 @@ def _check_room(path: Path, folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size + SPARE_BYTES > free:
         raise UserError(
-            f"{path} does not fit: it needs {files.in_bytes(size)}, {files.in_bytes(free)} are free and "
-            f"{files.in_bytes(SPARE_BYTES)} stay so"
+            f"{path} does not fit: it needs {files.in_bytes(size)}, {files.in_bytes(free)} are free, of which "
+            f"{files.in_bytes(SPARE_BYTES)} must remain free"
         )
 
 
@@ -275,7 +281,7 @@ def _write_out(path: Path, stream: _Stream, member: tarfile.TarInfo, folder: Pat
             left -= len(data)
     stream.skip_padding(member.size)
     if summed.hexdigest() != digest:
-        raise UserError(f"{path}: {_shown(member.name)} is damaged; copy the update anew")
+        raise UserError(f"{path}: {_shown(member.name)} is damaged; copy the update again")
     target.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 

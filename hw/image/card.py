@@ -120,7 +120,7 @@ class Build:
         self.say("product and services")
         equip(root, place, {"root": ids.of("root"), "data": ids.of("data"), "boot": ids.fat}, self.number, self.signers)
         for library, files in sorted(libraries.missing(root, "opt/quietbox").items()):
-            raise UserError(f"{files[0]} asks for {library}, which is in no package of debian.WANTED; add it there")
+            raise UserError(f"{files[0]} needs {library}, which no package of debian.WANTED contains; add it there")
         for name in ("quietbox/versions", "settings", "journal", "state"):
             (data / name).mkdir(parents=True)
         user = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("quietbox:"))
@@ -225,7 +225,7 @@ def _compare(wanted: dict[str, Any], held: dict[str, Any]) -> None:
         if wanted[kind] != held.get(kind):
             names = wanted[kind] if isinstance(wanted[kind], dict) else {}
             other = next((name for name in names if held[kind].get(name) != names[name]), "")
-            raise UserError(f"not the inputs of that manifest: {kind} {other} differs; the image would be another")
+            raise UserError(f"inputs differ from that manifest: {kind} {other}; the image would not be the same")
 
 
 def _digest(path: Path) -> str:
@@ -237,15 +237,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="hw/image/build", description="Makes the card image. Needs root.")
     parser.add_argument("out", type=Path, nargs="?", default=OUT, help=f"the image ({OUT})")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"where steps are kept ({CACHE})")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"cache of build steps ({CACHE})")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="arm64 wheels collected before, no network for them")
     parser.add_argument(
         "--signer",
         metavar="FILE",
         help=f"public keys that sign this image's updates ({owner.public_of(owner.default_key())}, if it is there); "
-        f"{owner.NONE}: it takes no updates",
+        f"{owner.NONE}: it accepts no updates",
     )
-    parser.add_argument("--as", type=Path, dest="wanted", metavar="MANIFEST", help="only from just these inputs")
+    parser.add_argument(
+        "--as", type=Path, dest="wanted", metavar="MANIFEST", help="build only from exactly these inputs"
+    )
     options = parser.parse_args(arguments)
     os.umask(0o022)
     try:

@@ -182,7 +182,9 @@ def unpack(package: Package, out: Sequence[str]) -> None:
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package.path], stdout=subprocess.PIPE) as source:
         done = subprocess.run(out, stdin=source.stdout, capture_output=True, text=True)
     if done.returncode or source.returncode:
-        raise UserError(f"{package.path.name} cannot be unpacked: {done.stderr.strip()[-200:]}; remove it, run again")
+        raise UserError(
+            f"{package.path.name} cannot be unpacked: {done.stderr.strip()[-200:]}; remove it and run this again"
+        )
 
 
 def accounts(root: Path) -> None:
@@ -252,8 +254,8 @@ def _run(command: list[str], failed: str) -> str:
             env=os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
         )
     except FileNotFoundError:
-        raise UserError(f"there is no {command[0]} here: the image is built on a Debian 12 or 13") from None
+        raise UserError(f"{command[0]} is not installed: the image is built on a Debian 12 or 13") from None
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or ["it did not say why"])[-1]
+        last = (done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or ["it gave no reason"])[-1]
         raise UserError(f"{failed} ({last[:200]})")
     return done.stdout

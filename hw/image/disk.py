@@ -146,6 +146,6 @@ def _run(command: list[str], told: dict[str, str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | told)
     except FileNotFoundError:
-        raise UserError(f"there is no {command[0]} here: apt-get install mtools e2fsprogs") from None
+        raise UserError(f"{command[0]} is not installed: apt-get install mtools e2fsprogs") from None
     if done.returncode:
-        raise UserError(f"{command[0]}: {(done.stderr.strip().splitlines() or ['it did not say why'])[-1][:200]}")
+        raise UserError(f"{command[0]}: {(done.stderr.strip().splitlines() or ['it gave no reason'])[-1][:200]}")

@@ -56,7 +56,7 @@ def disk_of_root() -> tuple[Path, str]:
     device = os.stat("/").st_dev
     folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
     if not (folder / "partition").exists():
-        raise UserError("/ is no partition of a card; the data partition stays as it is")
+        raise UserError("/ is not a partition of a card; the data partition stays as it is")
     return Path("/dev", folder.parent.name), folder.parent.name
 
 
@@ -74,7 +74,7 @@ def look() -> None:
     ledger.write(settings.FOUND, found.as_toml(told).encode())
     ledger.write(BOARD, f"{board}\n".encode())
     words = [f"[{name}] {key} = {value}" for name, keys in told.items() for key, value in keys.items()]
-    print(f"first boot of {socket.gethostname()}: {', '.join(words) or 'the box finds its cards itself'}", flush=True)
+    print(f"first boot of {socket.gethostname()}: {', '.join(words) or 'the box selects its cards itself'}", flush=True)
 
 
 def _looked_at() -> str:

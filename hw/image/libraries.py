@@ -39,7 +39,7 @@ def needed(paths: list[Path]) -> Iterator[tuple[Path, str]]:
             command = ["readelf", "--dynamic", "--wide", *map(str, some), "/dev/null"]
             told = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
         except FileNotFoundError:
-            raise UserError("there is no readelf here: apt-get install binutils") from None
+            raise UserError("readelf is not installed: apt-get install binutils") from None
         path = some[0]
         for line in told.splitlines():
             if named := re.match(r"File: (.*)", line):

@@ -39,7 +39,7 @@ def new_key(key: Path) -> str:
     asks for a passphrase, else there is none. Raises UserError, also if either file is there already."""
     for path in (key, public_of(key)):
         if path.exists() or path.is_symlink():
-            raise UserError(f"{path} is there already and stays as it is; name another file, or move it away")
+            raise UserError(f"{path} exists already and is kept; name another file, or move it away")
     key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     without = [] if sys.stdin.isatty() else ["-N", ""]
     _keygen(["-q", "-t", "ed25519", "-C", NAMESPACE, *without, "-f", str(key)], f"{key} cannot be made")
@@ -48,7 +48,7 @@ def new_key(key: Path) -> str:
 
 def fingerprint(path: Path) -> str:
     """As ``ssh-keygen -l`` prints it, "SHA256:..."; raises UserError."""
-    words = _keygen(["-l", "-f", str(path)], f"{path} is no key").split()
+    words = _keygen(["-l", "-f", str(path)], f"{path} is not a key").split()
     return words[1] if len(words) > 1 else "?"
 
 
@@ -89,7 +89,7 @@ def allowed_signers(public: Path) -> str:
     lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
     found = [PUBLIC.fullmatch(line) for line in lines if line and not line.startswith("#")]
     if not found or None in found:
-        raise UserError(f"{public} is no file of public keys, one a line, as `hw/image/update --new-key` makes it")
+        raise UserError(f"{public} is not a file of public keys, one a line, as `hw/image/update --new-key` makes it")
     fingerprint(public)
     return "".join(f'{PRINCIPAL} namespaces="{NAMESPACE}" {one[1]} {one[2]}\n' for one in found if one)
 
@@ -102,7 +102,7 @@ def chosen_signers(given: str | None) -> tuple[str, str]:
     public = Path(given) if given else public_of(default_key())
     if given == NONE or (given is None and not public.is_file()):
         how = "" if given else "; `hw/image/update --new-key` makes a key, then build again"
-        return "", f"no update key: a box with this image takes no update at all{how}"
+        return "", f"no update key: a box with this image accepts no update{how}"
     text = allowed_signers(public)
     return text, f"updates must be signed with {fingerprint(public)} ({public})"
 
@@ -112,7 +112,7 @@ def _keygen(words: list[str], failed: str) -> str:
     try:
         done = subprocess.run(["ssh-keygen", *words], capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError("there is no ssh-keygen here: apt-get install openssh-client") from None
+        raise UserError("ssh-keygen is not installed: apt-get install openssh-client") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ssh-keygen ended with {done.returncode}"])[-1]
         raise UserError(f"{failed}: {last[:200]}")

@@ -41,7 +41,7 @@ def collect(cache: Path, given: Path | None) -> Path:
     if not any(folder.glob("numpy-*.whl")):
         raise UserError(f"{folder} holds no arm64 wheels; python -m hw.virtual.arm64 --cache DIR makes DIR/wheels")
     if strange := locked.strangers(used(folder)):
-        raise UserError(f"{strange[0]} is not the file that requirements.lock pins; collect the wheels anew")
+        raise UserError(f"{strange[0]} is not the file that requirements.lock pins; collect the wheels again")
     return folder
 
 
@@ -95,7 +95,7 @@ def make(wanted: Sequence[str], place: Path, epoch: int) -> str:
             shutil.copyfile(source, target)
     if reporting := traced.unexpected_libraries(packages):
         library, calls = next(iter(reporting.items()))
-        raise UserError(f"{library} has no reason to use a network and can ({', '.join(calls)}): examine that version")
+        raise UserError(f"{library} has no reason to use a network but can ({', '.join(calls)}): examine that version")
     _tidy(packages)
     compile_ahead(place, epoch)
     bundle.dress(place)
@@ -111,7 +111,7 @@ def _pip(words: Sequence[str]) -> None:
     told = os.environ | {"PIP_ROOT_USER_ACTION": "ignore"}
     done = subprocess.run(command, capture_output=True, text=True, env=told)
     if done.returncode:
-        raise UserError(f"pip: {(done.stderr.strip().splitlines() or ['it did not say why'])[-1][:200]}")
+        raise UserError(f"pip: {(done.stderr.strip().splitlines() or ['it gave no reason'])[-1][:200]}")
 
 
 def _tidy(packages: Path) -> None:

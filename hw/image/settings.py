@@ -181,7 +181,7 @@ def _make(versions: Versions, version: Path) -> bool:
         warn(f"the settings cannot be made: {error!r}")
         return True
     if choice.fault:
-        warn(f"settings refused: {choice.fault}; the {choice.source} ones are used")
+        warn(f"settings rejected: {choice.fault}; the {choice.source} ones are used")
     else:
         with contextlib.suppress(OSError):
             print(f"settings from the card, {version.name}", flush=True)

@@ -36,7 +36,7 @@ def split(file: BinaryIO, path: Path) -> tuple[int, bytes]:
     size = os.fstat(file.fileno()).st_size
     if size > MOST_PACKED_BYTES:
         most = files.in_bytes(MOST_PACKED_BYTES)
-        raise UserError(f"{path} has {files.in_bytes(size)}, so it is no update, which has at most {most}; remove it")
+        raise UserError(f"{path} has {files.in_bytes(size)}, but an update has at most {most}; remove it")
     file.seek(max(0, size - MOST_SIGNATURE_BYTES))
     tail = file.read(MOST_SIGNATURE_BYTES)
     start = tail.rfind(BEGIN)
@@ -64,14 +64,14 @@ def verified(path: Path, folder: Path, signers: Path = SIGNERS) -> Iterator[Path
     """
     if not signers.is_file():
         raise UserError(
-            f"{path} is refused: this box takes no update, since its card was made without an update key "
+            f"{path} is rejected: this box accepts no updates, because its card was made without an update key "
             "(hw/image/build --signer FILE)"
         )
     with os.fdopen(files.open_regular(path), "rb") as source, tempfile.TemporaryFile(dir=folder) as copy:
         payload_bytes, signature = split(source, path)
         if shutil.disk_usage(folder).free < payload_bytes + SPARE_BYTES:
             size = files.in_bytes(payload_bytes)
-            raise UserError(f"{folder} has no room for a copy of {path} ({size}), so it is not taken")
+            raise UserError(f"{folder} has no room for a copy of {path} ({size}), so it is not installed")
         _copy(source, copy, payload_bytes, path)
         if fault := _fault(copy, signature, signers):
             raise UserError(f"{path} is refused: {fault}")

@@ -130,7 +130,9 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
     """
     _tools()
     if out.exists() and not out.is_file():
-        raise UserError(f"{out} is no plain file; name another with -o (cards are written afterwards, from the image)")
+        raise UserError(
+            f"{out} is not a plain file; name another with -o (cards are written afterwards, from the image)"
+        )
     atomic.refuse_overwriting(out, [image, settings])
     if not folder.is_dir():
         raise UserError(f"--wheels {folder}: there is no such folder; ./install.sh --collect-wheels fills one")
@@ -145,13 +147,16 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
         size_mb = archive.stat().st_size >> 20
         held_mb = Ext4(image, root).size(f"{PLACE}/{archive.name}") >> 20
         if system.free_mb + held_mb < size_mb + SPARE_MB:
-            raise UserError(f"{image} has {system.free_mb} MB free in its root, the product takes {size_mb + SPARE_MB}")
+            raise UserError(f"{image} has {system.free_mb} MB free in its root, the product needs {size_mb + SPARE_MB}")
         with atomic.part_beside(out) as (_, part):
             _run("cp", "--sparse=always", "--reflink=auto", str(image), str(part))
             part.chmod(0o644)
             put(work, archive, Fat(part, boot), Ext4(part, root), microphone)
-    say(f"{out}: {size_mb} MB put in; write it to a card")
-    say("the first boot installs without a network, in minutes; quietbox-install.log on the FAT partition tells how")
+    say(f"{out}: {size_mb} MB added; write it to a card")
+    say(
+        "the first boot installs without a network, within minutes; its log is quietbox-install.log on the FAT "
+        "partition"
+    )
     return system
 
 
@@ -165,7 +170,7 @@ def look(image: Path) -> tuple[Partition, Partition]:
             if first.startswith(magic):
                 raise UserError(f"{image} is packed; unpack it first: {tool} {image}")
         if len(first) < SECTOR or first[510:] != b"\x55\xaa":
-            raise UserError(f"{image} has no partition table; wanted is the image of a whole card")
+            raise UserError(f"{image} has no partition table; expected the image of a whole card")
         found = [
             Partition(
                 entry[4],
@@ -183,7 +188,7 @@ def look(image: Path) -> tuple[Partition, Partition]:
             raise UserError(f"{image} holds partitions of the kinds {named}; Raspberry Pi OS holds 0x0c and 0x83")
         end = max(partition.start + partition.size for partition in found)
         if end > image.stat().st_size:
-            raise UserError(f"{image} is cut short: {image.stat().st_size} bytes of {end}; fetch it again")
+            raise UserError(f"{image} is truncated: {image.stat().st_size} bytes of {end}; fetch it again")
         boot, root = found
         disk.seek(root.start + SUPERBLOCK)
         block = disk.read(SUPERBLOCK)
@@ -191,7 +196,7 @@ def look(image: Path) -> tuple[Partition, Partition]:
         raise UserError(f"{image}: its Linux partition holds no ext4; Raspberry Pi OS has its root in one")
     if int.from_bytes(block[96:100], "little") & RECOVER or not block[58] & CLEAN:
         raise UserError(
-            f"{image}: its root was not unmounted cleanly; take a fresh image, or a card shut down properly"
+            f"{image}: its root was not unmounted cleanly; use a fresh image, or a card that was shut down properly"
         )
     return boot, root
 
@@ -213,7 +218,7 @@ def examine(boot: "Fat", root: "Ext4") -> System:
     machine = int.from_bytes(program[18:20], "little") if program[:4] == b"\x7fELF" else 0
     if machine not in PROCESSORS:
         known = " or ".join(processor.name for processor in PROCESSORS.values() if processor.name != "x86_64")
-        raise UserError(f"{root.image} is for another processor (ELF machine {machine}); wanted is {known}")
+        raise UserError(f"{root.image} is for another processor (ELF machine {machine}); expected {known}")
     packages = frozenset(_installed(root.read("/var/lib/dpkg/status").decode(errors="replace")))
     return System(f"{name}, Raspberry Pi OS", release, python, PROCESSORS[machine], packages, root.free_mb())
 
@@ -288,7 +293,7 @@ def check_wheels(ready: Path, folder: Path, system: System) -> None:
         raise UserError(f"{folder} has no wheel of {missing} for {board}; {how}")
     for requirement, lost in extras.items():
         if missing := _pip(*dry, "quietbox", requirement):
-            say(f"the box will go without {lost}: {folder} has no {missing} for {board}")
+            say(f"the box will lack {lost}: {folder} has no {missing} for {board}")
 
 
 def packages_wanted(folder: Path, system: System) -> list[Path]:
@@ -332,12 +337,12 @@ def put(work: Path, archive: Path, boot: "Fat", root: "Ext4", microphone: str) -
     root.put(HERE / "first-boot.service", f"{UNITS}/{UNIT}")
     root.put_link(f"{UNITS}/multi-user.target.wants/{UNIT}", f"{UNITS}/{UNIT}")
     if hashlib.sha256(root.read(f"{PLACE}/{archive.name}")).hexdigest() != made:
-        raise UserError(f"{root.image}: what was written reads back otherwise; is the disk full?")
+        raise UserError(f"{root.image}: verification failed after writing; is the disk full?")
     root.check()
     boot.put(
         NOTE,
         f"Quietbox {tomllib.loads((wheels.SOURCE / 'pyproject.toml').read_text())['project']['version']} is on this "
-        f"card; its first boot installs it.\r\nquietbox-install.log then tells how that went.\r\n"
+        f"card; its first boot installs it.\r\nIts log is quietbox-install.log.\r\n"
         f"microphone: {microphone}\r\nproduct.tar: {made}\r\n".encode(),
     )
 
@@ -411,7 +416,9 @@ class Ext4:
         done = _call("e2fsck", "-fn", self._where)
         if done.returncode:
             said = done.stdout.decode(errors="replace").strip().splitlines()
-            raise UserError(f"{self.image}: e2fsck finds its root not sound: {said[-1] if said else 'no word of why'}")
+            raise UserError(
+                f"{self.image}: e2fsck finds errors in its root file system: {said[-1] if said else 'no reason given'}"
+            )
 
     def _stat(self, path: str) -> str:
         told = _call("debugfs", "-R", f"stat {path}", self._where).stdout.decode(errors="replace")
@@ -460,7 +467,7 @@ def _pip(*words: str, failed: str = "") -> str:
     said = (done.stdout + done.stderr).decode(errors="replace")
     if missing := re.search(r"No matching distribution found for ([^\s(]+)", said):
         return missing[1]
-    last = said.strip().splitlines() or ["pip failed and did not say why"]
+    last = said.strip().splitlines() or ["pip failed and gave no reason"]
     raise UserError(f"{failed or 'the wheels could not be tried'}: {last[-1][:200]}")
 
 
@@ -488,7 +495,7 @@ def _run(*command: str, variables: dict[str, str] | None = None) -> str:
     """What it says. Raises UserError with its last line if it fails."""
     done = _call(*command, variables=variables)
     if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines() or ["no word of why"]
+        last = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise UserError(f"{command[0]} failed: {last[-1]}")
     return done.stdout.decode(errors="replace")
 
@@ -499,7 +506,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Puts Quietbox into a copy of a Raspberry Pi OS Lite image; the first boot installs it offline.",
         allow_abbrev=False,
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image, unpacked; it stays as it is")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the unpacked image; it is not changed")
     parser.add_argument(
         "--wheels",
         type=Path,
@@ -508,8 +515,8 @@ def _parser() -> argparse.ArgumentParser:
         help="packages for it (install.sh --collect-wheels)",
     )
     parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the new image (default: IMAGE-quietbox.img)")
-    parser.add_argument("--microphone", choices=("i2s", "usb", "keep"), default="keep", help="as of install.sh")
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="a quietbox.toml to begin with")
+    parser.add_argument("--microphone", choices=("i2s", "usb", "keep"), default="keep", help="as in install.sh")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="initial quietbox.toml")
     parser.add_argument("--called-from", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     return parser
 

@@ -95,12 +95,12 @@ def prove(cache: Path, given: Path | None, cut_s: float, work: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m hw.image.stockproof", description="Proves the first boot.")
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quietbox"
-    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as of hw.virtual.pi ({default})")
+    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as in hw.virtual.pi ({default})")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a kernel built elsewhere")
     parser.add_argument(
-        "--cut", type=float, default=CUT_S, metavar="SECONDS", help=f"when the plug is pulled ({CUT_S:g})"
+        "--cut", type=float, default=CUT_S, metavar="SECONDS", help=f"when the power is cut ({CUT_S:g})"
     )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep images and words there")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep images and console output there")
     options = parser.parse_args()
     work = options.keep or Path(tempfile.mkdtemp(prefix="stock-proof-"))
     try:

@@ -50,7 +50,7 @@ def boot_record(partitions: Sequence[Partition], disk_id: int) -> bytes:
 def read(sector: bytes) -> list[Partition]:
     """The partitions of a boot record, without the empty ones. Raises UserError."""
     if len(sector) < SECTOR or sector[510:512] != SIGNATURE:
-        raise UserError("the card has no partition table; write the image to it anew")
+        raise UserError("the card has no partition table; write the image to it again")
     entries = (ENTRY.unpack_from(sector, ENTRIES + 16 * at) for at in range(4))
     return [Partition(kind, start, sectors) for _, _, kind, _, start, sectors in entries if kind and sectors]
 

@@ -25,9 +25,9 @@ from hw.image import bundle, card, owner, product, signature
 from hw.image.versions import OFFERED
 
 NEXT = """The secret key {key} signs your updates: keep a copy where nobody else can read it.
-The public key {public} goes onto your cards: `hw/image/build` takes it from there.
+The public key {public} is written to your cards by `hw/image/build`.
 fingerprint {fingerprint}
-A box whose card was made without it does not take your updates; if you lose the key, write the cards anew."""
+A box whose card was made without it does not accept your updates; if you lose the key, write the cards again."""
 
 
 def make(out: Path, cache: Path, given: Path | None, key: Path, older: bool = False) -> str:
@@ -63,13 +63,13 @@ def lay_on(file: Path, folder: Path, key: Path) -> str:
     """Copy an update to a card's first partition. Raises UserError."""
     name = check(file, key)
     if not (folder / "cmdline.txt").is_file():
-        raise UserError(f"{folder} is no first partition of a card of ours: it has no cmdline.txt")
+        raise UserError(f"{folder} is not the first partition of a Quietbox card: it has no cmdline.txt")
     target = folder / OFFERED.name
     if atomic.same(file, target):
-        raise UserError(f"{file} is the update that lies on this card already; give another file")
+        raise UserError(f"{file} is the update already on this card; give another file")
     target.unlink(missing_ok=True)
     if shutil.disk_usage(folder).free < file.stat().st_size:
-        raise UserError(f"{folder} has no room for {file.stat().st_size >> 20} MB; remove what you put there")
+        raise UserError(f"{folder} has no room for {file.stat().st_size >> 20} MB; remove files that you put there")
     part = target.with_suffix(".part")
     shutil.copyfile(file, part)
     part.rename(target)
@@ -82,7 +82,7 @@ def send(file: Path, host: str, key: Path, ssh: str = "ssh", older: bool = False
     older than what runs there. Raises UserError."""
     name = check(file, key)
     if host.startswith("-"):
-        raise UserError(f"{host} is no host; as in --host quietbox-1a2b")
+        raise UserError(f"{host} is not a host; as in --host quietbox-1a2b")
     work = "f=$(mktemp -p /data) && trap 'rm -f $f' EXIT && cat >$f && quietbox-versions update $f"
     work += " --older" if older else ""
     with file.open("rb") as source:
@@ -94,24 +94,28 @@ def send(file: Path, host: str, key: Path, ssh: str = "ssh", older: bool = False
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ssh ended with {done.returncode}"])[-1]
-        raise UserError(f"{host} did not take it: {last}")
+        raise UserError(f"{host} did not accept it: {last}")
     return name
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="hw/image/update", description="A new version for boxes on a card.")
+    parser = argparse.ArgumentParser(
+        prog="hw/image/update", description="Makes and installs updates of boxes that run from a card image."
+    )
     parser.add_argument("file", type=Path, nargs="?", help="the update; with --new-key: the secret key")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--new-key", action="store_true", help="make the key that signs updates, once")
-    way.add_argument("--make", action="store_true", help="make it of this checkout and sign it")
-    way.add_argument("--card", type=Path, metavar="DIR", help="lay it on the card whose first partition is DIR")
-    way.add_argument("--host", metavar="NAME", help="put it into the running box NAME, by SSH")
+    way.add_argument("--make", action="store_true", help="make it from this checkout and sign it")
+    way.add_argument(
+        "--card", type=Path, metavar="DIR", help="copy it to the card whose first partition is mounted at DIR"
+    )
+    way.add_argument("--host", metavar="NAME", help="install it on the running box NAME by SSH")
     parser.add_argument(
         "--key", type=Path, default=owner.default_key(), metavar="FILE", help=f"the owner's key ({owner.default_key()})"
     )
     parser.add_argument(
-        "--older", action="store_true", help="with --make or --host: boxes take it although they run a later version"
+        "--older", action="store_true", help="with --make or --host: boxes accept it although they run a later version"
     )
     parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help="with --host, as in --ssh 'ssh -i KEY'")
     parser.add_argument(
@@ -120,9 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="with --make, as hw/image/build's")
     options = parser.parse_args(arguments)
     if options.file is None and not options.new_key:
-        parser.error("which FILE?")
+        parser.error("FILE is missing")
     if options.older and not (options.make or options.host):
-        parser.error("a card's update says itself that it may be older: hw/image/update --make FILE --older")
+        parser.error("an update on a card must permit a downgrade itself: hw/image/update --make FILE --older")
     os.umask(0o022)
     try:
         print(done(options))
@@ -148,9 +152,9 @@ def done(options: argparse.Namespace) -> str:
         signed = f"signed with {owner.fingerprint(key)}"
         return f"{options.file}: version {name}, {options.file.stat().st_size >> 20} MiB, {signed}"
     if options.card:
-        return f"version {lay_on(options.file, options.card, key)} is put in at that box's next power-on"
+        return f"version {lay_on(options.file, options.card, key)} is installed at that box's next power-on"
     name = send(options.file, options.host, key, options.ssh, options.older)
-    return f"{options.host} runs version {name}, or goes back by itself"
+    return f"{options.host} runs version {name}, or reverts to the old one by itself"
 
 
 if __name__ == "__main__":

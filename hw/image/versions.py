@@ -122,7 +122,7 @@ class Versions:
         if self.folder(name) != self.shipped and name not in self.failing:
             ledger.write(self._failing, f"{' '.join([*self.failing, name])}\n".encode())
             folder = self.choose()
-            say(f"version {name} does not start any more: {folder.name} runs until the next power-on")
+            say(f"version {name} no longer starts: {folder.name} runs until the next power-on")
         return self.choose()
 
     def folder(self, name: str) -> Path:
@@ -157,7 +157,7 @@ class Versions:
         try:
             self._count(say)
         except Exception as error:
-            say(f"the versions below {self.store} cannot be looked after: {error}")
+            say(f"the versions below {self.store} cannot be managed: {error}")
         return self.choose()
 
     def _count(self, say: Say) -> None:
@@ -174,7 +174,11 @@ class Versions:
     def _go_back(self, say: Say) -> None:
         """Refuse the current version; from the state after each step the next ``begin`` arrives at the same end."""
         name, before = self.current, self.previous
-        why = "is damaged" if self.folder(name) == self.shipped else f"was started {self.tries} times and never ready"
+        why = (
+            "is damaged"
+            if self.folder(name) == self.shipped
+            else (f"was started {self.tries} times without becoming ready")
+        )
         if name not in self.refused:
             self._write("refused", "\n".join([*self.refused, name][-20:]))
         usable = before != name and before not in self.refused and self.folder(before) != self.shipped
@@ -183,7 +187,7 @@ class Versions:
         else:
             self._remove("current")
         self._remove("tries")
-        say(f"version {name} {why}: back to {before if usable else 'the one this card came with'}")
+        say(f"version {name} {why}: back to {before if usable else 'the version of the card image'}")
 
     def ready(self) -> None:
         """systemd has heard READY: the version in use is good."""
@@ -211,12 +215,12 @@ class Versions:
         told = bundle.contents(path)
         name = str(told["name"])
         if name in self.refused and not again:
-            raise TriedBefore(f"version {name} was tried and never became ready; --again tries it once more")
+            raise TriedBefore(f"version {name} was tried and did not become ready; --again tries it again")
         newest = max(bundle.build_of(self.shipped), bundle.build_of(self.folder(self.current)))
         if told["build"] < newest and not (older or told.get("older") is True):
             raise OlderVersion(
                 f"version {name} of {_date(told['build'])} is older than what runs, of {_date(newest)}; "
-                "--older takes it all the same (for an update on a card: hw/image/update --make FILE --older)"
+                "--older installs it anyway (for an update on a card: hw/image/update --make FILE --older)"
             )
         if name == self.current and self.folder(name) != self.shipped and not again:
             say(f"version {name} is in use already")
@@ -241,7 +245,7 @@ class Versions:
             self._write("refused", "\n".join(one for one in self.refused if one != name))
         ledger.link(self.store / "current", f"versions/{name}")
         self.sweep()
-        say(f"version {name} starts next; {self.previous or 'the one this card came with'} is kept")
+        say(f"version {name} starts next; {self.previous or 'the version of the card image'} is kept")
         return name
 
     def sweep(self) -> None:
@@ -307,7 +311,7 @@ def take_offered(versions: Versions, path: Path, say: Say) -> bool:
             except TriedBefore:
                 pass  # the journal said so when it was taken back
             except OlderVersion as error:
-                say(f"{path} is refused: {error}")
+                say(f"{path} is rejected: {error}")
                 versions.offered = mark  # said once
                 return False
             versions.offered = mark
@@ -315,18 +319,20 @@ def take_offered(versions: Versions, path: Path, say: Say) -> bool:
         say(str(error))
         return False
     except Exception as error:  # whatever else an update makes of the box, the box starts
-        say(f"{path} cannot be put in: {error.strerror if isinstance(error, OSError) else error!r}")
+        say(f"{path} cannot be installed: {error.strerror if isinstance(error, OSError) else error!r}")
         return False
     return True
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="quietbox-versions", description="Which version of the product runs.")
+    parser = argparse.ArgumentParser(
+        prog="quietbox-versions", description="Shows or changes the version of the product."
+    )
     parser.add_argument("what", choices=("begin", "ready", "fail", "show", "update"))
-    parser.add_argument("file", type=Path, nargs="?", help="with update: what hw/image/update --make wrote")
-    parser.add_argument("--again", action="store_true", help="with update: a version that was refused, once more")
-    parser.add_argument("--older", action="store_true", help="with update: although it is older than what runs")
+    parser.add_argument("file", type=Path, nargs="?", help="with update: the file that hw/image/update --make wrote")
+    parser.add_argument("--again", action="store_true", help="with update: try a version again that was rejected")
+    parser.add_argument("--older", action="store_true", help="with update: permit a version older than the running one")
     options = parser.parse_args(arguments)
     versions = Versions()
     if options.what in ("begin", "ready", "fail"):
@@ -338,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"before {versions.previous or 'shipped'}, refused {' '.join(versions.refused) or 'none'}")
             case "update":
                 if options.file is None:
-                    raise UserError("which update? quietbox-versions update FILE")
+                    raise UserError("the file is missing: quietbox-versions update FILE")
                 versions.update(options.file, print, options.again, options.older)
     except UserError as error:
         print(f"quietbox-versions: {error}", file=sys.stderr)
@@ -365,7 +371,7 @@ def _count_start(versions: Versions, what: str) -> int:
             case _:
                 versions.ready()
     except Exception as error:
-        warn(f"the versions below {versions.store} cannot be looked after: {error}")
+        warn(f"the versions below {versions.store} cannot be managed: {error}")
     return 0
 
 

@@ -134,9 +134,9 @@ SCENES = (
     Scene("far side", "engine", "the voice microphone hears the engine first", event="far", correlated=False),
     Scene("diffuse", "traffic", "twelve independent sources all around", event="around", correlated=False),
     Scene("elsewhere", "engine", "the reference hears another engine", reference="elsewhere", correlated=False),
-    Scene("swapped", "engine", "the two microphones in each other's place", reference="swapped", correlated=False),
+    Scene("swapped", "engine", "the two microphones swapped", reference="swapped", correlated=False),
     Scene("dead", "engine", "the reference is silent", reference="dead", correlated=False),
-    Scene("none", "engine", "no reference comes", reference="none", correlated=False),
+    Scene("none", "engine", "no reference signal", reference="none", correlated=False),
 )
 QUICK = ("engine", "babble", "elsewhere", "none")
 
@@ -550,7 +550,7 @@ def ear_table(ears: Sequence[Ear]) -> Table:
     """One row a noise."""
     title = f"Anti-noise at the ear, {1000 * LOOP_S:.0f} ms behind (dB quieter)"
     made = Table(title=title, title_justify="left")
-    for name in ("noise", "tones answered", "all of it", "the most any filter could, this late"):
+    for name in ("noise", "cancelled tones", "all of it", "upper bound of any filter with this delay"):
         made.add_column(name, justify="right" if name == "all of it" else "left")
     for ear in ears:
         tones = ", ".join(f"{hz} Hz: {db:.1f}" for hz, db in ear.tones_db.items())
@@ -583,7 +583,7 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
         ):
             together, alone = value(both), [value(feedforward), value(network)]
             said = f"{together:.{digits}f} against {alone[0]:.{digits}f} and {alone[1]:.{digits}f}"
-            made.append(Verdict(scene, f"both beat either: {name}", together > max(alone), said))
+            made.append(Verdict(scene, f"both exceed either alone: {name}", together > max(alone), said))
     least = network["pesq"] - WORSE_PESQ
     said = f"{both['pesq']:.3f} against {network['pesq']:.3f}"
     made.append(Verdict(scene, f"PESQ not {WORSE_PESQ} below the network", both["pesq"] >= least, said))
@@ -592,7 +592,7 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
 
 def ear_verdicts(ear: Ear) -> list[Verdict]:
     """Steady tones become quieter, and nothing becomes louder."""
-    place = f"in the ear, {ear.noise}"
+    place = f"at the ear, {ear.noise}"
     made = [Verdict(place, "not louder", ear.all_db > -LOUDER_DB, f"{ear.all_db:.2f} dB quieter")]
     if ear.noise in STEADY_NOISES:
         least = min(ear.tones_db.values(), default=0.0)
@@ -681,13 +681,15 @@ def chosen(names: Sequence[str], quick: bool) -> list[Scene]:
 
 def main(arguments: list[str] | None = None) -> int:
     """0; 1 if a gate fails; 2 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser("python -m hw.virtual.acoustics", description="Both paths in a simulated room.")
-    parser.add_argument("--scene", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    parser = argparse.ArgumentParser(
+        "python -m hw.virtual.acoustics", description="Noise reduction of one and two microphones in a simulated room."
+    )
+    parser.add_argument("--scene", action="append", default=[], metavar="NAME", help="only this scene; may be repeated")
     parser.add_argument("--quick", action="store_true", help=f"four scenes of {QUICK_S:.0f} s")
     parser.add_argument("--engine", choices=("network", "rnn", "dsp"), default="network", help="the feedback path")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the sounds, a folder for each scene")
-    parser.add_argument("--seed", type=int, default=0, help="other random noise with another number (0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the sounds, one subfolder a scene")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     wanted = parser.parse_args(arguments)
     try:
@@ -727,7 +729,7 @@ def story(found: dict[str, Any]) -> str:
         line += f" and {found['speech_at_reference_db']:+.1f} dB of speech"
     course = found["modes"]["feedforward"]["course_db"]
     if scene["event"] == "talk":
-        line += f"; feedforward takes {np.mean(course[1 : -math.ceil(TAIL_S)]):.1f} dB off the noise under the speech"
+        line += f"; feedforward removes {np.mean(course[1 : -math.ceil(TAIL_S)]):.1f} dB of the noise during speech"
     if scene["event"] == "change" and len(course) > CHANGE_S + 1:
         change = int(CHANGE_S)
         before = float(np.mean(course[change - 3 : change]))

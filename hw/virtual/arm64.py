@@ -318,14 +318,14 @@ def check_engines(root: Path, folder: Path, sound: Path, runtimes: dict[str, str
     (dying / "__init__.py").write_text(STAND_IN)
     ways = [("dsp", "", ""), ("rnn", "", ""), ("network", "", "not installed")]
     ways += [("network", path, f"onnxruntime {name}") for name, path in runtimes.items()]
-    ways += [("network", "/opt/onnxruntime/dying", "an onnxruntime that dies of SIGILL")]
+    ways += [("network", "/opt/onnxruntime/dying", "an onnxruntime that is ended by SIGILL")]
     for engine, path, about in ways:
         began_s = time.monotonic()
         out, said = enhance_there(root, engine, path)
         took_s = time.monotonic() - began_s
         same_db = likeness_db(here[engine], out) if out else -np.inf
         by = "" if engine != "network" else ", by NumPy: " + said[:110] if "NumPy runs" in said else ", by ONNX Runtime"
-        survived = "dies" not in about or "SIGILL" in said
+        survived = "SIGILL" not in about or "SIGILL" in said
         heard = f"as here to {same_db:.0f} dB{by}" if out else said[:150]
         yield Row(f"enhance, {engine} {about}".strip(), verdict(same_db > SAME_DB and survived), heard, took_s)
 

@@ -233,7 +233,7 @@ def without(folder: Path, engine: str) -> None:
 
 def tabulate(rows: Sequence[Row]) -> Table:
     """One line a circle."""
-    table = Table(title=f"later than {STABLE_WITHIN_S} s after a circle was heard or turned down")
+    table = Table(title=f"later than {STABLE_WITHIN_S} s after a feedback loop was detected or turned down")
     for name in ("seed", "way", "turned down, s", "open loop, dB", "above 0 dB, s", "rang, s", "events", "lower, dB"):
         table.add_column(name, justify="left" if name == "way" else "right")
     for row in rows:
@@ -247,19 +247,21 @@ def tabulate(rows: Sequence[Row]) -> Table:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 if all were and stayed stable, or nothing was to be."""
     parser = argparse.ArgumentParser(
-        prog="python -m hw.virtual.circle", description="The howl guard in closed circles."
+        prog="python -m hw.virtual.circle", description="The howl guard in closed feedback loops."
     )
-    parser.add_argument("--circles", type=int, default=24, metavar="N", help="how many (24), cups and rooms in turn")
+    parser.add_argument(
+        "--circles", type=int, default=24, metavar="N", help="number of loops (24), ear cups and rooms in turn"
+    )
     parser.add_argument("--gain-db", type=float, default=6.0, metavar="DB", help="above the limit of stability (6)")
-    parser.add_argument("--first", type=int, default=1000, metavar="SEED", help="of the first circle (1000)")
+    parser.add_argument("--first", type=int, default=1000, metavar="SEED", help="of the first loop (1000)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="each lasts (10)")
     parser.add_argument(
-        "--closes-s", type=float, default=0.0, metavar="S", help="later than the beginning: taken off while it runs (0)"
+        "--closes-s", type=float, default=0.0, metavar="S", help="seconds after the start at which the loop closes (0)"
     )
     engines = ENGINES + FOREIGN_ENGINES
-    parser.add_argument("--engine", default="off", choices=engines, help="which suppressor stands in the circle (off)")
+    parser.add_argument("--engine", default="off", choices=engines, help="suppressor in the loop (off)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content")
-    parser.add_argument("--without", type=Path, metavar="FOLDER", help="sounds (16 kHz mono) in place of circles")
+    parser.add_argument("--without", type=Path, metavar="FOLDER", help="sounds (16 kHz mono) instead of feedback loops")
     options = parser.parse_args(arguments)
     if options.without:
         try:
@@ -268,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(str(error))
         return 0
     if options.circles < 1 or not 0 <= options.closes_s <= options.seconds - 2:
-        parser.error("at least one circle, closed for 2 s")
+        parser.error("needs at least one loop, closed for at least 2 s")
     seeds = range(options.first, options.first + options.circles)
     rows = [
         measure(seed, options.gain_db, options.seconds, options.engine, options.closes_s)
@@ -277,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     Console(width=110).print(tabulate(rows))
     rang = sum(row.rang_s > 0 for row in rows)
     unstable = sum(row.unstable_s > 0 for row in rows)
-    print(f"{len(rows)} circles: {rang} rang, {unstable} stood above 0 dB again, later than {STABLE_WITHIN_S} s")
+    print(f"{len(rows)} feedback loops: {rang} rang, {unstable} stood above 0 dB again, later than {STABLE_WITHIN_S} s")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return 1 if rang or unstable else 0

@@ -153,7 +153,7 @@ def table(outcome: Outcome, status: dict[str, Any], latency: dict[str, Any]) -> 
     made.add_row("speech kept (0 dB is all)", f"{outcome.speech_kept_db:+.1f} dB")
     made.add_row("SI-SDR before -> after", f"{outcome.si_sdr_before_db:.1f} -> {outcome.si_sdr_after_db:.1f} dB")
     made.add_row("latency microphone to jack, measured", f"{latency['measured_ms']:.1f} ms")
-    made.add_row("latency by the budget", f"{latency['budget_ms']:.1f} ms")
+    made.add_row("latency, calculated", f"{latency['budget_ms']:.1f} ms")
     for part in ("capture", "hop", "transform", "limiter", "playback"):
         made.add_row(f"  of it {part}", f"{latency[f'{part}_ms']:.1f} ms")
     made.add_row("time per 5 ms hop, p50 / p99", f"{status['hop_p50_us']:.0f} / {status['hop_p99_us']:.0f} us")
@@ -177,8 +177,11 @@ def main() -> int:
                 enhanced, status = play_through_the_box(noisy, Path(folder))
                 if not slipped(enhanced, noisy):
                     break
-                again = "again" if attempts_left else "the figures below mean little"
-                print(f"demo: the stand-in sound server lost its step, this machine is busy; {again}", file=sys.stderr)
+                again = "again" if attempts_left else "the figures below are not reliable"
+                print(
+                    f"demo: the simulated sound server missed its deadlines, this machine is busy; {again}",
+                    file=sys.stderr,
+                )
             latency = measured_latency(Path(folder))
         except NoVirtualSound as error:
             print(f"demo: {error}", file=sys.stderr)
@@ -212,7 +215,7 @@ def wait_until_running(folder: Path, box: subprocess.Popen[str]) -> None:
     over = time.monotonic() + 60
     while not (status.exists() and '"state": "running"' in status.read_text()):
         if box.poll() is not None or time.monotonic() > over:
-            raise NoVirtualSound("the box did not start; its own words stand above")
+            raise NoVirtualSound("the box did not start; see its output above")
         time.sleep(0.05)
 
 

@@ -69,7 +69,7 @@ WATCH_S, ENOUGH = 120.0, 4
 LIMIT_S = 1500.0
 MARK = "quietbox-probe"
 PROBE_UNIT = f"""[Unit]
-Description=Looks at the box, for hw.virtual.pi3
+Description=Test probe of hw.virtual.pi3
 After=quietbox.service multi-user.target
 [Service]
 Type=oneshot
@@ -252,7 +252,7 @@ def run(command: list[str], check: bool = True) -> subprocess.CompletedProcess[s
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         packages = "qemu-system-arm mtools device-tree-compiler e2fsprogs"
-        raise Missing(f"there is no {command[0]} here: apt-get install {packages}") from None
+        raise Missing(f"{command[0]} is not installed: apt-get install {packages}") from None
     if check and done.returncode:
         raise UserError(f"{' '.join(command)[:120]}: {(done.stderr or done.stdout).strip()[-200:]}")
     return done
@@ -261,7 +261,7 @@ def run(command: list[str], check: bool = True) -> subprocess.CompletedProcess[s
 def prepare(image: Path, work: Path) -> Card:
     """A copy of the image on a larger card, and beside it what the Pi's firmware would have read and made."""
     if shutil.which("qemu-system-aarch64") is None:
-        raise Missing("there is no qemu-system-aarch64 here: apt-get install qemu-system-arm")
+        raise Missing("qemu-system-aarch64 is not installed: apt-get install qemu-system-arm")
     card = Card(work / "card.img")
     run(["cp", "--sparse=always", str(image), str(card.path)])
     size = max(CARD_BYTES, 1 << (image.stat().st_size - 1).bit_length())  # the emulator takes powers of two only
@@ -269,7 +269,7 @@ def prepare(image: Path, work: Path) -> Card:
         card.parts = table.read(file.read(table.SECTOR))
         file.truncate(size)
     if len(card.parts) != 3:
-        raise UserError(f"{image} has {len(card.parts)} partitions; it is no image of hw/image/build")
+        raise UserError(f"{image} has {len(card.parts)} partitions; it is not an image of hw/image/build")
     for name in ("vmlinuz", "initrd.gz", "cmdline.txt"):
         card.from_boot(name, work / name)
     tree = work / "pi.dtb"
@@ -363,18 +363,18 @@ def _look(machine: Emulator, limit_s: float, whole: bool) -> Iterator[Row]:
         ("panel at work", "journal", lambda text: f"LED on GPIO {LED_PIN}, button on GPIO {BUTTON_PIN}" in text),
     )
     for what, key, good in tests if a_pi else [one for one in tests if one[0] not in ONLY_A_PI]:
-        found = facts.get(key, "nothing said")
+        found = facts.get(key, "no output")
         shown = " ".join(re.findall(r'"QUIETBOX_(?:EVENT|STATE)":"[^"]*"', found)) or found
         yield Row(what, verdict(key in facts and good(found)), shown[:300], machine.seconds)
     if not whole:
         return
     machine.wait(lambda text: "done" in told(text), limit_s)
     facts = told(machine.said())
-    doctor = facts.get("doctor", "nothing said")
+    doctor = facts.get("doctor", "no output")
     ended = bool(re.search(r"exit [01]$", doctor)) and "Traceback" not in doctor
     yield Row("doctor --no-sound", verdict(ended), doctor[-300:], machine.seconds)
     for engine in ("network", "rnn", "dsp"):
-        found = facts.get(f"enhance-{engine}", "nothing said")
+        found = facts.get(f"enhance-{engine}", "no output")
         yield Row(f"enhance, {engine}", verdict(found.startswith("exit 0")), found[:300], machine.seconds)
 
 
@@ -441,14 +441,14 @@ def check_fallback(card: Card, work: Path, power_on: PowerOn, limit_s: float) ->
     try:
         running = machine.wait(lambda text: "quick" in told(text), limit_s)
         facts = told(machine.said())
-        unit = facts.get("unit", "nothing said")
+        unit = facts.get("unit", "no output")
         yield Row(
             "boots with a broken update", verdict(running and "ActiveState=active" in unit), unit, machine.seconds
         )
-        version = facts.get("version", "nothing said")
+        version = facts.get("version", "no output")
         good = "in use shipped" in version and "refused 0.0.0-broken" in version
-        yield Row("goes back by itself", verdict(good), version, machine.seconds)
-        settled = facts.get("settings", "nothing said")
+        yield Row("reverts by itself", verdict(good), version, machine.seconds)
+        settled = facts.get("settings", "no output")
         good = "threshold_dbfs" in settled and "last good" in settled
         yield Row("broken settings refused", verdict(good), settled[:300], machine.seconds)
     finally:
@@ -485,7 +485,7 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float, key: Path)
     machine = Emulator(qemu(card, work, wire), work)
     try:
         running = machine.wait(lambda text: "quick" in told(text), limit_s)
-        unit = told(machine.said()).get("unit", "nothing said")
+        unit = told(machine.said()).get("unit", "no output")
         yield Row("boots with a key on the card", verdict(running), unit, machine.seconds)
         while (answer := ask("owner", "hostname")).returncode and machine.seconds < limit_s:
             time.sleep(5)

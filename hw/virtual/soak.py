@@ -62,7 +62,7 @@ def _burn() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Live duplex under full CPU load.")
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long (30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="duration in seconds (30)")
     parser.add_argument("--burners", type=int, default=os.cpu_count() or 1, help="busy loops (one a core)")
     options = parser.parse_args()
     try:

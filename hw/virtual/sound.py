@@ -327,7 +327,7 @@ class PacedRig(Rig):
         if any("Too many servers" in line for line in said):
             # Killed ones stay in its list as long as their process number is somebody's.
             raise FullList(f"jackd does not start: its list is full of servers that were killed; rm {REGISTRY}")
-        raise NoVirtualSound(f"jackd does not start: {said[-1] if said else 'it says nothing'}")
+        raise NoVirtualSound(f"jackd does not start: {said[-1] if said else 'it printed nothing'}")
 
     def _end(self) -> None:
         if self._jackd is None:
@@ -522,7 +522,7 @@ def _load(path: Path, rate_hz: int) -> Samples:
     try:
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise NoVirtualSound(f"{path} is no sound file: {error}") from None
+        raise NoVirtualSound(f"{path} is not a sound file: {error}") from None
     if rate != rate_hz:
         raise NoVirtualSound(f"{path} has {rate} Hz; give --rate {rate} or a file with {rate_hz} Hz")
     return np.ascontiguousarray(samples[:, 0])

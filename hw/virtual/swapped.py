@@ -61,7 +61,7 @@ def listen(noise: str, snr_db: float, swapped: bool, seconds: float) -> Row:
 
 def tabulate(rows: Sequence[Row]) -> Table:
     """A line a noise, two columns a ratio."""
-    table = Table(title="said to be swapped after s (share of the scene); - never")
+    table = Table(title="reported as swapped after s (share of the scene); - never")
     found = {(row.noise, row.snr_db, row.swapped): row for row in rows}
     snrs_db = sorted({row.snr_db for row in rows})
     table.add_column("noise")
@@ -76,7 +76,7 @@ def tabulate(rows: Sequence[Row]) -> Table:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 if right channels were never doubted, 2 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser("python -m hw.virtual.swapped", description="Are swapped microphones noticed?")
+    parser = argparse.ArgumentParser("python -m hw.virtual.swapped", description="Are swapped microphones detected?")
     parser.add_argument("--noise", nargs="+", choices=NOISES, default=NOISES, help="which (all)")
     parser.add_argument("--snr-db", nargs="+", type=float, default=SNRS_DB, metavar="DB", help="speech against noise")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="each scene lasts, at least 10 (30)")
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     Console(width=130).print(tabulate(rows))
     doubted = sum(row.said_share > 0 for row in rows if not row.swapped)
     missed = sum(row.said_share == 0 for row in rows if row.swapped)
-    print(f"{len(rows)} scenes: swapped and not noticed {missed}, right and doubted {doubted}")
+    print(f"{len(rows)} scenes: swapped and not detected {missed}, right and suspected {doubted}")
     if wanted.json:
         wanted.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 1 if doubted else 0

@@ -238,14 +238,18 @@ def say(words: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hw.virtual.pi", description="Proofs on a board that is none.")
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.virtual.pi", description="Tests on a virtual board (User-Mode Linux)."
+    )
     parser.add_argument("proofs", nargs="*", metavar="PROOF", help="which (default: all)")
     parser.add_argument("--quick", action="store_true", help="a minute instead of ten for the long ones")
     parser.add_argument("--hour", action="store_true", help="memory and processor time over an hour")
     parser.add_argument("--prepare", action="store_true", help="build kernel, disk and installation, prove nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content as JSON, too")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a kernel built elsewhere")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what each boot leaves: sounds, journal, words")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the output of each boot: sounds, journal, console"
+    )
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quietbox"
     parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"where builds are kept ({default})")
     return parser

@@ -92,5 +92,5 @@ def disk(cache: Path) -> Path:
 def _run(*command: str, stdin: object = subprocess.DEVNULL) -> None:
     done = subprocess.run(["nice", *command], stdin=stdin, capture_output=True, text=True)  # type: ignore[call-overload]
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise BuildFailed(f"{command[0]} failed: {last}")

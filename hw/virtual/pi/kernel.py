@@ -128,4 +128,4 @@ def _quietly(command: list[str], folder: Path, log: Path) -> None:
             env=os.environ | {"ARCH": "um"},
         )
     if done.returncode:
-        raise BuildFailed(f"{' '.join(command[:3])} failed; its last words stand in {log}")
+        raise BuildFailed(f"{' '.join(command[:3])} failed; see {log}")

@@ -98,7 +98,7 @@ def wheels(share: Path) -> None:
     done = subprocess.run(command, cwd=share / "checkout", capture_output=True, text=True)
     (share / "wheels.log").write_text(done.stdout + done.stderr)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise BuildFailed(f"install.sh --collect-wheels failed: {last}")
 
 
@@ -110,4 +110,4 @@ def _in_words(ended: Boot, attempt: int) -> str:
 def _last_words(share: Path) -> str:
     lines = [line for name in ("stdout", "stderr") for line in (share / name).read_text().splitlines()]
     spoken = [line for line in lines if line and not line.startswith("+")]
-    return spoken[-1] if spoken else "no words"
+    return spoken[-1] if spoken else "no output"

@@ -315,7 +315,7 @@ def unplugged(card: str) -> str:
     return check(
         back_s <= BACK_S and 0.35 < share < 0.65 and 1.8 < period < 2.2 and bool(said),
         f"waiting after {waiting_s:.1f} s, LED blinks every {period:.1f} s; running {back_s:.1f} s after it came back "
-        f"({said[0] if said else 'nothing said'!r})",
+        f"({said[0] if said else 'no output'!r})",
     )
 
 
@@ -386,11 +386,11 @@ def bad_model() -> str:
         engine = status()["engine"]
     said = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="engine")]
     stage.restart()
-    return check(bool(said) and "network" not in engine, f"{engine} goes on; {said[0] if said else 'nothing said'!r}")
+    return check(bool(said) and "network" not in engine, f"{engine} goes on; {said[0] if said else 'no output'!r}")
 
 
 def bad_settings() -> str:
-    """corrupt settings: refused at reload, named at the start, running once mended"""
+    """corrupt settings: refused at reload, named at the start, running once fixed"""
     good = SETTINGS.read_bytes()
     reader = stage.Reader()
     with spoilt(SETTINGS, good + b"\n[capture\nnoise = maybe\n"):
@@ -404,8 +404,7 @@ def bad_settings() -> str:
     back_s = wait_for(lambda: state() == "running", 60) if meanwhile != "running" else 0.0
     return check(
         kept == "running" and len(lines) >= 2 and back_s <= 2 * BACK_S,
-        f"reload keeps {kept}; at the start: {lines[-1]!r}, box {meanwhile}, running {back_s:.1f} s after "
-        "it was mended",
+        f"reload keeps {kept}; at the start: {lines[-1]!r}, box {meanwhile}, running {back_s:.1f} s after it was fixed",
     )
 
 
@@ -464,7 +463,7 @@ def doctor() -> str:
     done = subprocess.run(["quietbox", "doctor"], capture_output=True, text=True)
     (SHARE / "doctor.txt").write_text(done.stdout + done.stderr)
     tail = (done.stdout + done.stderr).strip().splitlines()[-1:]
-    return check("Traceback" not in done.stderr, f"exit status {done.returncode}: {tail[0] if tail else 'no words'}")
+    return check("Traceback" not in done.stderr, f"exit status {done.returncode}: {tail[0] if tail else 'no output'}")
 
 
 # Other boots.
@@ -636,7 +635,7 @@ def install(*words: str) -> tuple[int, str]:
     done = subprocess.run(installer(*words), stdin=subprocess.DEVNULL, capture_output=True, text=True)
     with (SHARE / "installer.log").open("a") as log:
         log.write(done.stdout + done.stderr)
-    lines = (done.stdout + done.stderr).strip().splitlines() or ["no words"]
+    lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
     return done.returncode, lines[-1]
 
 
@@ -709,7 +708,7 @@ def upgraded() -> str:
         and words.endswith("the box works")
         and after != before
         and SETTINGS.read_bytes() == settings
-        and "what will be done" not in again,
+        and "planned steps" not in again,
         f"exit status {status}, {words}; {before} -> {after}, settings as they were; a second run has nothing to do",
     )
 

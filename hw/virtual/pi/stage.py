@@ -223,7 +223,7 @@ def show(*names: str) -> dict[str, str]:
 
 
 def state() -> str:
-    """What the box says it does; empty if it says nothing, or the one that said it is dead."""
+    """What the box says it does; empty if it printed nothing, or the one that said it is dead."""
     try:
         said = json.loads(STATUS.read_text())
     except (OSError, ValueError):
