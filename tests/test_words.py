@@ -135,6 +135,6 @@ def test_the_words_are_found(text: str, count: int) -> None:
 
 def test_people_read_the_terms_of_the_field() -> None:
     texts = [*everything()]
-    assert len(texts) > 5000
+    assert len(texts) > 3000
     found = [f"{place}: {fault}" for place, text in texts for fault in rejected(text)]
     assert not found, "\n".join([f"{len(found)} rejected words", *found])
