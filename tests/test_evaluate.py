@@ -333,8 +333,8 @@ def test_folders_that_hold_no_pairs_are_refused(pairs: Path, tmp_path: Path, cap
     def said(folder: Path = pairs) -> str:
         return refusal(capsys, "--pairs", str(folder), "--engines", "noisy")
 
-    assert "no folder" in said(tmp_path / "nowhere")
-    assert "no folder" in refusal(capsys, "--noisy", str(tmp_path / "nowhere"), "--engines", "noisy")
+    assert "not a folder" in said(tmp_path / "nowhere")
+    assert "not a folder" in refusal(capsys, "--noisy", str(tmp_path / "nowhere"), "--engines", "noisy")
     assert "no sound files" in refusal(capsys, "--noisy", str(pairs), "--engines", "noisy")
     empty = tmp_path / "empty"
     (empty / "clean").mkdir(parents=True)
@@ -342,7 +342,7 @@ def test_folders_that_hold_no_pairs_are_refused(pairs: Path, tmp_path: Path, cap
     (empty / "noisy").mkdir()
     assert "no sound files" in said(empty)
     (pairs / "clean" / "2.wav").write_text("this is text")
-    assert "2.wav" in said() and "both" in said()
+    assert "2.wav" in said() and "in only one of" in said()
     soundfile.write(pairs / "noisy" / "2.wav", speechy(), RATE_HZ)
     assert "broken" in said()
 
