@@ -61,6 +61,8 @@ class _Curve:
         self._sent = self._heard = 0
 
     def seal(self, flags: int, body: bytes) -> tuple[int, bytes]:
+        if not self._shared:
+            raise ProtocolError("a message before the end of the handshake")
         inner = flags & MORE | (SEALED_COMMAND if flags & COMMAND else 0)
         nonce = self._next()
         box = self._nacl.crypto_box_afternm(bytes([inner]) + body, self._mine + nonce, self._shared)

@@ -5,8 +5,13 @@ arXiv 2410.01201). Three forms of the same thing: plain operations for one hop, 
 device, and a compiled loop with its own gradient for processors, which trains faster than the scan.
 """
 
+import contextlib
 import functools
+import os
+import sys
+import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,6 +99,23 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 """
 
 
+LONGEST_BUILD_S = 200
+"""A build takes half a minute, three times that on a busy machine. PyTorch waits without end for the lock of another
+build; one that is older was left behind by a process that was killed."""
+
+
+def build_folder() -> Path:
+    """Where the compiled loop is kept, by Python and PyTorch; a lock that nobody holds any more is removed."""
+    top = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache/torch_extensions")
+    folder = top / f"quietbox-{sys.implementation.cache_tag}-{torch.__version__}"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    with contextlib.suppress(OSError):
+        if time.time() - lock.stat().st_mtime > LONGEST_BUILD_S:
+            lock.unlink()
+    return folder
+
+
 @functools.cache
 def compiled() -> Any:
     """The compiled loop, or None where there is no compiler: training is then slower, not different."""
@@ -106,6 +128,7 @@ def compiled() -> Any:
             SOURCE.replace("SLOWEST", f"{SLOWEST}f"),
             extra_cflags=flags,
             extra_ldflags=["-lmvec", "-lm"],
+            build_directory=str(build_folder()),
         )
     except Exception as reason:  # whatever a toolchain can do wrong, PyTorch's own operations remain
         warnings.warn(f"no compiled recurrence ({type(reason).__name__}); training is slower", stacklevel=2)

@@ -1,5 +1,9 @@
 """The network streams as it trains, and sees the same spectra as the box."""
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,7 +12,7 @@ torch = pytest.importorskip("torch")
 from edge import HOP_SAMPLES  # noqa: E402
 from edge.spectrum import BANDS, DELAY_SAMPLES, Transform, band_weights  # noqa: E402
 from edge.suppress.network import SLOWEST, Shape  # noqa: E402
-from models.memory import remember  # noqa: E402
+from models.memory import build_folder, remember  # noqa: E402
 from models.network import Network, Spectrum, enhance, features_of  # noqa: E402
 
 torch.set_num_threads(1)
@@ -175,3 +179,15 @@ def test_silence_and_full_scale_give_finite_output_and_gradients() -> None:
     (output.square().sum() + speech.sum()).backward()
     assert output.isfinite().all()
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in network.parameters())
+
+
+@pytest.mark.parametrize(("age_s", "stays"), [(1.0, True), (1e4, False)])
+def test_a_lock_that_a_killed_build_left_behind_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, stays: bool
+) -> None:
+    """PyTorch would wait for it without end."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = build_folder() / "lock"
+    lock.touch()
+    os.utime(lock, (time.time() - age_s,) * 2)
+    assert build_folder() == lock.parent and lock.exists() is stays

@@ -177,6 +177,11 @@ def test_whoever_changes_a_byte_on_the_way_changes_no_message(turn: int, where: 
     assert {*heard} <= {b"a hop of sound"}
 
 
+def test_nothing_is_encrypted_before_the_handshake_has_ended() -> None:
+    with pytest.raises(ProtocolError, match="before the end of the handshake"):
+        client_side(True).encode(b"a hop of sound")
+
+
 def test_every_byte_in_a_box_is_guarded() -> None:
     for at in range(len(shaken(True)[0].encode(b"hop")) - 2):
         client, server = shaken(True)
