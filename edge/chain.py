@@ -219,7 +219,7 @@ class Chain:
             self.line.process(hop, self.mute)
         self.volume.process(hop)
         if self.antinoise:
-            self.antinoise.process(hop, after == self.mute.gain == self.mute.target == 1)
+            self.antinoise.process(hop, whole)
         self.mute.process(hop)
         if self.howl:
             self.howl.process(hop)

@@ -275,7 +275,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
         (["in/deep/a.wav", "in/a.wav", "other/c.wav"], "in_other", "is the input other/c.wav"),
         (["twins"], "out_twins", "would both become"),
         (["in"], "hard.wav", "cannot be a folder"),
-        (["in/a.wav"], "in/deep/pipe.wav", "no plain file"),
+        (["in/a.wav"], "in/deep/pipe.wav", "not a plain file"),
     ],
 )
 def test_no_input_is_written_over_by_any_way(
@@ -361,7 +361,7 @@ def test_a_fifo_is_not_waited_for_and_an_open_pipe_is_read(tmp_path: Path) -> No
     os.mkfifo(fifo)
     with pytest.raises(BadSound, match=r"x\.wav: is a FIFO"):
         enhance_file(fifo, tmp_path / "out.wav", UNTOUCHED)
-    with pytest.raises(BadSound, match=r"x\.wav: .*no plain file"):
+    with pytest.raises(BadSound, match=r"x\.wav: .*not a plain file"):
         enhance_file(write(tmp_path / "a.wav", noise(0.1)), fifo, UNTOUCHED)
     piped = f"cat {tmp_path}/a.wav | {sys.executable} -m edge.cli enhance /dev/stdin -o {tmp_path}/out.wav"
     done = subprocess.run(["sh", "-c", piped], cwd=Path(__file__).parents[1], capture_output=True, timeout=120)
