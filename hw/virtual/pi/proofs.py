@@ -34,6 +34,7 @@ from edge import RATE_HZ
 from edge.console import run_main
 from edge.journal import FIELDS
 from edge.spectrum import Floats
+from hw import ledger, wheels
 from hw.virtual.demo import judge, pauses
 from models.measures import si_sdr_db
 
@@ -645,18 +646,22 @@ def in_use() -> str:
 
 @contextlib.contextmanager
 def later_version(file: str, old: str, new: str) -> Iterator[None]:
-    """A checkout in which the first ``old`` of a file has become ``new``, and its wheel."""
+    """A checkout in which the first ``old`` of a file has become ``new``, its wheel, and the list of sums beside it."""
     path, wheel = CHECKOUT / file, next((SHARE / "wheels").glob("quietbox-*.whl"))
-    before = path.read_bytes(), wheel.read_bytes()
+    sums = SHARE / "wheels" / wheels.SUMS
+    before, listed = (path.read_bytes(), wheel.read_bytes()), sums.read_text()
+    collected = ledger.digest(wheel)
     path.write_text(path.read_text().replace(old, new, 1))
     try:
         with zipfile.ZipFile(io.BytesIO(before[1])) as held, zipfile.ZipFile(wheel, "w") as made:
             for name in held.namelist():
                 made.writestr(name, path.read_bytes() if name == file else held.read(name))
+        sums.write_text(listed.replace(collected, ledger.digest(wheel)))
         yield
     finally:
         path.write_bytes(before[0])
         wheel.write_bytes(before[1])
+        sums.write_text(listed)
 
 
 def way_back() -> str:
