@@ -110,7 +110,7 @@ class Health:
         """Count one hop; called by the audio thread, adds numbers and nothing else.
 
         The powers are mean squares: of the microphone, after the feedforward path, after the feedback path, after all
-        that cleans, and at the jack. What became of noise and voice is told by ``power_clean``: a headphone that is
+        that cleans, and at the jack. ``power_clean`` says what became of noise and voice: a headphone that is
         turned down has lost neither.
         ``counts`` says whether the powers tell what the chain does to noise and voice (``Chain.counts``); the levels
         at both ends are those of all hops.

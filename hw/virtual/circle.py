@@ -93,7 +93,7 @@ def circle(
     volume_db: float = 0.0,
 ) -> Circle:
     """Sound and what comes back, clipped as a converter does, through the whole chain; ``look`` at the gains, too.
-    Before ``closes_s`` the way back is weaker by WORN_DB. ``volume_db``: what the box plays with.
+    Before ``closes_s`` the feedback path is weaker by WORN_DB. ``volume_db``: what the box plays with.
     """
     chain = Chain(config, volume_db=volume_db)
     air = np.zeros(len(sound) + len(response) + HOP_SAMPLES, np.float32)
