@@ -53,11 +53,11 @@ find_python() {
 }
 
 # pip installs what requirements.lock pins, each file by its hash: the lock's part for some extras, complete, so that pip
-# resolves nothing. What comes as source is built with tools of the lock, too. First what hw.locked is told, then extras.
+# resolves nothing. What comes as source is built with tools of the lock, too. First what hw.install.lockfile is told, then extras.
 # Other bytes than the lock pins end the whole setup; any other failure is the caller's to judge.
 from_lock() {
     local said=.venv/part.log refused
-    .venv/bin/python -m hw.locked "$@" >.venv/part.lock || return 1  # set -e is off before a ||
+    .venv/bin/python -m hw.install.lockfile "$@" >.venv/part.lock || return 1  # set -e is off before a ||
     if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
         --no-build-isolation --use-pep517 -r .venv/part.lock 2>$said; then
         if grep -q 'DO NOT MATCH THE HASHES' $said; then
@@ -92,7 +92,7 @@ python_packages() {
         .venv/bin/python -m pip install "${quiet[@]}" -e ".[$extras]"
     else
         if [[ ,$extras, == *,train,* ]]; then
-            torch=$(.venv/bin/python -m hw.locked --torch)
+            torch=$(.venv/bin/python -m hw.install.lockfile --torch)
             say "PyTorch loads ${torch#*: }"
         fi
         from_lock --build "$extras"
@@ -109,11 +109,11 @@ python_packages() {
 
 demo() {
     say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
-    .venv/bin/python -m hw.virtual.demo --out out
-    .venv/bin/python -m edge.response --picture out/response.png
+    .venv/bin/python -m hw.prove.demo --out out
+    .venv/bin/python -m edge.tools.response --picture out/response.png
 }
 
-# The service, by hw/install.py. It runs with the system's Python, because the service will: it may not look into
+# The service, by hw/install/job.py. It runs with the system's Python, because the service will: it may not look into
 # anybody's home. Only what changes the system itself needs root.
 board() {
     local python=/usr/bin/python3 argument change=as_root

@@ -1,11 +1,17 @@
-"""Quietbox's runtime. Read the files in the order a sample travels:
+"""Quietbox's runtime.
 
-capture -> convert -> feedforward -> reference -> spectrum + suppress -> voice -> guard -> antinoise -> howl -> convert
--> playback; ``chain`` joins the signal part, ``box`` is the one loop around it, ``cable`` a second output, ``health``
-counts, ``journal`` tells, ``service`` is the process, ``cli`` the door; ``doctor`` examines a machine, with ``trial``
-for its devices, ``history`` draws its day, ``calibrate`` measures what ``antinoise`` has to know. ``bridge`` serves
-another program (``bridgebench`` times it), ``boxes`` other boxes, in the format of ``wire`` and to those whom ``keys``
-lets in. ``console`` is how every command ends, ``atomic`` how files are written: whole, never over an input.
+The running box lies here: ``box`` is the one loop, ``chain`` the signal path inside it, ``service`` the process around
+it, ``cli`` the command. ``config`` holds the settings, ``health`` counts, ``journal`` reports, ``runtime`` claims the
+cards, ``realtime`` asks for priority, ``console`` ends every command. The rooms, each importing only from those after it:
+
+    serve, tools   what people call: a server for other boxes and programs; files, measurements, the doctor, the report
+    suppress       the engines that suppress noise; ``foreign`` holds other people's networks
+    devices        sound cards through ALSA, and their stand-ins for tests
+    net            frames, keys and sockets between a box and another machine
+    dsp            pure signal processing, one hop at a time
+    files          reading and writing files that somebody else may have made, with bounds
+
+`lint-imports` (pyproject.toml) checks these arrows, and ``edge.dsp`` gives the order in which a hop meets its stages.
 """
 
 import os
@@ -15,7 +21,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # Recent releases of ONNX Runtime (1.32.0 was examined) carry a client that reports to their maker and is on by default:
 # importing it fills ~/.cache/Microsoft/DeveloperTools/.onnxruntime, and nine seconds later it looks up a host of its
 # maker. Every entry imports this package before any library, and child processes inherit the variable. It is set
-# whatever the user's environment says, since 0 leaves the client on. What shows it: python -m hw.privacy.
+# whatever the user's environment says, since 0 leaves the client on. What shows it: python -m hw.prove.privacy.
 
 RATE_HZ = 16_000
 """Sample rate of everything between the two converters."""

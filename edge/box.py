@@ -12,16 +12,16 @@ from enum import Enum
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
-from edge.cable import Cable
-from edge.capture import Capture
-from edge.cards import DeviceError, Event, OpenPcm, clock_of, open_pcm
 from edge.chain import Chain
 from edge.config import Config
+from edge.devices.cable import Cable
+from edge.devices.capture import Capture
+from edge.devices.cards import DeviceError, Event, OpenPcm, clock_of, open_pcm
+from edge.devices.mixer import OutputMixer
+from edge.devices.playback import Playback
+from edge.dsp.spectrum import Floats
 from edge.health import Health
-from edge.mixer import OutputMixer
-from edge.playback import Playback
 from edge.realtime import hurry_thread
-from edge.spectrum import Floats
 
 LATE_US = 1000 * HOP_MS
 """A hop that takes longer than it lasts is late, unless it did the work of several (``Engine.burst_hops``)."""

@@ -10,17 +10,17 @@ from typing import Protocol
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
-from edge.antinoise import AntiNoise, BadPath, SecondaryPath
 from edge.config import Config
-from edge.feedforward import Feedforward
-from edge.guard import Fader, Limiter, SoftGate, VoiceBodyEq
-from edge.howl import HowlGuard
-from edge.reference import ABSURD_POWER, ReferenceCanceller
-from edge.spectrum import Floats
+from edge.dsp.antinoise import AntiNoise, BadPath, SecondaryPath
+from edge.dsp.feedforward import Feedforward
+from edge.dsp.guard import Fader, Limiter, SoftGate, VoiceBodyEq
+from edge.dsp.howl import HowlGuard
+from edge.dsp.reference import ABSURD_POWER, ReferenceCanceller
+from edge.dsp.spectrum import Floats
+from edge.dsp.voice import VoiceDecision
+from edge.dsp.volume import LineOut, Volume
 from edge.suppress import open_configured, open_listener
 from edge.suppress.mask import MaskEngine
-from edge.voice import VoiceDecision
-from edge.volume import LineOut, Volume
 
 
 class Engine(Protocol):

@@ -21,8 +21,8 @@ from edge.config import Config
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edge.cards import Card
-    from edge.enhance import Enhanced
+    from edge.devices.cards import Card
+    from edge.tools.enhance import Enhanced
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def devices(options: argparse.Namespace) -> int:
     """What sound cards there are."""
     from rich.console import Console
 
-    from edge import cards
+    from edge.devices import cards
 
     found = cards.list_cards()
     named = {direction: cards.list_pcms(direction) for direction in ("capture", "playback")}
@@ -91,7 +91,7 @@ def enhance_files(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from edge import enhance
+    from edge.tools import enhance
 
     console.leave_on_signals()  # on the way out, half-written files are removed
     chosen = _config(options)
@@ -162,7 +162,7 @@ def measure_latency(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from edge import latency
+    from edge.tools import latency
 
     result = latency.measure(_config(options))
     if options.json:
@@ -184,7 +184,7 @@ def measure_latency(options: argparse.Namespace) -> int:
 
 def calibrate_path(options: argparse.Namespace) -> int:
     """The way from output to microphone, for the anti-noise."""
-    from edge import calibrate
+    from edge.tools import calibrate
 
     chosen = _config(options)
     file = Path(options.output or chosen.antinoise.calibration)
@@ -212,7 +212,7 @@ def measure_speed(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from edge import bench
+    from edge.tools import bench
 
     chosen = _config(options)
     if options.engines:
@@ -238,7 +238,7 @@ def _compare_engines(options: argparse.Namespace, chosen: Config) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from edge import bench
+    from edge.tools import bench
 
     rows: list[bench.Examined] = []
     for _, found in bench.examine_engines(chosen, options.seconds, bench.engines_named(options.engines)):
@@ -283,15 +283,16 @@ def status(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """The last day as a page to look at."""
-    from edge import atomic, history
+    from edge.files import atomic
+    from edge.tools import report
 
     records = Path(options.file) if options.file not in (None, "-") else None
     atomic.refuse_overwriting(options.output, [records, options.config])
     if options.file is None:
-        text = history.from_journal(options.hours)
+        text = report.from_journal(options.hours)
     else:
-        text = history.from_file(options.file, sys.stdin.buffer)
-    history.write(text, options.output)
+        text = report.from_file(options.file, sys.stdin.buffer)
+    report.write(text, options.output)
     if not atomic.is_special(options.output):  # the page itself may have gone to standard output
         print(options.output)
     return 0
@@ -301,7 +302,7 @@ def serve(options: argparse.Namespace) -> int:
     """The noise suppressor for another program, or for other boxes."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # our matrices are small: more threads take longer, as in the service's unit
-    from edge import bridge
+    from edge.serve import bridge
 
     chosen = _config(options)
     given = {"host": options.host, "rate_hz": options.rate, "key_file": options.key, "clients_file": options.clients}
@@ -331,17 +332,17 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _bench_bridge(options: argparse.Namespace, chosen: Config) -> int:
-    from edge import bridgebench
+    from edge.serve import bridge_bench
 
     seconds = 600.0 if options.seconds is None else options.seconds
-    result = bridgebench.bench(chosen, seconds, options.config)
+    result = bridge_bench.bench(chosen, seconds, options.config)
     if options.json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
     else:
         print(
-            f"{result.engine}: {result.chunks} chunks of {bridgebench.CHUNK_SAMPLES} samples at "
+            f"{result.engine}: {result.chunks} chunks of {bridge_bench.CHUNK_SAMPLES} samples at "
             f"{chosen.bridge.rate_hz} Hz in {result.seconds:g} s, {result.dropped} dropped "
-            f"({result.dropped / result.chunks:.2%}), {result.late} later than {bridgebench.LATE_MS:g} ms; "
+            f"({result.dropped / result.chunks:.2%}), {result.late} later than {bridge_bench.LATE_MS:g} ms; "
             f"round trip {result.p50_ms:g} ms (p50), {result.p99_ms:g} (p99), {result.max_ms:g} (max)"
         )
     return 1 if result.dropped or result.wrong_length else 0
@@ -349,7 +350,7 @@ def _bench_bridge(options: argparse.Namespace, chosen: Config) -> int:
 
 def make_keys(options: argparse.Namespace) -> int:
     """A CURVE key pair: the secret one into a file, the public one to see."""
-    from edge import keys
+    from edge.net import keys
 
     print(keys.make(options.file))
     return 0
@@ -357,7 +358,7 @@ def make_keys(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Would the box work here?"""
-    from edge import doctor
+    from edge.tools import doctor
 
     return doctor.show(options.config, seconds=options.seconds, as_json=options.json, sound=not options.no_sound)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge import UserError, files, toml
+from edge import UserError, files
 from edge.console import run_main
+from edge.files import toml
 
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
 ENGINES = ("auto", "network", "rnn", "dsp", "off")
@@ -231,7 +232,7 @@ class PlaybackConfig:
 
 
 USB_CARD = "UAC1Gadget"
-"""The card that the kernel makes of a USB audio gadget, class 1 (``hw.gadget``)."""
+"""The card that the kernel makes of a USB audio gadget, class 1 (``hw.board.gadget``)."""
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from typing import Any
 
 from edge import HOP_MS, UserError, runtime
 from edge.box import Box, State
-from edge.cable import Cable, CableState
-from edge.cards import OpenPcm, clock_of, open_pcm
 from edge.chain import Chain, Engine
 from edge.config import Config
+from edge.devices.cable import Cable, CableState
+from edge.devices.cards import OpenPcm, clock_of, open_pcm
 from edge.health import Counters, summary
 from edge.journal import Journal, notify
 from edge.realtime import HOUSEKEEPING_PRIORITY, hurry_thread, settle_process
-from hw import boards
-from hw.panel import Look, Panel
+from hw.board import boards
+from hw.board.panel import Look, Panel
 
 LOOK_S = 0.1
 STATUS_S = 1.0

@@ -1,4 +1,5 @@
-"""What touches the board: ``panel`` (LED, button), ``boards``, ``install``, ``gadget``; ``image``
-makes cards, ``fleet`` keeps many, ``virtual`` stands in for the board."""
+"""The board and what is made for it: ``board`` (models, pins, LED, button), ``install``, ``image`` (card images and
+updates), ``fleet`` (many boxes); ``virtual`` stands in for hardware, ``rooms`` simulates acoustics, ``prove`` holds the
+long tests."""
 
 import edge as edge  # first of all: it switches off what libraries would report

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.spectrum import WINDOW_SAMPLES, Floats, analysis_window
+from edge.dsp.spectrum import WINDOW_SAMPLES, Floats, analysis_window
 
 
 def si_sdr_db(clean: Floats, estimate: Floats) -> float:

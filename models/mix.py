@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge import HOP_SAMPLES, RATE_HZ, atomic
+from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
+from edge.files import atomic
 
 MOST_ROOM_SAMPLES = RATE_HZ // 2
 """Room responses are cut here: half a second holds all but 20-30 dB down of the longest rooms."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES
-from edge.spectrum import (
+from edge.dsp.spectrum import (
     BANDS,
     BINS,
     DELAY_SAMPLES,
@@ -21,7 +21,7 @@ from edge.spectrum import (
     synthesis_window,
 )
 from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP, Shape
-from models.memory import remember
+from models.recurrence import remember
 
 LEVEL_BLOCK_HOPS = 1500
 """The mean over a sequence is a product with a square matrix of hops; longer sequences go in blocks of this many."""
@@ -197,7 +197,7 @@ def deepened(weights: dict[str, Tensor], shape: Shape, network: Network) -> dict
 
 
 class Spectrum(nn.Module):
-    """edge.spectrum.Transform for whole batches of waves, with gradients: the same windows, hops and delay."""
+    """edge.dsp.spectrum.Transform for whole batches of waves, with gradients: the same windows, hops and delay."""
 
     delay_samples = DELAY_SAMPLES
     """How far what ``synthesise`` returns lies behind what ``analyse`` took."""
@@ -235,7 +235,7 @@ class Spectrum(nn.Module):
 
 
 def features_of(band_power: Tensor) -> Tensor:
-    """Band powers as edge.spectrum gathers them -> what the network reads: (log10(power + floor) + 1) / 2."""
+    """Band powers as edge.dsp.spectrum gathers them -> what the network reads: (log10(power + floor) + 1) / 2."""
     return (torch.log10(band_power + POWER_FLOOR) + 1) / 2
 
 

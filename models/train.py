@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.arrays import check_archive
 from edge.console import run_main
+from edge.dsp.spectrum import DELAY_SAMPLES, Transform, band_weights
 from edge.files import BadFile, read_bounded
-from edge.spectrum import DELAY_SAMPLES, Transform, band_weights
+from edge.files.arrays import check_archive
 from edge.suppress.network import Shape
-from models.ear import Disturbance, Envelopes, Opinion, left_db, quick_in_bfloat16, si_sdr_loss_db
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.mix import Batch, NoRecordings, active_power, open_mixer, power
 from models.network import Network, Spectrum, deepened, enhance, features_of
+from models.perceptual_losses import Disturbance, Envelopes, Opinion, left_db, quick_in_bfloat16, si_sdr_loss_db
 
 COMPRESSION = 0.3
 SEGMENT_HOPS = 614
@@ -75,7 +75,7 @@ class Plan:
 
 class Loss(nn.Module):
     """What is minded, per item at equal level: compressed spectra of the finished wave, the wave, speech or none, and
-    what the listeners' models of ``models.ear`` mind.
+    what the listeners' models of ``models.perceptual_losses`` mind.
 
     The spectra are those of the synthesised output (an ordinary 512/256 transform), so inconsistency of the gained
     short-time spectrum costs as well. Comparing complex values teaches gains that follow the phase error.

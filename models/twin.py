@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
-from edge.spectrum import band_centres_hz
+from edge.dsp.spectrum import band_centres_hz
 from edge.suppress.network import Shape
 from models.mix import NoRecordings
 from models.network import Network, Spectrum, enhance

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import WindowConfig
 from edge.console import run_main
+from edge.dsp.spectrum import Floats
 from edge.files import BadFile
-from edge.spectrum import Floats
+from edge.suppress.foreign.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper
 from edge.suppress.shipped import BadModel
-from edge.suppress.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper
 from models.mix import Batch, NoRecordings, open_mixer
 from models.train import Loss, Plan, Refused, Student, load_bounded, train
 from models.train import measure as measure_pairs

@@ -21,7 +21,7 @@ from scipy.ndimage import uniform_filter1d
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
-from edge.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
+from edge.dsp.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
 from models.measures import pesq_wb, si_sdr_db, stoi
 from quant.calibrate import progress
 from quant.evaluate import BadRequest, Sound, need, read_pairs

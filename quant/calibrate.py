@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.arrays import read_npz
 from edge.console import run_main
-from edge.convert import Resampler
-from edge.enhance import RATES_HZ, SOURCES
+from edge.devices.convert import Resampler
+from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
-from edge.spectrum import BANDS, Features, Floats, Transform
+from edge.files.arrays import read_npz
+from edge.tools.enhance import RATES_HZ, SOURCES
 from quant.evaluate import BadRequest
 from quant.graph import Hops, can_write, is_ours, open_session, read_model, silence_of, write_whole
 

@@ -46,10 +46,10 @@ from rich.table import Table
 from edge import HOP_SAMPLES, UserError
 from edge import RATE_HZ as SPEECH_HZ
 from edge.console import run_main
+from edge.dsp.spectrum import Floats
 from edge.files import BadFile, read_bounded
-from edge.spectrum import Floats
-from edge.suppress.adapter import Blocks
-from edge.suppress.deepfilter import HOP, RATE_HZ, STAGES, DeepFilter, Shapes, Stage, files, open_stages, places
+from edge.suppress.foreign.adapter import Blocks
+from edge.suppress.foreign.deepfilter import HOP, RATE_HZ, STAGES, DeepFilter, Shapes, Stage, files, open_stages, places
 from models.measures import noise_alone, pesq_wb, si_sdr_db, stoi, without_lag
 from quant.evaluate import BadRequest, Sound, read_pairs
 from quant.graph import initializers, open_session, write_whole

@@ -35,9 +35,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError, atomic
+from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.console import run_main
-from edge.spectrum import BINS, DELAY_SAMPLES, WINDOW_SAMPLES, Floats
+from edge.dsp.spectrum import BINS, DELAY_SAMPLES, WINDOW_SAMPLES, Floats
+from edge.files import atomic
 from models.measures import lag_samples, si_sdr_db, without_lag
 from models.mix import Batch, Mixer, NoRecordings, open_mixer, read_mono
 from models.network import Network, Spectrum

@@ -39,14 +39,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, atomic, bench, chain, command_for, config
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, chain, command_for, config
 from edge.chain import Chain
 from edge.console import run_main
-from edge.files import BadFile, check_regular
-from edge.spectrum import Floats
+from edge.dsp.spectrum import Floats
+from edge.files import BadFile, atomic, check_regular
 from edge.suppress import FOREIGN, files_of, open_engine
 from edge.suppress.mask import MaskEngine
 from edge.suppress.shipped import BadModel, Model
+from edge.tools import bench
 from models.measures import (
     dnsmos,
     lag_samples,

@@ -36,20 +36,20 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
-import edge.spectrum
+import edge.dsp.spectrum
+import edge.suppress.foreign.window
 import edge.suppress.network
-import edge.suppress.window
-import models.ear
-import models.memory
 import models.mix
 import models.network
+import models.perceptual_losses
+import models.recurrence
 import models.train
 import models.unet
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
-from edge.spectrum import BANDS, POWER_FLOOR, SILENCE, WINDOW_SAMPLES, Floats
+from edge.dsp.spectrum import BANDS, POWER_FLOOR, SILENCE, WINDOW_SAMPLES, Floats
+from edge.suppress.foreign.window import OURS, Geometry
 from edge.suppress.network import LEVEL_EPS, LEVEL_KEEP, SLOWEST
-from edge.suppress.window import OURS, Geometry
 from models.network import FullBandMemory, GroupMemory, Network
 from models.train import Refused, load_network
 from models.unet import UNet, holds_unet, load_unet
@@ -60,9 +60,17 @@ OPSET, IR_VERSION = 17, 8
 """What onnxruntime 1.16 and later read."""
 MOST_DIFFERENCE = 1e-5
 PROOF_HOPS = 400
-RECIPE = (models.network, models.memory, models.mix, models.ear, models.train, edge.spectrum, edge.suppress.network)
+RECIPE = (
+    models.network,
+    models.recurrence,
+    models.mix,
+    models.perceptual_losses,
+    models.train,
+    edge.dsp.spectrum,
+    edge.suppress.network,
+)
 """The files that decide what the weights mean and how they came about."""
-UNET_RECIPE = (models.unet, models.mix, models.train, edge.suppress.window)
+UNET_RECIPE = (models.unet, models.mix, models.train, edge.suppress.foreign.window)
 PROOF_WINDOWS = 20
 
 
@@ -187,7 +195,7 @@ def full_band_memory(
 
 
 def remember(graph: Graph, name: str, x: str, state: str, gates: nn.Linear, ahead: Tensor) -> tuple[str, str]:
-    """models.memory.remember for one hop: what the memory shows, and what it holds."""
+    """models.recurrence.remember for one hop: what the memory shows, and what it holds."""
     weights, biases = gates.weight.chunk(3), (gates.bias - gates.weight @ ahead).chunk(3)
     z, candidate, shutter = (
         graph.apply(activation, graph.linear(f"{name}.gates.{gate}", x, weight, bias))

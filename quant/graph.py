@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge import atomic
-from edge.files import BadFile, read_bounded
-from edge.spectrum import BANDS, Floats
+from edge.dsp.spectrum import BANDS, Floats
+from edge.files import BadFile, atomic, read_bounded
 from quant.evaluate import BadRequest
 
 MOST_BYTES = 128_000_000

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ, chain
-from edge.spectrum import Floats
-from edge.suppress import FOREIGN, BadModel, dtln, gtcrn, rnnoise
-from edge.suppress.adapter import Core
-from edge.suppress.foreign import FLOATS, asset, library, pointer
+from edge.dsp.spectrum import Floats
+from edge.suppress import FOREIGN, BadModel
+from edge.suppress.foreign import dtln, gtcrn, rnnoise
+from edge.suppress.foreign.adapter import Core
+from edge.suppress.foreign.assets import FLOATS, asset, library, pointer
 
 
 class Heard(NamedTuple):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from edge import HOP_SAMPLES
 from edge.console import run_main
-from edge.spectrum import DELAY_SAMPLES, Floats
+from edge.dsp.spectrum import DELAY_SAMPLES, Floats
 from edge.suppress.network import Shape
 from models.network import Network, Spectrum, enhance
 from models.train import Refused, read_weights

@@ -46,7 +46,7 @@ from rich.table import Table
 
 from edge import HOP_SAMPLES, command_for
 from edge.console import run_main
-from edge.spectrum import DELAY_SAMPLES, Floats, band_weights
+from edge.dsp.spectrum import DELAY_SAMPLES, Floats, band_weights
 from models.measures import pesq_wb
 from quant.calibrate import SOUNDS, Reader, Samples, collect, find, hops_of, progress, read, read_samples
 from quant.evaluate import BadRequest, read_pairs

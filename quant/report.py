@@ -23,7 +23,7 @@ import soundfile
 
 from edge import RATE_HZ, UserError, command_for
 from edge.console import run_main
-from edge.spectrum import Floats
+from edge.dsp.spectrum import Floats
 from quant.evaluate import (
     MEASURES,
     BadRequest,

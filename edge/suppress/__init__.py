@@ -1,11 +1,11 @@
 """The feedback path: engines that look at what the feedforward path left over and take the noise out.
 
-``mask`` is the engine, ``network``, ``onnx`` and ``dsp`` are the estimators that drive it, ``sleep`` spares a network
+``mask`` is the engine, ``network``, ``onnx`` and ``wiener`` are the estimators that drive it, ``sleep`` spares a network
 while nobody speaks, ``shipped`` finds and checks a network's files, ``probe`` finds out whether ONNX Runtime works, and
 ``open_configured`` chooses among them.
 
-Other people's engines have a file each (``FOREIGN``); ``adapter`` makes engines of them, ``foreign`` is what they open
-their files with.
+Other people's engines have a file each (``FOREIGN``); ``foreign.adapter`` makes engines of them,
+``foreign.assets`` is what they open their files with.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from edge.suppress.shipped import BadModel, Model
 from edge.suppress.sleep import Network, Sleeper
 
 if TYPE_CHECKING:
-    from edge.suppress.adapter import Adapter, Core
+    from edge.suppress.foreign.adapter import Adapter, Core
     from edge.suppress.remote import RemoteEngine
 
 
@@ -54,7 +54,7 @@ def open_listener() -> Estimator | None:
 
 
 def _dsp(model: str, notes: list[str]) -> Estimator:
-    from edge.suppress.dsp import Wiener  # SciPy takes long to load, and the trial of ONNX Runtime needs none of it
+    from edge.suppress.wiener import Wiener  # SciPy takes long to load, and the trial of ONNX Runtime needs none of it
 
     return Wiener()
 
@@ -83,7 +83,7 @@ _FILES = {
 
 def _opener(engine: str) -> "Callable[..., Core]":
     def opened(model: str, *settings: object) -> "Core":
-        core: Core = importlib.import_module(f"edge.suppress.{_FILES[engine]}").open_core(model, *settings)
+        core: Core = importlib.import_module(f"edge.suppress.foreign.{_FILES[engine]}").open_core(model, *settings)
         return core
 
     return opened
@@ -97,7 +97,7 @@ settings; raises BadModel. Imported when asked for, not before."""
 def files_of(engine: str, model: str = "quietbox") -> list[Path]:
     """The files that hold an engine's weights, as far as it says; raises BadModel where they cannot be had."""
     if engine in FOREIGN:
-        files = getattr(importlib.import_module(f"edge.suppress.{_FILES[engine]}"), "files", None)
+        files = getattr(importlib.import_module(f"edge.suppress.foreign.{_FILES[engine]}"), "files", None)
         return files(model) if files else []
     if engine in ("network", "rnn"):
         named = Model(model if engine == "network" else engine)
@@ -153,7 +153,7 @@ def _open_foreign(
     below = open_engine("auto", limit_db, sleep_s=sleep_s)
     assert isinstance(below, MaskEngine)
     try:
-        from edge.suppress.adapter import Adapter
+        from edge.suppress.foreign.adapter import Adapter
 
         return Adapter(FOREIGN[engine](model, *own), below, limit_db)
     except BadModel as refusal:

@@ -2,8 +2,8 @@
 
 The audio thread puts hops into one queue and takes answers from the other, and never waits; everything that the
 network may do to a socket happens in here. The machine is not trusted with more than its key: what it sends is read
-within a budget and never collected (``edge.transport``, ``edge.zmtp``), so that it can cost this box neither memory
-nor more than a few percent of its processor.
+within a budget and never collected (``edge.net.transport``, ``edge.net.zmtp``), so that it can cost this box neither
+memory nor more than a few percent of its processor.
 """
 
 import errno
@@ -17,16 +17,17 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, keys
-from edge.budget import Budget
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
 from edge.config import RemoteConfig
-from edge.curve import UNKNOWN_KEY, CurveClient, sodium
-from edge.loglimit import printable
+from edge.dsp.spectrum import Floats
+from edge.net import keys
+from edge.net.budget import Budget
+from edge.net.curve import UNKNOWN_KEY, CurveClient, sodium
+from edge.net.log_limit import printable
+from edge.net.transport import Connection, Gone
+from edge.net.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
+from edge.net.zmtp import Null, Peer, Refused
 from edge.realtime import hurry_thread
-from edge.spectrum import Floats
-from edge.transport import Connection, Gone
-from edge.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
-from edge.zmtp import Null, Peer, Refused
 
 QUEUE_HOPS = 64
 """Hops on their way to the link's thread, and answers on their way back; the oldest give way."""
@@ -44,7 +45,7 @@ PATIENCE_S = 3.0
 """Nothing is said of the machine's silence for so long after the start."""
 CLOSED = (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENETUNREACH)
 """How systemd's sandbox answers, and a network namespace with nothing in it."""
-DROP_IN = "the service has no network access until you install hw/quietbox-remote.conf; see its first lines"
+DROP_IN = "the service has no network access until you install systemd/optional/quietbox-remote.conf; see its first lines"
 
 
 @dataclass

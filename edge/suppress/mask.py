@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge.spectrum import BANDS, BINS, DELAY_SAMPLES, Floats, Spectra, Transform, band_weights
+from edge.dsp.spectrum import BANDS, BINS, DELAY_SAMPLES, Floats, Spectra, Transform, band_weights
 from edge.suppress.sleep import Sleeper
 
 

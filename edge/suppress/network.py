@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from edge.spectrum import BANDS, SILENCE, Features, Floats, Spectra
+from edge.dsp.spectrum import BANDS, SILENCE, Features, Floats, Spectra
 
 LEVEL_KEEP = 0.99
 """How much of the running level each hop keeps: a time constant of half a second."""

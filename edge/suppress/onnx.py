@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edge.spectrum import BANDS, Features, Floats, Spectra
+from edge.dsp.spectrum import BANDS, Features, Floats, Spectra
 from edge.suppress.shipped import Model
 
 INPUTS, OUTPUTS = ("features", "state"), ("gains", "speech", "state_out")

@@ -16,8 +16,8 @@ import numpy as np
 
 from edge import command_for
 from edge.console import run_main
+from edge.dsp.spectrum import BANDS
 from edge.runtime import runtime_folder
-from edge.spectrum import BANDS
 from edge.suppress.shipped import BadModel, Model
 
 LIMIT_S = 30.0

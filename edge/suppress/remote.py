@@ -15,7 +15,7 @@ import numpy as np
 
 from edge import HOP_SAMPLES, UserError
 from edge.config import Config, RemoteConfig
-from edge.spectrum import Floats
+from edge.dsp.spectrum import Floats
 from edge.suppress import open_engine
 from edge.suppress.link import Link
 from edge.suppress.mask import MaskEngine

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError, files
-from edge.arrays import read_npz
-from edge.spectrum import BANDS, WINDOW_SAMPLES, Floats
+from edge.dsp.spectrum import BANDS, WINDOW_SAMPLES, Floats
+from edge.files.arrays import read_npz
 from edge.suppress.network import NumpyNetwork, Shape
 
 FOLDER = Path(__file__).parents[2] / "models"

@@ -5,15 +5,15 @@ late; that is found in the very hop in which the network then works again, so no
 meet fewer hops than time passes, which makes them slower and never wrong: they hold what was heard, not when. Looks
 alone, however often, cut the first consonant; beginnings alone miss a voice that swells out of noise.
 
-What it saves and what it costs the ear: ``python -m hw.virtual.officeday``.
+What it saves and what it costs the ear: ``python -m hw.prove.sleep_cost``.
 """
 
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from edge.spectrum import BANDS, WINDOW_SAMPLES, Features, Floats, Spectra, analysis_window
-from edge.voice import VoiceDecision
+from edge.dsp.spectrum import BANDS, WINDOW_SAMPLES, Features, Floats, Spectra, analysis_window
+from edge.dsp.voice import VoiceDecision
 
 SPEECH = 0.6
 """Somebody speaks above this probability; a fan alone reaches 0.4 every few seconds and this hardly ever."""

@@ -7,9 +7,9 @@ import time
 
 from edge import UserError, config
 from edge.console import run_main
+from hw.board.panel import Look, Panel
 from hw.image.settings import OUT
 from hw.image.versions import warn
-from hw.panel import Look, Panel
 
 BLINK_S = 6.0
 

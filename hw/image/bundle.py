@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edge import UserError, files
-from hw import ledger
+from hw.install import ledger
 
 PYTHON = "3.11"
 """Debian 12's."""

@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from edge import UserError, atomic
+from edge import UserError
 from edge.console import run_main
-from hw import install, ledger, wheels
+from edge.files import atomic
 from hw.image import boot, bundle, debian, disk, libraries, owner, product, sbom, signature, table
+from hw.install import job, ledger, wheels
 
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/quietbox-image"
@@ -160,10 +161,10 @@ def equip(root: Path, place: Path, ids: dict[str, str], build: int = 0, signers:
     shutil.copytree(place, shipped, symlinks=True)
     bundle.stamp(shipped, build)
     (root / "opt/quietbox/current").symlink_to("/run/quietbox-version")
-    (root / install.COMMAND).parent.mkdir(parents=True, exist_ok=True)
-    (root / install.COMMAND).symlink_to(f"/{install.CURRENT}/bin/quietbox")
+    (root / job.COMMAND).parent.mkdir(parents=True, exist_ok=True)
+    (root / job.COMMAND).symlink_to(f"/{job.CURRENT}/bin/quietbox")
     for source in sorted((wheels.SOURCE / "systemd").iterdir()):
-        if where := install.place_of(source.name):
+        if where := job.place_of(source.name):
             (root / where).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, root / where)
     files = HERE / "files"
@@ -179,7 +180,7 @@ def equip(root: Path, place: Path, ids: dict[str, str], build: int = 0, signers:
     (root / "etc/quietbox").mkdir()
     if signers:
         (root / signature.SIGNERS.relative_to("/")).write_text(signers)
-    (root / install.SETTINGS).symlink_to("/run/quietbox-settings/quietbox.toml")
+    (root / job.SETTINGS).symlink_to("/run/quietbox-settings/quietbox.toml")
     for name in ("data", "boot/firmware", "home", "srv"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "etc/hostname").write_text("quietbox\n")

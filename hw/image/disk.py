@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import UserError, atomic
+from edge import UserError
+from edge.files import atomic
 from hw.image import table
 
 BOOT_MIB = 256

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from edge import UserError, files
 from edge.console import run_main
-from hw import ledger
 from hw.image import found, settings, table
 from hw.image.versions import warn
+from hw.install import ledger
 
 BOARD = Path("/data/settings/board")
 """The serial number of the board that was looked at."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge import cards
+from edge.devices import cards
 
 ROOT = Path("/")
 MEMS = "quietboxmic"

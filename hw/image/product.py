@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from edge import UserError
-from hw import locked, traced, wheels
+from hw import traced
 from hw.image import bundle
+from hw.install import lockfile, wheels
 from hw.virtual import arm64
 
 PACKAGES = f"lib/python{bundle.PYTHON}/site-packages"
@@ -40,7 +41,7 @@ def collect(cache: Path, given: Path | None) -> Path:
     folder = given or _fetched(cache)
     if not any(folder.glob("numpy-*.whl")):
         raise UserError(f"{folder} holds no arm64 wheels; python -m hw.virtual.arm64 --cache DIR makes DIR/wheels")
-    if strange := locked.strangers(used(folder)):
+    if strange := lockfile.strangers(used(folder)):
         raise UserError(f"{strange[0]} is not the file that requirements.lock pins; collect the wheels again")
     return folder
 
@@ -56,10 +57,10 @@ def _fetched(cache: Path) -> Path:
     return folder
 
 
-def runtime() -> list[locked.Locked]:
+def runtime() -> list[lockfile.Locked]:
     """The ONNX Runtime that boards take, by requirements.lock; without what it asks for (protobuf, sympy), which
     converts models and is not imported where they run."""
-    return [package for package in locked.read() if package.name == "onnxruntime"]
+    return [package for package in lockfile.read() if package.name == "onnxruntime"]
 
 
 def used(folder: Path) -> list[Path]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import UserError, command_for
-from hw import locked
 from hw.image.debian import SUITE, Package
+from hw.install import lockfile
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -107,7 +107,7 @@ def _of_wheel(path: Path) -> "Component":
         about = next(name for name in held.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         told = email.message_from_bytes(held.read(about))
     name, version = str(told["Name"]), str(told["Version"])
-    purl = PackageURL("pypi", None, locked.normal(name), version, {"file_name": path.name})
+    purl = PackageURL("pypi", None, lockfile.normal(name), version, {"file_name": path.name})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return _component(name, version, purl, digest, wheel_licences(told))
 

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import files, toml
+from edge import files
 from edge.console import run_main
-from hw import ledger, wheels
+from edge.files import toml
 from hw.image import found
 from hw.image.versions import OFFERED, Versions, take_offered, warn
+from hw.install import ledger, wheels
 
 CARD = Path("/boot/firmware/quietbox.toml")
 KEPT = Path("/data/settings/quietbox.toml")

@@ -32,13 +32,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import UserError, atomic, config
+from edge import UserError, config
 from edge.console import run_main
-from hw import install, wheels
+from edge.files import atomic
+from hw.install import job, wheels
 
 HERE = Path(__file__).parent
 PLACE = "/usr/lib/quietbox-first-boot"
-UNITS = f"/{install.UNITS}"
+UNITS = f"/{job.UNITS}"
 UNIT = "quietbox-first-boot.service"
 NOTE = "quietbox.txt"
 SHIPPED: tuple[str, ...] = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "requirements.lock")
@@ -71,7 +72,7 @@ class Processor:
 PROCESSORS = {
     183: Processor("aarch64", "arm64", 64),
     40: Processor("armv7l", "armhf", 32),
-    62: Processor("x86_64", "amd64", 64),  # no Pi: the virtual machine in which ``hw.image.stockproof`` boots
+    62: Processor("x86_64", "amd64", 64),  # no Pi: the virtual machine in which ``hw.prove.stock`` boots
 }
 """By ``e_machine`` of an ELF file."""
 GLIBC = {"bookworm": 36, "trixie": 41}
@@ -300,7 +301,7 @@ def packages_wanted(folder: Path, system: System) -> list[Path]:
     """The Debian packages to bring along: every .deb in ``folder`` if the image lacks any that the installer asks for.
     Raises UserError if some are still missing then.
     """
-    needed = [*install.NEEDED, *(install.NEEDED_32 if system.processor.bits == 32 else ())]
+    needed = [*job.NEEDED, *(job.NEEDED_32 if system.processor.bits == 32 else ())]
     lacking = [name for name in needed if name not in system.packages]
     if not lacking:
         return []

@@ -19,8 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edge import UserError, atomic
+from edge import UserError
 from edge.console import run_main
+from edge.files import atomic
 from hw.image import bundle, card, owner, product, signature
 from hw.image.versions import OFFERED
 

@@ -35,8 +35,8 @@ from pathlib import Path
 
 from edge import UserError, files
 from edge.console import run_main
-from hw import ledger
 from hw.image import bundle, signature
+from hw.install import ledger
 
 STORE = Path("/data/quietbox")
 SHIPPED = Path("/opt/quietbox/shipped")

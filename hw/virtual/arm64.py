@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.console import run_main
-from hw import locked
+from hw.install import lockfile
 
 REPOSITORY = Path(__file__).parents[2]
 SOUND = REPOSITORY / "tests/sounds/noisy/rain_en_5dB.flac"
@@ -166,12 +166,12 @@ def run(
 # The wheels.
 
 
-def needed() -> list[locked.Locked]:
+def needed() -> list[lockfile.Locked]:
     """What the product asks for on a 64-bit board, by requirements.lock."""
-    return locked.for_python(locked.subset(["board"]), PYTHON)
+    return lockfile.for_python(lockfile.subset(["board"]), PYTHON)
 
 
-def split(packages: Sequence[locked.Locked]) -> tuple[list[locked.Locked], list[locked.Locked]]:
+def split(packages: Sequence[lockfile.Locked]) -> tuple[list[lockfile.Locked], list[lockfile.Locked]]:
     """(to download as wheels, to compile there)."""
     compiled = [one for one in packages if one.name in BUILT_THERE]
     return [one for one in packages if one not in compiled], compiled
@@ -182,23 +182,23 @@ def wheels(cache: Path, root: Path) -> Path:
     wanted = needed()
     folder = cache / "wheels"
     stamp = folder / ".complete"
-    if not stamp.exists() or stamp.read_text() != locked.text(wanted):
+    if not stamp.exists() or stamp.read_text() != lockfile.text(wanted):
         say(f"collecting wheels in {folder}")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         ready, compiled = split(wanted)
-        tools = locked.for_python(locked.build_tools(compiled), PYTHON)
+        tools = lockfile.for_python(lockfile.build_tools(compiled), PYTHON)
         fetch([*ready, *tools], folder, *foreign())
         fetch(compiled, folder, "--no-binary=:all:", "--no-build-isolation")
         _compile(root, folder)
-        stamp.write_text(locked.text(wanted))
+        stamp.write_text(lockfile.text(wanted))
     return folder
 
 
-def fetch(packages: Sequence[locked.Locked], folder: Path, *how: str) -> None:
+def fetch(packages: Sequence[lockfile.Locked], folder: Path, *how: str) -> None:
     """The files that the lock pins, into ``folder``. Raises Missing."""
     part = folder / "part.lock"
-    part.write_text(locked.text(packages))
+    part.write_text(lockfile.text(packages))
     run([*pip("download", folder), "--no-deps", "--require-hashes", *how, "-r", str(part)])
     part.unlink()
 

@@ -33,8 +33,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import UserError, atomic
+from edge import UserError
 from edge.console import run_main
+from edge.files import atomic
 
 Samples = NDArray[np.int16]
 

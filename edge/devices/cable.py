@@ -1,0 +1,219 @@
+"""The cable: the clean microphone for other programs, beside the jack, which never notices how the cable fares.
+
+The audio thread writes each hop to the jack first and then here, into a card that never waits. Whatever may take its
+time (opening, closing, trying again) is done by a thread of the cable's own; the open device travels between the two
+through mailboxes, so it is always in one pair of hands.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from edge import HOP_MS
+from edge.devices.cards import DeviceError, Event, clock_of
+from edge.devices.playback import Playback
+from edge.dsp.spectrum import Floats
+from edge.realtime import hurry_thread
+
+RETRY_S = 2.0
+"""How soon a cable that is missing or busy is tried again."""
+REST_S = 30.0
+"""How long one is left alone that held up the box."""
+END_S = 0.5
+SLOW_US = 1000 * HOP_MS / 2
+"""A write never waits, but it is a call into somebody else's driver: so long is too long."""
+STRAIN_LIMIT = 10.0
+STRAIN_KEPT = 0.99
+"""About ten slow writes within half a second, and the cable has to rest."""
+
+
+class CableState(Enum):
+    """What the cable is doing; the journal and the status show it."""
+
+    OFF = "off"
+    WAITING = "waiting"
+    """Missing, busy or resting; tried again by itself."""
+    UNREAD = "unread"
+    """Open, and nobody takes the sound."""
+    PLAYING = "playing"
+
+
+class Cable:
+    """A second ``Playback`` that may fail in any way it likes."""
+
+    def __init__(self, output: Playback | None, say: Callable[[str, str], None], *, priority: int = 0) -> None:
+        """``output`` is the cable's device, None for no cable; ``say`` takes the kind of an event and a sentence, from
+        any thread. ``priority`` is the audio thread's: who opens a device holds the interpreter, and must not be
+        pushed aside meanwhile.
+        """
+        self.output = output
+        self.failures = 0
+        """How often the cable could not be opened or was lost."""
+        self._say = say
+        self._priority = priority
+        self._microphone_clock = ""
+        self._said = ""
+        self._wanted = False
+        self._strain = 0.0
+        self._rest_until_s = 0.0
+        self._told_unread = False
+        self._announced = False
+        self._live: Playback | None = None
+        """In the audio thread's hands."""
+        self._opened: deque[Playback] = deque()
+        """On the way to the audio thread."""
+        self._returned: deque[Playback] = deque()
+        """On the way back, to be closed."""
+        self._order = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def state(self) -> CableState:
+        live = self._live
+        if self.output is None:
+            return CableState.OFF
+        if live is None:
+            return CableState.WAITING
+        return CableState.UNREAD if live.unread else CableState.PLAYING
+
+    @property
+    def xruns(self) -> int:
+        return self.output.xruns if self.output else 0
+
+    @property
+    def dropped(self) -> int:
+        """Hops that found the cable full, though somebody reads it."""
+        return self.output.dropped if self.output else 0
+
+    @property
+    def queue_ms(self) -> float:
+        live = self._live
+        return live.queue_ms if live else 0.0
+
+    @property
+    def drift_ppm(self) -> float:
+        """How much faster the cable's clock runs than the microphone's."""
+        return self.output.drift_ppm if self.output else 0.0
+
+    # The audio thread.
+
+    def open(self, microphone_clock: str) -> None:
+        """Begin to look for the device; returns at once."""
+        if self.output is None:
+            return
+        self._microphone_clock = microphone_clock
+        self._wanted = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="cable", daemon=True)
+            self._thread.start()
+        self._order.set()
+
+    def close(self) -> None:
+        """Let go of the device; returns at once."""
+        self._wanted = False
+        self._give_back()
+        self._order.set()
+
+    def end(self) -> None:
+        """Close for good, and wait a little for the device to be free again; harmless twice."""
+        self._ending = True
+        self.close()
+        if self._thread is not None:
+            self._thread.join(END_S)
+
+    def write(self, hop: Floats) -> None:
+        """Hand on 80 samples if the cable is open; never waits for it, never raises, leaves ``hop`` as it is."""
+        live = self._live
+        if live is None:
+            if not self._opened:
+                return
+            live = self._live = self._picked_up()
+            if live is None:
+                return
+        began_ns = time.perf_counter_ns()
+        met = live.write(hop)
+        slow = time.perf_counter_ns() - began_ns > 1000 * SLOW_US
+        self._strain = self._strain * STRAIN_KEPT + slow
+        if met >= Event.STALLED:
+            self._lose(f"the cable is gone ({live.error})")
+        elif self._strain > STRAIN_LIMIT:
+            self._rest_until_s = time.monotonic() + REST_S
+            self._lose(f"the virtual cable delays the audio path; it is not used for {REST_S:.0f} s")
+        elif live.unread and not self._told_unread:
+            self._told_unread = True
+            self._say("cable", "no program reads the cable")
+        if not self._announced and live.frames_written:
+            self._announced, self._said = True, ""
+            self._say("cable", f"cable {live.granted}")
+
+    def _picked_up(self) -> Playback | None:
+        self._strain = 0.0
+        try:
+            return self._opened.popleft()
+        except IndexError:  # the cable's thread has just taken it back
+            return None
+
+    def _give_back(self) -> None:
+        if self._live is not None:
+            self._returned.append(self._live)
+            self._live = None
+
+    def _lose(self, sentence: str) -> None:
+        self._complain(f"{sentence}; everything else goes on")
+        self._give_back()
+        self._order.set()
+
+    # The cable's own thread.
+
+    def _serve(self) -> None:
+        hurry_thread(self._priority)
+        held = self.output
+        while not self._ending or held is None:
+            missing = self._wanted and held is not None
+            self._order.wait(max(RETRY_S, self._rest_until_s - time.monotonic()) if missing else None)
+            self._order.clear()
+            if held is None:
+                held = self._taken_back()
+            if held is not None and self._wanted and not self._ending and time.monotonic() >= self._rest_until_s:
+                held = self._try_to_open(held)
+
+    def _taken_back(self) -> Playback | None:
+        """The device, closed, if the audio thread gave it back or does not want it any more."""
+        device = None
+        if self._returned:
+            device = self._returned.popleft()
+        elif not self._wanted and self._opened:
+            try:
+                device = self._opened.popleft()
+            except IndexError:  # the audio thread has just picked it up, and gives it back
+                return None
+        if device is not None:
+            device.close()
+        return device
+
+    def _try_to_open(self, device: Playback) -> Playback | None:
+        """None once it is on its way to the audio thread."""
+        try:
+            device.same_clock = clock_of(device.device, "playback") == self._microphone_clock
+            device.open()
+        except DeviceError as error:
+            self._complain(f"no cable: {error}")
+            return device
+        except Exception as fault:
+            self._complain(f"no cable: unexpected fault, please report it ({type(fault).__name__}: {fault})")
+            return device
+        self._told_unread = self._announced = False  # it is announced once it has taken a hop
+        self._opened.append(device)
+        if not self._wanted:
+            self._order.set()
+        return None
+
+    def _complain(self, sentence: str) -> None:
+        """Say each trouble once, not at every try."""
+        self.failures += 1
+        if sentence != self._said:
+            self._said = sentence
+            self._say("cable", sentence.splitlines()[0])

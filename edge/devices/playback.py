@@ -1,0 +1,293 @@
+"""The jack: hops of 80 samples out, through a queue that is held at its target between two clocks."""
+
+import errno
+import math
+import os
+
+import numpy as np
+
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge.devices.cards import Event, OpenPcm, Pcm, Terms, is_jack, negotiate, open_pcm, resolve
+from edge.devices.convert import DriftControl, Encoder, Resampler
+from edge.devices.mixer import Mixer
+from edge.dsp.peak import PeakLimiter
+from edge.dsp.spectrum import Floats
+
+JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))
+"""(rate, channels). The Pi's jack takes 16 kHz too, but then moves in steps of 32 ms; at 48 kHz stereo in 10 ms."""
+EXACT_FIRST = ((RATE_HZ, 1), (RATE_HZ, 2), *JACK_FIRST[:4], (32_000, 2), (96_000, 2))
+"""Elsewhere: our own rate, bit by bit, if the device has it."""
+FORMATS = ("S16_LE", "S32_LE", "S24_3LE", "S24_LE")
+SMOOTH_S = 2.0
+BURST_MS = 40.0
+"""Room in the card's buffer above the target: hops come in bursts, after a late wake-up several at once. A buffer
+costs no delay, a full one costs a hop."""
+UNREAD_MS = 250.0
+"""A queue from which nothing was taken for so long has nobody at its other end; cards move at least every 50 ms."""
+MOST_REFUSED = 8
+"""Hops in a row of which the card took no frame though it had room: it has stalled, and only opening it anew helps."""
+DRIFT_S = 30.0
+"""The jack's coarse steps make the steering itself swing around the drift, by up to 150 ppm in 15 s."""
+
+
+class Playback:
+    """Hops of float32, +-1.0, 16 kHz mono -> an ALSA device.
+
+    ``queue_ms`` is what shall still be queued when a hop arrives: it is the delay of the output, and what rides out a
+    late hop. ``same_clock`` says that microphone and output run on one crystal, so nothing is steered; then a device
+    that does 16 kHz gets every sample with its bits. ``rates_hz`` and ``formats`` narrow what is asked for.
+    No sample handed to ALSA is above ``peak_dbfs`` (0 at most), at any rate and in any format.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        queue_ms: float = 25.0,
+        period_ms: float = 10.0,
+        periods: int = 4,
+        same_clock: bool = False,
+        peak_dbfs: float = 0.0,
+        rates_hz: tuple[int, ...] = (),
+        formats: tuple[str, ...] = FORMATS,
+        open_pcm: OpenPcm = open_pcm,
+    ) -> None:
+        self.device = device
+        self.granted = "not open"
+        """What was asked for and what ALSA granted, one line."""
+        self.clock = f"pcm:{device}"
+        self.error = ""
+        """What the system said when the device was last lost."""
+        self.same_clock = same_clock
+        self.peak_dbfs = peak_dbfs
+        """May be set at any time, by any thread; it holds from the next hop on."""
+        self.rate_hz = RATE_HZ
+        self.target_ms = queue_ms
+        """What the queue is held at; less than asked for where the card's buffer is too small."""
+        self.queue_ms = 0.0
+        """Sound queued when the last hop arrived."""
+        self.drift_ppm = 0.0
+        """Mean steering of the last half minute: how much faster the output's clock runs than the microphone's."""
+        self.frames_written = 0
+        """Frames at ``rate_hz`` since the last ``open``, without silence that filled the queue."""
+        self.xruns = 0
+        self.dropped = 0
+        """Hops that found the queue full and were left out."""
+        self.unread = False
+        """Whether nobody takes anything from the queue: a USB gadget without a PC, a card that hangs."""
+        self._wanted_queue_ms = queue_ms
+        self._period_ms, self._periods = period_ms, periods
+        self._rates_hz, self._formats = rates_hz, formats
+        self._open_pcm = open_pcm
+        self._pcm: Pcm | None = None
+        self._mean_queue_ms = 0.0
+        self._delay_ms = 0.0
+        self._rise = (0.5 - 0.5 * np.cos(np.pi * np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES)).astype(np.float32)
+        self._scratch = np.zeros(HOP_SAMPLES, np.float32)
+
+    @property
+    def latency_ms(self) -> float:
+        """From a hop's arrival until its first sample is heard, by the queue as measured."""
+        return self._mean_queue_ms + self._delay_ms
+
+    # Opening.
+
+    def open(self) -> None:
+        """Open the card and fill its queue with silence. Raises DeviceError."""
+        self.close()
+        wishes = self._wishes()
+        needs = (
+            f"{'/'.join(f'{rate / 1000:g}' for rate in sorted({w.rate_hz for w in wishes}))} kHz in 16, 24 or 32 bits"
+        )
+        pcm, wish = negotiate(self._open_pcm, self.device, "playback", wishes, needs)
+        terms = pcm.granted
+        self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, terms.rate_hz
+        self._buffer = terms.buffer_frames
+        room_ms = 1000 * (terms.buffer_frames - terms.period_frames) / terms.rate_hz - 2 * HOP_MS
+        self.target_ms = max(1.0, min(self._wanted_queue_ms, room_ms))
+        self._per_ms = terms.rate_hz / 1000
+        self._silence = bytes(self._buffer * Encoder(terms.sample_format, terms.channels, 1).frame_bytes)
+        self._frame_bytes = len(self._silence) // self._buffer
+        self._begun = False
+        self._refused = 0
+        self._dropping = False
+        self._rising = False
+        self._steered_hops = 0
+        self._left_avail, self._still_hops, self.unread = -1, 0, False
+        self.frames_written = 0
+        self._prime()
+        # A sink without a clock (ALSA's null and file plugins) swallows the silence at once: there is no queue to hold.
+        self._clockless = pcm.avail() >= self._buffer
+        self._steered = not (self.same_clock or self._clockless)
+        self._resampler = Resampler(RATE_HZ, terms.rate_hz, HOP_SAMPLES, steered=self._steered)
+        peak_dbfs = self._peak_in_use_dbfs = self.peak_dbfs
+        # what was not converted left the chain's limiter at its peak; the encoder rounds towards zero there
+        self._peak = (
+            None if self._resampler.untouched else PeakLimiter(terms.rate_hz, self._resampler.max_out, peak_dbfs)
+        )
+        self._encoder = Encoder(terms.sample_format, terms.channels, self._resampler.max_out, peak_dbfs)
+        self._drift = DriftControl(self.target_ms)
+        self._delay_ms = self._resampler.delay_ms + (self._peak.delay_ms if self._peak else 0.0)
+        self._mean_queue_ms = 0.0 if self._clockless else self.target_ms
+        steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
+        self.granted = f"{self.device}: asked {wish}, got {terms}, queue {self.target_ms:.0f} ms, {steering}"
+
+    def _wishes(self) -> list[Terms]:
+        """Everything we can live with, best first."""
+        name = resolve(self.device, "playback") if self.device == "auto" else self.device
+        periods = max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms))
+        order = [
+            (rate, channels)
+            for rate, channels in (JACK_FIRST if is_jack(name) else EXACT_FIRST)
+            if not self._rates_hz or rate in self._rates_hz
+        ]
+        return [
+            Terms(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), periods)
+            for rate, channels in order
+            for sample_format in self._formats
+        ]
+
+    def close(self) -> None:
+        """Give the card back at once, whatever is queued; harmless if it is not open."""
+        if self._pcm is not None:
+            self._pcm.close()
+            self._pcm = None
+
+    def mixer(self) -> Mixer | None:
+        """The volume controls of the card that is open; None where there can be none."""
+        return self._pcm.mixer() if self._pcm is not None else None
+
+    # Writing.
+
+    def write(self, hop: Floats) -> Event:
+        """Queue 80 samples; never waits, never raises, leaves ``hop`` as it is.
+
+        XRUN: the queue had run dry; it was filled anew and the hop follows. SHORT: the queue was full, the hop was
+        left out, or the card took only a part of it. STALLED (it has room and takes nothing) and GONE want ``close``
+        and ``open``.
+        """
+        pcm = self._pcm
+        if pcm is None:
+            return Event.GONE
+        if self._clockless:
+            return self._queue(hop, self._buffer, Event.OK)
+        met = Event.OK
+        avail = pcm.avail()
+        if avail == -errno.EPIPE or avail >= self._buffer:  # some plugins hide that they ran dry
+            met = self._refill()
+            avail = pcm.avail()
+        elif avail >= 0 and not self._begun:
+            self._top_up(avail)
+            avail = pcm.avail()
+        if avail < 0:
+            return self._lost(avail)
+        return self._queue(hop, avail, met)
+
+    def _queue(self, hop: Floats, avail: int, met: Event) -> Event:
+        pcm = self._pcm
+        assert pcm is not None
+        self.queue_ms = 0.0 if self._clockless else (self._buffer - avail) / self._per_ms
+        self._mean_queue_ms += (self.queue_ms - self._mean_queue_ms) * HOP_MS / 1000 / SMOOTH_S
+        self._look_for_a_reader(avail)
+        if self._steered and not self.unread:
+            ppm = self._drift.update(self.queue_ms)
+            self._resampler.steer(ppm)
+            self._steered_hops += 1
+            share = max(1 / self._steered_hops, HOP_MS / 1000 / DRIFT_S)  # at first the plain mean
+            self.drift_ppm += (ppm - self.drift_ppm) * share
+        self._begun = True
+        if self._rising:
+            self._rising = False
+            self._resampler.reset()  # it still holds what came before the gap
+            if self._peak:
+                self._peak.reset()
+            hop = np.multiply(hop, self._rise, out=self._scratch)
+        samples = self._resampler.process(hop)
+        if self._peak_in_use_dbfs != self.peak_dbfs:
+            self._take_peak(self.peak_dbfs)
+        if self._peak:
+            self._peak.process(samples)
+        if self._leave_out(avail, len(samples)):
+            return max(met, Event.SHORT)
+        taken = pcm.write(self._encoder.encode(samples))
+        if taken == -errno.EPIPE:
+            return self._took_nothing(self._refill())
+        if taken in (0, -errno.EINTR, -errno.EAGAIN):
+            return self._took_nothing(max(met, Event.SHORT))
+        if taken < 0:
+            return self._lost(taken)
+        self._refused = 0
+        self.frames_written += taken
+        self._left_avail -= taken
+        return met if taken == len(samples) else max(met, Event.SHORT)
+
+    def _took_nothing(self, met: Event) -> Event:
+        """One hop is lost; so many in a row are a card that has stalled, whatever it answers."""
+        self._refused += 1
+        if met >= Event.STALLED or self._refused <= MOST_REFUSED:
+            return met
+        self.error = "takes no sound"
+        return Event.STALLED
+
+    def _take_peak(self, peak_dbfs: float) -> None:
+        self._peak_in_use_dbfs = peak_dbfs
+        self._encoder.set_peak(peak_dbfs)
+        if self._peak:
+            self._peak.set_peak(peak_dbfs)
+
+    def _look_for_a_reader(self, avail: int) -> None:
+        """A queue that stands still says nothing of the two clocks: what was steered meanwhile is not learned from."""
+        self._still_hops = self._still_hops + 1 if avail == self._left_avail and not self._clockless else 0
+        self._left_avail = avail
+        if self.unread and not self._still_hops:
+            self._drift.reset()
+        self.unread = self._still_hops * HOP_MS >= UNREAD_MS
+
+    def _leave_out(self, avail: int, frames: int) -> bool:
+        """Whether the queue is full: one cut down to the target rather than one every hop."""
+        if self._dropping and self.queue_ms <= self.target_ms:
+            self._dropping = False
+        if avail < frames:
+            self._dropping = True
+        if self._dropping:
+            self.dropped += not self.unread
+            self._rising = True
+        return self._dropping
+
+    def _refill(self) -> Event:
+        """The queue ran dry: fill it with silence again. Before the first hop nobody heard it."""
+        heard = self._begun
+        event = self._prime()
+        if event is Event.GONE:
+            return event
+        self._rising = True
+        self._drift.reset()
+        if not heard:
+            return Event.OK
+        self.xruns += 1
+        return Event.XRUN
+
+    def _prime(self) -> Event:
+        """Silence up to the target in one write, since the card starts with its first frame."""
+        pcm = self._pcm
+        assert pcm is not None
+        frames = round(self.target_ms * self._per_ms)
+        for _ in range(3):  # the first write after a dry queue only reports it
+            taken = pcm.write(memoryview(self._silence)[: frames * self._frame_bytes])
+            if taken > 0:
+                return Event.OK
+            if taken < 0 and taken not in (-errno.EPIPE, -errno.EINTR):
+                return self._lost(taken)
+        return Event.OK
+
+    def _top_up(self, avail: int) -> None:
+        """What the queue lost between ``open`` and the first hop."""
+        pcm = self._pcm
+        assert pcm is not None
+        short = round(self.target_ms * self._per_ms) - (self._buffer - avail)
+        if short > 0:
+            pcm.write(memoryview(self._silence)[: short * self._frame_bytes])
+
+    def _lost(self, code: int) -> Event:
+        self.error = os.strerror(-code)
+        return Event.GONE

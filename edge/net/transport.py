@@ -1,0 +1,401 @@
+"""Sockets that others connect to, and the one we connect with: everything a peer can use up has a bound here.
+
+Memory: a peer holds at most one unfinished frame and a short queue. Processor: a peer's bytes and frames come out of a
+budget; when it is used up its socket is not read until there is more, and TCP makes it wait. File descriptors: so
+many peers, so many handshakes at a time, the oldest of the busiest address giving way. Time: a handshake has seconds,
+and a peer that says nothing may be dropped. ``edge.net.zmtp`` is what is spoken.
+"""
+
+import contextlib
+import errno
+import selectors
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge import UserError
+from edge.net.budget import Budget
+from edge.net.zmtp import Peer, ProtocolError
+
+READ_BYTES = 1 << 14
+"""Taken from a socket at a time: as many frames as fit in here are handled before the next peer's turn."""
+READS = 8
+"""So often in a row from a peer without a budget: its newest sound is worth more than its oldest."""
+WRITE_BYTES = 1 << 16
+FRAME_COST_BYTES = 256
+"""What a frame costs beside its bytes, so that a stream of the smallest ones is no cheaper way to keep us busy."""
+LISTEN_BACKLOG = 64
+ACCEPTS_PER_S, ACCEPT_BURST = 100.0, 32.0
+"""Connections let in; more wait in the kernel's queue. A handshake with keys costs a millisecond of processor time."""
+RETRY_S = 0.5
+"""Until the next try after the system had no file descriptor or memory for a new connection."""
+CHECK_S = 0.1
+"""Between two looks for peers whose time is up."""
+
+
+class Gone(Exception):
+    """The connection has ended; the text says why where that is anybody's fault."""
+
+
+@dataclass(eq=False)
+class Connection:
+    """One peer: its socket, the protocol's state, what waits to be sent to it."""
+
+    socket: socket.socket
+    peer: Peer
+    queue_messages: int
+    """Messages that wait to be sent; beyond that the oldest is dropped."""
+    queue_bytes: int = 1 << 20
+    """The same in bytes; the newest message always waits."""
+    budget: Budget | None = None
+    """What it may send us; None for a peer that may send as fast as it can."""
+    address: str = ""
+    dropped: int = 0
+    """Messages that were not sent because it did not read."""
+    sent: int = 0
+    opened_s: float = field(default_factory=time.monotonic)
+    heard_s: float = field(default_factory=time.monotonic)
+    """When its last whole message came; before the first, when it connected."""
+    more: bool = False
+    """Whether there was more to read than was read."""
+    alive_s: float = field(default_factory=time.monotonic)
+    """When its last byte came."""
+    known: bool = False
+    """Whether its handshake is over and has been reported."""
+
+    def __post_init__(self) -> None:
+        self.socket.setblocking(False)
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._queue: deque[bytes] = deque()
+        self._out = bytearray()
+
+    @property
+    def _waiting(self) -> int:
+        return sum(map(len, self._queue))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether messages wait because it does not read."""
+        return bool(self._queue)
+
+    @property
+    def may_read(self) -> bool:
+        return self.budget is None or self.budget.left() > 0
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self._out or self.peer.out or (self._queue and self.peer.ready))
+
+    def read(self) -> list[bytes]:
+        """Whole messages that have come; raises Gone, also if the peer breaks the protocol."""
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise Gone(error.strerror or "") from None
+        if not data:
+            raise Gone("")
+        self.alive_s = time.monotonic()
+        self.more = len(data) == READ_BYTES
+        try:
+            messages, frames = self.peer.receive(data)
+        except ProtocolError as error:
+            with contextlib.suppress(Gone):
+                self.write()  # it may be told why
+            raise Gone(str(error)) from error
+        if self.budget:
+            self.budget.spend(len(data) + frames * FRAME_COST_BYTES)
+        if messages:
+            self.heard_s = self.alive_s
+        return messages
+
+    def send(self, message: bytes) -> None:
+        """Put a message into the queue; ``write`` sends it."""
+        self._queue.append(message)
+        while len(self._queue) > self.queue_messages or (len(self._queue) > 1 and self._waiting > self.queue_bytes):
+            self._queue.popleft()
+            self.dropped += 1
+
+    def forget(self) -> None:
+        """Drop what waits; a message that is half sent is sent to its end."""
+        self._queue.clear()
+
+    def write(self) -> None:
+        """As much as the peer reads; raises Gone."""
+        while self.has_output:
+            self._out += self.peer.out
+            self.peer.out.clear()
+            while self._queue and self.peer.ready and len(self._out) < READ_BYTES:
+                self._out += self.peer.encode(self._queue.popleft())
+                self.sent += 1
+            try:
+                done = self.socket.send(memoryview(self._out)[:WRITE_BYTES])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise Gone(error.strerror or "") from None
+            del self._out[:done]
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the peers of one port may use up together."""
+
+    peers: int
+    """With their handshake over; of one more ``Listener.expendable`` says who gives way."""
+    queue_messages: int
+    queue_bytes: int = 1 << 20
+    handshakes: int = 16
+    """At a time."""
+    handshake_s: float = 3.0
+    """How long one may take."""
+    silence_s: float = float("inf")
+    """A peer that sends no message for so long is dropped."""
+    send_buffer_bytes: int = 1 << 16
+    """What the kernel may hold for a peer that does not read."""
+
+
+class Listener:
+    """A listening port and its peers; whoever uses it sets the four ``on_`` functions, and ``Loop`` drives it."""
+
+    def __init__(self, host: str, port: int, setting: str, peer: Callable[[], Peer], limits: Limits) -> None:
+        """Opens the port; raises UserError that names the ``setting`` to change."""
+        self.limits = limits
+        self.peers: list[Connection] = []
+        self.pending: list[Connection] = []
+        """Those whose handshake is not over."""
+        self.failed = 0
+        """Connections that ended without a handshake."""
+        self.on_open: Callable[[Connection], object] = lambda _: None
+        self.on_message: Callable[[Connection, bytes], object] = lambda _, __: None
+        self.on_close: Callable[[Connection, str], object] = lambda _, __: None
+        self.budget: Callable[[], Budget | None] = lambda: None
+        """The budget of a new peer."""
+        self.expendable: Callable[[], Connection | None] = lambda: None
+        """Which peer gives way to one that comes when all places are taken; None if it is the newcomer."""
+        self.accepts = Budget(ACCEPTS_PER_S, ACCEPT_BURST)
+        self.blocked_until_s = 0.0
+        self._peer = peer
+        self.socket = _bound(host, port, setting)
+
+    def accept(self) -> Connection | None:
+        """The next connection; None if there is none or no means for it."""
+        if not self.accepts.take():
+            return None
+        try:
+            accepted, address = self.socket.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.blocked_until_s = time.monotonic() + RETRY_S
+            return None
+        with contextlib.suppress(OSError):
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
+        limits = self.limits
+        came = Connection(
+            accepted, self._peer(), limits.queue_messages, limits.queue_bytes, self.budget(), str(address[0])
+        )
+        self.pending.append(came)
+        return came
+
+    @property
+    def surplus(self) -> Connection | None:
+        """Who must go because there are too many handshakes: the oldest of the address that has most of them."""
+        if len(self.pending) <= self.limits.handshakes:
+            return None
+        busiest = Counter(one.address for one in self.pending).most_common(1)[0][0]
+        return next(one for one in self.pending if one.address == busiest)
+
+    def overdue(self) -> list[Connection]:
+        """Whose time is up."""
+        now_s = time.monotonic()
+        slow = [one for one in self.pending if now_s - one.opened_s > self.limits.handshake_s]
+        return slow + [one for one in self.peers if now_s - one.heard_s > self.limits.silence_s]
+
+
+class Loop:
+    """Waits for the sockets of some listeners, and of a file descriptor that wakes it; all in the caller's thread."""
+
+    def __init__(self, *listeners: Listener, wake: int | None = None) -> None:
+        self._listeners = listeners
+        self._selector = selectors.DefaultSelector()
+        self._interest: dict[Connection, int] = {}
+        self._paused: set[Connection] = set()
+        self._closed_doors: set[Listener] = set()
+        self._check_s = 0.0
+        for listener in listeners:
+            self._selector.register(listener.socket, selectors.EVENT_READ, (listener, None))
+        if wake is not None:
+            self._selector.register(wake, selectors.EVENT_READ, (None, None))
+
+    def turn(self, timeout_s: float) -> bool:
+        """Whatever has happened, once, or nothing after so many seconds; True if it was woken."""
+        woken = False
+        limit_s = CHECK_S if self._interest or self._closed_doors else timeout_s
+        if self._paused:
+            limit_s = 0.01
+        for key, events in self._selector.select(min(timeout_s, limit_s)):
+            listener, connection = key.data
+            if listener is None:
+                woken = True
+            elif connection is None:
+                self._accept(listener)
+            elif connection in self._interest:
+                self._serve(listener, connection, events)
+        self._resume()
+        return woken
+
+    def flush(self, listener: Listener, connection: Connection) -> None:
+        """Send what waits for a peer, as far as it goes without waiting."""
+        if connection in self._interest:
+            try:
+                connection.write()
+            except Gone as end:
+                self.drop(listener, connection, str(end))
+                return
+            self._watch(listener, connection)
+
+    def drop(self, listener: Listener, connection: Connection, why: str = "") -> None:
+        """End a connection."""
+        if self._interest.pop(connection, 0):
+            self._selector.unregister(connection.socket)
+        self._paused.discard(connection)
+        connection.close()
+        if connection in listener.peers:
+            listener.peers.remove(connection)
+            listener.on_close(connection, why)
+        elif connection in listener.pending:
+            listener.pending.remove(connection)
+            listener.failed += 1
+
+    def close(self) -> None:
+        """End everything, the ports too."""
+        for listener in self._listeners:
+            for connection in [*listener.pending, *listener.peers]:
+                connection.close()
+            listener.socket.close()
+        self._selector.close()
+
+    def _accept(self, listener: Listener) -> None:
+        came = listener.accept()
+        if came is None:
+            if listener.accepts.left() < 1 or listener.blocked_until_s > time.monotonic():
+                self._selector.unregister(listener.socket)
+                self._closed_doors.add(listener)
+            return
+        self._interest[came] = 0
+        self._watch(listener, came)
+        self.flush(listener, came)
+        if surplus := listener.surplus:
+            self.drop(listener, surplus)
+
+    def _serve(self, listener: Listener, connection: Connection, events: int) -> None:
+        """A peer's socket is ready."""
+        try:
+            if events & selectors.EVENT_READ:
+                self._read(listener, connection)
+            if connection in self._interest:
+                connection.write()
+        except Gone as end:
+            self.drop(listener, connection, str(end))
+            return
+        if connection in self._interest:
+            self._watch(listener, connection)
+
+    def _read(self, listener: Listener, connection: Connection) -> None:
+        """What has come from a peer, as far as its budget and a bound go. Raises Gone."""
+        for _ in range(READS):
+            if connection not in self._interest or not connection.may_read:
+                return
+            messages = connection.read()
+            if not connection.known and connection.peer.ready and not self._introduce(listener, connection):
+                return
+            for message in messages:
+                if connection in self._interest:
+                    listener.on_message(connection, message)
+            if connection.budget or not connection.more:
+                return
+
+    def _introduce(self, listener: Listener, connection: Connection) -> bool:
+        """A peer's handshake is over; False if there is no place for it."""
+        connection.known = True
+        connection.heard_s = time.monotonic()
+        if len(listener.peers) >= listener.limits.peers:
+            expendable = listener.expendable()
+            self.drop(listener, expendable or connection)
+            if expendable is None:
+                return False
+        listener.pending.remove(connection)
+        listener.peers.append(connection)
+        listener.on_open(connection)
+        return connection in self._interest
+
+    def _watch(self, listener: Listener, connection: Connection) -> None:
+        """Ask for what is wanted of a socket: nothing at all for a peer that neither may send nor has to be told."""
+        reads = connection.may_read
+        (self._paused.discard if reads else self._paused.add)(connection)
+        wanted = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if connection.has_output else 0)
+        before = self._interest[connection]
+        if wanted == before:
+            return
+        data = (listener, connection)
+        if not before:
+            self._selector.register(connection.socket, wanted, data)
+        elif not wanted:
+            self._selector.unregister(connection.socket)
+        else:
+            self._selector.modify(connection.socket, wanted, data)
+        self._interest[connection] = wanted
+
+    def _resume(self) -> None:
+        """Whoever has a budget again is read again; whose time is up goes; ports that were shut are opened."""
+        for listener in self._listeners:
+            for connection in [*self._paused] if self._paused else ():
+                if connection in listener.peers or connection in listener.pending:
+                    self._watch(listener, connection)
+        now_s = time.monotonic()
+        if now_s < self._check_s:
+            return
+        self._check_s = now_s + CHECK_S
+        for listener in self._listeners:
+            for connection in listener.overdue():
+                self.drop(listener, connection, "silent for too long")
+            ready = listener.accepts.left() >= 1 and now_s >= listener.blocked_until_s
+            if listener in self._closed_doors and ready:
+                self._closed_doors.remove(listener)
+                self._selector.register(listener.socket, selectors.EVENT_READ, (listener, None))
+
+
+def _bound(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket; raises UserError."""
+    where = endpoint(host, port)
+    opened = None
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        opened.bind(address)
+        opened.listen(LISTEN_BACKLOG)
+        opened.setblocking(False)
+    except OSError as error:
+        if opened:
+            opened.close()
+        fix = f"is it in use? set [bridge] {setting}" if error.errno == errno.EADDRINUSE else "set [bridge] host"
+        raise UserError(f"{where} cannot be opened: {error.strerror} ({fix})") from None
+    return opened
+
+
+def endpoint(host: str, port: int) -> str:
+    """The address as ZeroMQ writes it."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

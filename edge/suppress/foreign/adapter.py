@@ -1,0 +1,371 @@
+"""Other people's engines in our hops: their rate and block, our 16 kHz and 80 samples, and one exactly known delay.
+
+A *core* is one engine as it comes: blocks of its own length at its own rate. ``Blocks`` carries a stream through
+blocks of another length and rate; ``Adapter`` makes an engine of a core: attenuation limit, bypass, and our own engines
+below it, at the same delay, for when it fails.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from edge import HOP_SAMPLES, RATE_HZ
+from edge.devices.convert import Resampler
+from edge.dsp.spectrum import DELAY_SAMPLES, WINDOW_SAMPLES, Floats, Transform
+from edge.suppress.mask import MaskEngine
+from edge.suppress.wiener import Wiener
+
+ABSURD_POWER = 1e4
+"""40 dB above full scale: no sound comes out of an engine so loud, only a network that has run away."""
+SPOILT_LIMIT = 10
+"""So many unsound blocks without a sound one between them, and the core has failed."""
+
+
+class Core(Protocol):
+    """Somebody's engine as it comes."""
+
+    name: str
+    """As in the config."""
+    rate_hz: int
+    block_samples: int
+    """How many samples of that rate it takes at a time."""
+    delay_samples: int
+    """How far its output block lies behind its input block, in samples of that rate; without the block itself."""
+
+    def process(self, block: Floats) -> float | None:
+        """Clean float32, ``block_samples``, +-1.0, in place; speech probability 0..1, or None if it says none."""
+
+    def reset(self) -> None:
+        """Forget the signal."""
+
+
+class Blocks:
+    """A stream through ``work`` that wants blocks of another length and rate: as many samples out as in, in order.
+
+    With work that leaves its blocks as they are, the stream is delayed by ``delay_samples`` and nothing else (up to
+    7 kHz where rates are converted: ``edge.devices.convert.band_edges_hz``). Nothing starts anew at a block's border,
+    and positions are whole numbers, so no sample is ever lost or added.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Floats], object],
+        rate_hz: int,
+        block_samples: int,
+        delay_samples: int = 0,
+        *,
+        outer_hz: int = RATE_HZ,
+        grain_samples: int = HOP_SAMPLES,
+        most_samples: int = HOP_SAMPLES,
+        least_delay_samples: int = 0,
+    ) -> None:
+        """``work`` changes float32, ``block_samples`` at ``rate_hz``, in place, ``delay_samples`` of that rate late.
+
+        The caller's stream is at ``outer_hz``; each call brings a multiple of ``grain_samples`` (1: any length), at
+        most ``most_samples``. ``least_delay_samples``: the stream is delayed by at least so much.
+        """
+        self._work = work
+        self._to = Resampler(outer_hz, rate_hz, most_samples)
+        late = (2 * self._to.delay_ms / 1000 + delay_samples / rate_hz) * outer_hz
+        whole = math.floor(late + 1e-6)
+        ahead = max(0.0, late - whole) * rate_hz / outer_hz
+        self._back = _ReadAhead(rate_hz, outer_hz, block_samples, ahead)
+        held = held_samples(rate_hz, block_samples, outer_hz, grain_samples)
+        self._lead = max(math.floor((held + ahead) * outer_hz / rate_hz + 1e-6), least_delay_samples - whole)
+        self.delay_samples = self._lead + whole
+        """How far a sample leaves behind the one that comes in with it, at ``outer_hz``."""
+        room = block_samples + self._to.max_out
+        self._block = np.zeros(block_samples, np.float32)
+        self._waiting = np.zeros(room, np.float32)
+        self._ready = np.zeros(self._lead + math.ceil(room * outer_hz / rate_hz) + 4, np.float32)
+        self._waits = self._stands = 0
+        self.reset()
+
+    def process(self, samples: Floats) -> None:
+        """float32 at ``outer_hz``, in place: what was due comes out for what goes in."""
+        fresh = self._to.process(samples)
+        waiting, ready, block = self._waiting, self._ready, self._block
+        waiting[self._waits : self._waits + len(fresh)] = fresh
+        self._waits += len(fresh)
+        taken = 0
+        while self._waits - taken >= len(block):
+            block[:] = waiting[taken : taken + len(block)]
+            taken += len(block)
+            self._work(block)
+            done = self._back.process(block)
+            ready[self._stands : self._stands + len(done)] = done
+            self._stands += len(done)
+        if taken:
+            waiting[: self._waits - taken] = waiting[taken : self._waits]
+            self._waits -= taken
+        count = len(samples)
+        assert self._stands >= count, "held_samples is wrong"
+        samples[:] = ready[:count]
+        self._stands -= count
+        ready[: self._stands] = ready[count : count + self._stands]
+
+    def reset(self) -> None:
+        """Forget the signal."""
+        self._to.reset()
+        self._back.reset()
+        self._waits, self._stands = 0, self._lead
+        self._ready[: self._lead] = 0
+
+
+def held_samples(rate_hz: int, block_samples: int, outer_hz: int, grain_samples: int) -> float:
+    """The most input, in samples at ``rate_hz``, that still waits for the rest of its block when a call ends.
+
+    After k grains of g samples, x = k g rate / outer samples have come (the converter gives the next whole number) and
+    x mod block of them wait. x is k p / q in lowest terms, so x mod block walks through all multiples of
+    gcd(p, block) / q; the largest that is not yet rounded up to a whole block is at most block - 1.
+    """
+    common = math.gcd(grain_samples * rate_hz, outer_hz)
+    p, q = grain_samples * rate_hz // common, outer_hz // common
+    step = math.gcd(p, block_samples)
+    return (block_samples - 1) * q // step * step / q
+
+
+class _ReadAhead(Resampler):
+    """Reads every output ``ahead_samples`` of its input later in the sound, to make a delay of parts a whole one."""
+
+    def __init__(self, rate_in_hz: int, rate_out_hz: int, max_in: int, ahead_samples: float) -> None:
+        super().__init__(rate_in_hz, rate_out_hz, max_in)
+        self._start = round(ahead_samples * self._unit)
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        self._position = self._start
+
+
+class Adapter:
+    """A core as an engine of the box: 80 samples at 16 kHz in place, ``delay_samples`` late, and never silent.
+
+    Work falls due when a block is full, so some hops cost next to nothing and others a whole block's work: DTLN's 8 ms
+    blocks fill in five hops of eight, GTCRN's of 16 ms in five of sixteen. What such a hop takes beyond its 5 ms the
+    output's queue has to bridge; whoever judges whether hops are late must know ``burst_hops``.
+
+    Below the core lies the ladder of our own engines. They hear the sound late, so that theirs is the same delay: a
+    change to and fro is a cross-fade of one hop between two sounds that lie on each other.
+    """
+
+    def __init__(self, core: Core, below: MaskEngine, limit_db: float) -> None:
+        """``below``: our engines, which take over. ``limit_db``: as much of the dry sound stays as -limit_db."""
+        self._core = core
+        self._below = below
+        self.notes: list[str] = []
+        """Why it is not what was wished for: nothing, or it would not be here."""
+        self.failure: Exception | None = None
+        """The last exception of the core or an engine below; whoever reports it sets it back to None."""
+        self.unsound = 0
+        """Blocks that were no sound: they pass dry and the core starts afresh."""
+        self.wet = 1.0
+        """1 lets the engine work, 0 is bypass: the dry sound at the same delay."""
+        size = core.block_samples
+        self._blocks = Blocks(self._clean, core.rate_hz, size, core.delay_samples, least_delay_samples=DELAY_SAMPLES)
+        self.delay_samples = delay = self._blocks.delay_samples
+        """How far the output hop lies behind the input hop, at 16 kHz, whichever engine works."""
+        self._share_wet = 1 - 10 ** (-limit_db / 20)
+        self._mixed = self._share_wet  # how much of the core's sound the last hop ended with
+        self._history = np.zeros(delay + WINDOW_SAMPLES, np.float32)
+        self._cleaned, self._ramp, self._blend = np.zeros((3, HOP_SAMPLES), np.float32)
+        self._ramp[:] = np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES
+
+        self._past = np.zeros(core.delay_samples + size, np.float32)  # the core's input, to pass dry in its place
+        self._rise = (np.arange(1, size + 1) / size).astype(np.float32)
+        self._settle_blocks = math.ceil(core.delay_samples / size) + 1
+        self._unsettled = 0  # blocks until a core that was reset amid sound is heard again
+        self._spoilt = 0
+
+        self._working = True
+        self._core_share = 1.0  # 0: the engines below are heard, 1: the core
+        self._return_hops = 0
+        self._warm = False  # whether the engines below have heard the last hops
+
+        self._said: float | None = None
+        self._transform = Transform()
+        self._listener = Wiener()
+        self._unused = np.zeros(64, np.float32)
+
+    @property
+    def name(self) -> str:
+        """The engine at work."""
+        return self._core.name if self._working else self._below.name
+
+    @property
+    def rung(self) -> int:
+        """0 is the core; our engines follow from 1 on."""
+        return 0 if self._working else 1 + self._below.rung
+
+    @property
+    def burst_hops(self) -> int:
+        """How many hops of sound one piece of work is for: what it takes may come in one of them."""
+        core = self._core
+        return math.ceil(core.block_samples * RATE_HZ / core.rate_hz / HOP_SAMPLES) if self._working else 1
+
+    @property
+    def lowest(self) -> bool:
+        """Whether there is no further engine to fall back to."""
+        return not self._working and self._below.lowest
+
+    def process(self, hop: Floats) -> float:
+        """Clean float32, 80 samples in place; returns the speech probability of what has just come in.
+
+        Where the core says none, our signal processing does, from the same input.
+        """
+        history = self._history
+        history[:-HOP_SAMPLES] = history[HOP_SAMPLES:]
+        history[-HOP_SAMPLES:] = hop
+        speech = 0.0
+        if self._working or self._core_share:
+            speech = self._by_core(hop)
+        if self._return_hops:
+            self._return_hops -= 1
+        before, after = self._core_share, float(self._working and not self._return_hops)
+        if before == after == 1:
+            hop[:] = self._cleaned
+            return speech
+        speech = self._by_those_below(hop)
+        if before != after:
+            self._cross(hop, self._cleaned, before, after)
+            self._core_share = after
+            if after:
+                self._below.step_up()
+                self._warm = False
+        return speech
+
+    def step_down(self) -> bool:
+        """Let the next engine work; False if there is none."""
+        if self._working:
+            self._working = False
+            self._return_hops = 0
+            return True
+        return self._below.step_down()
+
+    def step_up(self) -> None:
+        """Try the core again; those below are heard until it has filled its delay."""
+        if self._working:
+            return
+        self._working = True
+        self._return_hops = math.ceil(self.delay_samples / HOP_SAMPLES) + 1 if not self._core_share else 0
+        if self._return_hops:
+            self._blocks.reset()
+            self._start_core()
+
+    def reset(self) -> None:
+        """Forget the signal, keep which engine works."""
+        self._blocks.reset()
+        self._start_core()
+        self._below.reset()
+        if self._working:
+            self._below.step_up()
+        self._transform.reset()
+        self._listener.reset()
+        self._history.fill(0)
+        self._core_share = float(self._working)
+        self._return_hops = 0
+        self._warm = not self._working
+
+    def _by_core(self, hop: Floats) -> float:
+        """``_cleaned`` becomes the hop that is due, by the core and within the limit; returns the probability."""
+        cleaned = self._cleaned
+        cleaned[:] = hop
+        self._blocks.process(cleaned)
+        dry = self._history[-HOP_SAMPLES - self.delay_samples :][:HOP_SAMPLES]
+        before, self._mixed = self._mixed, self._share_wet * self.wet
+        blend = self._blend
+        np.multiply(self._ramp, self._mixed - before, out=blend)
+        blend += before
+        cleaned -= dry
+        cleaned *= blend
+        cleaned += dry
+        if self._said is not None:
+            return self._said
+        return self._listener.estimate(self._transform.analyse(hop), self._unused)
+
+    def _by_those_below(self, hop: Floats) -> float:
+        """``hop`` becomes the one that is due, by our own engines; returns their probability."""
+        below = self._below
+        start = len(self._history) - self.delay_samples - HOP_SAMPLES + below.delay_samples
+        below.wet = self.wet
+        if not self._warm:
+            below.reset()
+            for at in range(start - WINDOW_SAMPLES, start, HOP_SAMPLES):
+                hop[:] = self._history[at : at + HOP_SAMPLES]
+                below.process(hop)
+            self._warm = True
+        hop[:] = self._history[start : start + HOP_SAMPLES]
+        speech = below.process(hop)
+        if below.failure is not None:
+            self.failure, below.failure = below.failure, None
+        return speech
+
+    def _cross(self, hop: Floats, other: Floats, before: float, after: float) -> None:
+        """Of ``other`` as much as the share says, which goes from ``before`` to ``after`` over the hop."""
+        blend = self._blend
+        np.multiply(self._ramp, after - before, out=blend)
+        blend += before
+        other -= hop
+        other *= blend
+        hop += other
+
+    def _clean(self, block: Floats) -> None:
+        """One block through the core, or dry at the core's delay where it cannot."""
+        past, size = self._past, len(block)
+        past[:-size] = past[size:]
+        past[-size:] = block
+        dry = past[:size]
+        if not self._working:
+            block[:] = dry
+            return
+        try:
+            self._said = self._core.process(block)
+        except Exception as error:  # as with our own estimators: a failing core must never silence the wearer
+            self._fail(error)
+            block[:] = dry
+            return
+        if not float(np.vdot(block, block)) < ABSURD_POWER * size:
+            self._mend(block, dry)
+        elif self._unsettled:
+            self._unsettled -= 1
+            if self._unsettled:
+                block[:] = dry
+            else:
+                block -= dry
+                block *= self._rise
+                block += dry
+        else:
+            self._spoilt = 0
+
+    def _mend(self, block: Floats, dry: Floats) -> None:
+        """What came out is no sound."""
+        self.unsound += 1
+        self._spoilt += 1
+        self._said = None
+        block[:] = dry
+        if self._spoilt >= SPOILT_LIMIT:
+            self._fail(ArithmeticError(f"{self._core.name} outputs only NaN or infinite samples"))
+            return
+        self._reset_core()
+        self._unsettled = self._settle_blocks
+
+    def _start_core(self) -> None:
+        """As new, amid silence."""
+        self._past.fill(0)
+        self._unsettled = self._spoilt = 0
+        self._said = None
+        if self._working:
+            self._reset_core()
+
+    def _reset_core(self) -> None:
+        try:
+            self._core.reset()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self._said = None
+        self.step_down()

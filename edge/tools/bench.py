@@ -1,0 +1,204 @@
+"""How long a hop takes on this machine, engine by engine and stage by stage; and engines side by side."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
+from edge.chain import Chain, Engine
+from edge.config import Config
+from edge.dsp.howl import HowlGuard
+from edge.dsp.reference import ReferenceCanceller
+from edge.dsp.spectrum import Floats
+from edge.suppress import BUILDERS, FOREIGN, files_of, open_configured
+
+WARM_UP_HOPS = 200
+VOICE_S = 4
+NO_LIMIT_DB = 100.0
+"""No dry sound in the output, which would be found at the delay that it was given."""
+MOST_LAG_SAMPLES = RATE_HZ // 2
+
+
+@dataclass(frozen=True)
+class HopTimes:
+    """Microseconds a hop, and the share of real time."""
+
+    name: str
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
+    real_time_factor: float
+
+
+@dataclass(frozen=True)
+class Examined(HopTimes):
+    """One engine beside others; the times are the whole chain's."""
+
+    latency_ms: float
+    """The engine's, as it says: the hop, its own delay and what fitting its blocks into hops takes."""
+    measured_ms: float
+    """The same as found by correlating a voice with what the engine made of it."""
+    weights_kb: float
+    """Its files; NaN where it has none or does not say."""
+    memory_mb: float
+    """How much more a fresh process holds once the chain runs, our engines below another one's included."""
+
+
+def bench_engines(config: Config, seconds: float, names: Sequence[str] | None = None) -> list[HopTimes]:
+    """The whole chain once with each engine of ``names`` that can be opened, in their order.
+
+    Without ``names`` all of ours, and before them the configured one if it is somebody else's.
+    """
+    signal = speech_like(seconds)
+    if names is None:
+        names = [*([config.suppress.engine] if config.suppress.engine in FOREIGN else []), *BUILDERS]
+    rows = []
+    for name in names:
+        chain = Chain(_with(config, name))
+        if chain.engine.name == name:
+            rows.append(timed(f"whole chain, {name}", chain.process, signal))
+    return rows
+
+
+def engines_named(text: str) -> list[str]:
+    """``all``, or names with commas between -> names; raises UserError."""
+    known = [*BUILDERS, *FOREIGN]
+    names = [*dict.fromkeys(name.strip() for name in text.split(",") if name.strip())]
+    if names == ["all"]:
+        return known
+    for name in names:
+        if name not in known:
+            raise UserError(f"no engine is called {name}; known: all, {', '.join(known)}")
+    if not names:
+        raise UserError(f"--engines names none; known: all, {', '.join(known)}")
+    return names
+
+
+def examine_engines(config: Config, seconds: float, names: Sequence[str]) -> Iterator[tuple[str, Examined | str]]:
+    """Each name with its figures, or with the sentence that says why there are none; each in a process of its own."""
+    for name in names:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            try:
+                yield name, fresh.submit(_examine, config, seconds, name).result()
+            except BrokenProcessPool:
+                yield name, f"engine {name} ends the process that runs it"
+
+
+def _examine(config: Config, seconds: float, name: str) -> Examined | str:
+    before_mb = resident_mb()
+    chosen = _with(config, name)
+    chain = Chain(chosen)
+    if chain.engine.name != name:
+        return "; ".join(chain.engine.notes)
+    times = timed(name, chain.process, speech_like(seconds))
+    memory_mb = resident_mb() - before_mb
+    if chain.engine.rung:
+        return f"engine {name} failed while it was timed ({chain.engine.failure})"
+    engine = open_configured(replace(chosen, suppress=replace(chosen.suppress, limit_db=NO_LIMIT_DB)))
+    return Examined(
+        **asdict(times),
+        latency_ms=HOP_MS * (1 + engine.delay_samples / HOP_SAMPLES),
+        measured_ms=HOP_MS * (1 + measured_delay(engine) / HOP_SAMPLES),
+        weights_kb=sum(path.stat().st_size for path in files_of(name, chosen.suppress.model)) / 1000 or float("nan"),
+        memory_mb=memory_mb,
+    )
+
+
+def resident_mb() -> float:
+    """What this process holds in memory just now (proc(5), statm)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measured_delay(engine: Engine) -> int:
+    """How many samples its output lies behind its input, found by correlation of a voice with what becomes of it."""
+    voice = voice_like(VOICE_S)
+    heard = voice.copy()
+    for hop in heard.reshape(-1, HOP_SAMPLES):
+        engine.process(hop)
+    size = 2 * len(voice)
+    likeness = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(voice, size)), size)
+    return int(np.argmax(likeness[:MOST_LAG_SAMPLES]))
+
+
+def voice_like(seconds: int) -> Floats:
+    """float32: what engines take for a voice: gliding pitch, moving formants, three syllables a second."""
+    t = np.arange(seconds * RATE_HZ) / RATE_HZ
+    pitch_hz = 125 + 30 * np.sin(2 * np.pi * 0.45 * t) + 10 * np.sin(2 * np.pi * 1.7 * t)
+    phase = 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ
+    voice = np.zeros(len(t))
+    for number in range(1, 24):
+        at_hz = number * pitch_hz
+        level = np.zeros(len(t))
+        for formant_hz, sway_hz, width_hz in ((550, 200, 120), (1500, 500, 200), (2500, 200, 300)):
+            centre_hz = formant_hz + sway_hz * np.sin(2 * np.pi * 1.1 * t + formant_hz)
+            level += 1 / (1 + ((at_hz - centre_hz) / width_hz) ** 2)
+        voice += level / number**0.5 * np.sin(number * phase)
+    voice *= np.clip(np.sin(2 * np.pi * 3 * t) + 0.6, 0, 1)
+    return (0.3 * voice / np.abs(voice).max()).astype(np.float32)
+
+
+def _with(config: Config, engine: str) -> Config:
+    """The settings with another engine; a model's path belongs to the engine it was set for."""
+    suppress = config.suppress
+    ours = ("auto", *BUILDERS)
+    same = suppress.engine == engine or (suppress.engine in ours and engine in ours)
+    return replace(config, suppress=replace(suppress, engine=engine, model=suppress.model if same else "quietbox"))
+
+
+def bench_stages(config: Config, seconds: float) -> list[HopTimes]:
+    """Every stage of the configured chain by itself."""
+    signal = speech_like(seconds)
+    chain = Chain(config)
+    stages: dict[str, Callable[[Floats], object]] = {
+        "feedforward": chain.feedforward.process,
+        f"suppress, {chain.engine.name}": chain.engine.process,
+        "equaliser": chain.eq.process,
+        "limiter": chain.limiter.process,
+    }
+    if gate := chain.gate:
+        stages["gate"] = lambda hop: gate.process(hop, False)
+    other = np.roll(signal, 3)[:HOP_SAMPLES].copy()
+    canceller = chain.reference or ReferenceCanceller(config.reference.path_ms)
+    stages[f"reference, {config.reference.path_ms:g} ms, adapting"] = lambda hop: canceller.process(hop, other, 0.0)
+    howl = chain.howl or HowlGuard(config.howl.span_ms, config.playback.queue_ms / 2)
+
+    def guard(hop: Floats) -> None:
+        howl.hear(hop)
+        howl.process(hop)
+        howl.played(hop)
+
+    stages["howl guard, watching"] = guard
+    if antinoise := chain.antinoise:
+        stages["anti-noise"] = lambda hop: antinoise.process(hop, True)
+    return [timed(name, process, signal) for name, process in stages.items()]
+
+
+def speech_like(seconds: float) -> Floats:
+    """float32: noise at -30 dBFS with louder bursts four times a second, so that every branch is walked."""
+    hops = max(1, round(seconds * RATE_HZ / HOP_SAMPLES))
+    noise = np.random.default_rng(1).standard_normal(hops * HOP_SAMPLES).astype(np.float32) * 0.03
+    bursts = (np.sin(2 * np.pi * 4 * np.arange(len(noise)) / RATE_HZ) > 0.3) * np.float32(4) + np.float32(1)
+    return noise * bursts
+
+
+def timed(name: str, process: Callable[[Floats], object], signal: Floats) -> HopTimes:
+    """``process`` hop by hop on a copy of ``signal``."""
+    hops = signal.reshape(-1, HOP_SAMPLES).copy()
+    for hop in hops[:WARM_UP_HOPS].copy():
+        process(hop)
+    took_us = np.empty(len(hops))
+    for number, hop in enumerate(hops):
+        began = time.perf_counter_ns()
+        process(hop)
+        took_us[number] = (time.perf_counter_ns() - began) / 1000
+    p50, p99, p999 = np.percentile(took_us, (50, 99, 99.9))
+    return HopTimes(name, p50, p99, p999, took_us.max(), took_us.mean() / (1000 * HOP_MS))

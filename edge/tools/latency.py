@@ -1,0 +1,127 @@
+"""The measured delay from microphone to jack: play a chirp, hear it again through ALSA, compare with the budget.
+
+The jack must reach the microphone: a cable, a headphone laid on the microphone, or a loop-back device. A chirp walks
+through the whole chain (in bypass, so that nothing takes it for noise), the output, the loop and the input, and its
+place in the hops heard against its place in the hops played is the delay a wearer has.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import chirp, correlate
+
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
+from edge.box import Box
+from edge.config import Config
+from edge.devices.cards import Event, OpenPcm, open_pcm
+from edge.dsp.spectrum import Floats
+
+CHIRPS = 5
+CHIRP_MS = 50.0
+EVERY_MS = 600.0
+"""Longer than any delay worth measuring, so that chirps are never confused."""
+CLEAR = 8.0
+"""A chirp is heard if its correlation peak stands this far above the median of the rest."""
+
+
+class NothingHeard(UserError):
+    """The chirp did not come back."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds; the budget's parts and what was measured."""
+
+    capture_ms: float
+    hop_ms: float
+    transform_ms: float
+    limiter_ms: float
+    playback_ms: float
+    measured_ms: float
+    spread_ms: float
+    xruns: int
+
+    @property
+    def budget_ms(self) -> float:
+        return self.capture_ms + self.hop_ms + self.transform_ms + self.limiter_ms + self.playback_ms
+
+
+def measure(config: Config, opener: OpenPcm = open_pcm) -> Latency:
+    """Raises DeviceError if a device cannot be opened, NothingHeard if no loop is there. Takes about five seconds."""
+    box = Box(config, opener)
+    played, heard = _play_and_hear(box)
+    lags = _lags(played, heard)
+    chain = box.chain
+    return Latency(
+        capture_ms=box.capture.latency_ms,
+        hop_ms=HOP_MS,
+        transform_ms=HOP_MS * chain.engine.delay_samples / HOP_SAMPLES,
+        limiter_ms=HOP_MS * chain.limiter.delay_samples / HOP_SAMPLES,
+        playback_ms=box.playback.latency_ms,
+        measured_ms=1000 * float(np.median(lags)) / RATE_HZ,
+        spread_ms=1000 * float(np.ptp(lags)) / RATE_HZ,
+        xruns=box.capture.xruns + box.playback.xruns,
+    )
+
+
+def chirps(settle_ms: float) -> Floats:
+    """float32, whole hops: silence while the microphone settles, then the chirps, 300 Hz to 6 kHz at -12 dBFS."""
+    span = np.arange(round(CHIRP_MS * RATE_HZ / 1000)) / RATE_HZ
+    sweep = 0.25 * chirp(span, 300, span[-1], 6000) * np.hanning(len(span))
+    every = round(EVERY_MS * RATE_HZ / 1000)
+    signal = np.zeros(round(settle_ms * RATE_HZ / 1000) + CHIRPS * every, np.float32)
+    for number in range(CHIRPS):
+        start = len(signal) - (CHIRPS - number) * every
+        signal[start : start + len(sweep)] = sweep
+    return np.concatenate([np.zeros(-len(signal) % HOP_SAMPLES, np.float32), signal])
+
+
+def _play_and_hear(box: Box) -> tuple[Floats, Floats]:
+    """Walk the test signal through chain, output, loop and input; what was sent and what came, sample by sample."""
+    settings = box.config.capture
+    sent = chirps(1500 + settings.mute_ms + settings.fade_ms)
+    heard = np.zeros_like(sent)
+    hop = np.zeros(HOP_SAMPLES, np.float32)
+    box.chain.bypass = True
+    box.open()
+    try:
+        for start in range(0, len(sent), HOP_SAMPLES):
+            if box.capture.read(hop) >= Event.STALLED:
+                raise NothingHeard("the microphone stopped delivering sound")
+            heard[start : start + HOP_SAMPLES] = hop
+            hop[:] = sent[start : start + HOP_SAMPLES]
+            box.chain.process(hop)
+            if box.playback.write(hop) >= Event.STALLED:
+                raise NothingHeard("the output stopped taking sound")
+    finally:
+        box.close()
+    return sent, heard
+
+
+def _lags(sent: Floats, heard: Floats) -> list[float]:
+    """How many samples each chirp took, to a fraction of a sample."""
+    every = round(EVERY_MS * RATE_HZ / 1000)
+    sweep = sent[-CHIRPS * every :][: round(CHIRP_MS * RATE_HZ / 1000)]
+    lags = []
+    for number in range(CHIRPS):
+        start = len(sent) - (CHIRPS - number) * every
+        likeness = np.abs(correlate(heard[start : start + every], sweep, "valid"))
+        peak = int(likeness.argmax())
+        if likeness[peak] > CLEAR * np.median(likeness) and likeness[peak] > 1e-6:
+            lags.append(peak + _vertex(likeness, peak))
+    if len(lags) < 3:
+        raise NothingHeard(
+            "the microphone did not hear the chirp: connect the output to the microphone (a cable, or the headphone "
+            "laid on it) "
+            "and raise [playback] volume_db if it plays too softly"
+        )
+    return lags
+
+
+def _vertex(values: Floats, peak: int) -> float:
+    """Where between its neighbours a parabola through the peak has its top, -0.5 to 0.5."""
+    if not 0 < peak < len(values) - 1:
+        return 0.0
+    before, top, after = (float(values[peak + step]) for step in (-1, 0, 1))
+    curve = before - 2 * top + after
+    return 0.5 * (before - after) / curve if curve else 0.0

@@ -1,0 +1,182 @@
+"""The Pi's config.txt: the lines the box needs, in one marked block that comes out again exactly as it went in.
+
+Pure text in, text out; ``hw.install.job`` reads and writes the file. The block stands at the end, under ``[all]``, so
+that no section of the user's (``[pi4]``, ``[cm5]``) filters it and none of the user's own lines is touched.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PLACES = ("boot/firmware/config.txt", "boot/config.txt")
+BACKUP = "config.txt.quietbox-backup"
+
+BEGIN = "# quietbox begin"
+GLUED = "# quietbox begin, and the end of the line above"
+END = "# quietbox end"
+
+MICROPHONE = "dtoverlay=googlevoicehat-soundcard"
+JACK = "dtparam=audio=on"
+GADGET = "dtoverlay=dwc2,dr_mode=peripheral"
+# Parameters after an overlay belong to that overlay, and vc4-kms-v3d has an "audio" of its own (HDMI); a bare
+# dtoverlay= ends its scope (Raspberry Pi documentation, "Device Trees, overlays, and parameters", 3.2).
+SCOPE = "dtoverlay="
+ALL = "[all]"
+SETTINGS = (MICROPHONE, GADGET, JACK)
+OURS = {BEGIN, GLUED, END, ALL, SCOPE, *SETTINGS}
+
+MODELS = (
+    ("Zero 2", "pi0 pi0w pi02"),
+    ("Zero W", "pi0 pi0w"),
+    ("Zero", "pi0"),
+    ("Compute Module 5", "pi5 cm5"),
+    ("Pi 500", "pi5 pi500"),
+    ("Pi 5", "pi5"),
+    ("Compute Module 4S", "pi4 cm4s"),
+    ("Compute Module 4", "pi4 cm4"),
+    ("Pi 400", "pi4 pi400"),
+    ("Pi 4", "pi4"),
+    ("Compute Module 3 Plus", "pi3 cm3 cm3+"),
+    ("Compute Module 3", "pi3 cm3"),
+    ("Pi 3 Model A Plus", "pi3 pi3+"),
+    ("Pi 3 Model B Plus", "pi3 pi3+"),
+    ("Pi 3", "pi3"),
+    ("Pi 2", "pi2"),
+    ("Compute Module", "pi1 cm1"),
+    ("Pi Model", "pi1"),
+)
+"""What a device tree's model text contains -> the sections of config.txt that speak to that board; first match."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the block is to hold; None keeps what it holds now."""
+
+    microphone: bool | None = None
+    """The I2S microphone's overlay."""
+    gadget: bool | None = None
+    """The USB port as a device, for the USB microphone that a PC sees."""
+    jack: bool = False
+    """Whether the board has a jack to switch on."""
+
+
+def find(root: Path) -> Path | None:
+    """The config.txt below ``root`` that the firmware reads; None where there is none (no Raspberry Pi)."""
+    return next((root / place for place in PLACES if (root / place).is_file()), None)
+
+
+def edit(text: str, wish: Wish, model: str = "") -> str:
+    """``text`` with the block that ``wish`` asks for, none if it needs no line; twice is the same as once."""
+    held = block(text)
+    plain = remove(text)
+    lines = []
+    if wish.microphone or (wish.microphone is None and MICROPHONE in held):
+        lines += [MICROPHONE] * (not sets(plain, "dtoverlay", "googlevoicehat-soundcard", model))
+    if wish.gadget or (wish.gadget is None and GADGET in held):
+        lines += [GADGET] * (not sets(plain, "dtoverlay", "dwc2,dr_mode=peripheral", model))
+    if wish.jack and audio(plain, model) is None:
+        lines += [SCOPE, JACK]
+    return add(plain, lines)
+
+
+def add(text: str, lines: list[str]) -> str:
+    """``text`` with a block of ``lines`` at its end instead of any earlier one, in the line ends that ``text`` uses."""
+    text = remove(text)
+    if not lines:
+        return text
+    end = "\r\n" if "\r\n" in text else "\n"
+    glued = bool(text) and not text.endswith("\n")
+    return text + end * glued + end.join([GLUED if glued else BEGIN, ALL, *lines, END, ""])
+
+
+def remove(text: str) -> str:
+    """``text`` without our block. Lines that somebody else wrote into it or after it stay, under the section that
+    applied to them.
+    """
+    before, inside, after = _split(text)
+    if not inside:
+        return text
+    end = "\r\n" if inside[0].endswith("\r\n") else "\n"
+    if inside[0].strip() == GLUED:
+        before = before.removesuffix(end) if before.endswith(end) else before.removesuffix("\n")
+    theirs = "".join(line for line in inside if line.strip() not in OURS) + after
+    if not theirs:
+        return remove(before)
+    if before and not before.endswith("\n"):
+        before += end
+    if _filtered(before) and not re.match(r"\s*\[", theirs) and theirs.strip():
+        before += ALL + end
+    return remove(before + theirs)
+
+
+def block(text: str) -> list[str]:
+    """The lines our block holds now."""
+    return [line.strip() for line in _split(text)[1]]
+
+
+def audio(text: str, model: str) -> bool | None:
+    """Whether the last ``dtparam=audio=`` that this board obeys switches the jack on; None if there is none."""
+    found = None
+    scope = ""
+    for key, value in _obeyed(text, model):
+        if key == "dtoverlay":
+            scope = re.split(r"[,:]", value)[0]
+        elif not scope.startswith("vc4-"):
+            for setting in value.split(","):
+                name, _, state = setting.partition("=")
+                if name.strip() == "audio":
+                    found = state.strip() in ("", "on", "yes", "true", "y", "1", "okay")
+    return found
+
+
+def sets(text: str, key: str, value: str, model: str) -> bool:
+    """Whether this board obeys a line ``key=value``, with or without further parameters."""
+    return any(found == key and f"{told},".startswith(f"{value},") for found, told in _obeyed(text, model))
+
+
+def _split(text: str) -> tuple[str, list[str], str]:
+    """Text before the block, its lines, text after it. A block that lost its end goes on as long as its lines are
+    ours.
+    """
+    lines = re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+    start = next((at for at, line in enumerate(lines) if line.strip() in (BEGIN, GLUED)), None)
+    if start is None:
+        return text, [], ""
+    stop = next((at for at, line in enumerate(lines) if at > start and line.strip() == END), None)
+    if stop is None:
+        stop = start
+        while stop + 1 < len(lines) and lines[stop + 1].strip() in OURS - {BEGIN, GLUED}:
+            stop += 1
+    return "".join(lines[:start]), lines[start : stop + 1], "".join(lines[stop + 1 :])
+
+
+def _headers(text: str) -> list[str]:
+    return [line.strip()[1:-1].strip().lower() for line in text.split("\n") if re.fullmatch(r"\[.*\]", line.strip())]
+
+
+def _filtered(text: str) -> bool:
+    """Whether a line after ``text`` would be obeyed by some boards only."""
+    headers = _headers(text)
+    return bool(headers) and headers[-1] != "all"
+
+
+def _obeyed(text: str, model: str) -> list[tuple[str, str]]:
+    """The (key, value) of each dtparam and dtoverlay line outside the sections that this board skips. A filter of
+    another kind (a pin, a screen, a serial number) is not tried out: its lines count as skipped.
+    """
+    mine = set(next((sections.split() for name, sections in MODELS if name in model), []))
+    obeyed = True
+    other = False
+    found = []
+    for line in (line.strip() for line in text.split("\n")):
+        if re.fullmatch(r"\[.*\]", line):
+            header = line[1:-1].strip().lower()
+            if header == "all":
+                obeyed, other = True, False
+            elif re.fullmatch(r"none|pi\d.*|cm\d.*", header):
+                obeyed = header in mine
+            else:
+                other = True
+        elif obeyed and not other and (match := re.fullmatch(r"(dtparam|dtoverlay)\s*=\s*(.*)", line)):
+            found.append((match[1], match[2]))
+    return found

@@ -1,0 +1,257 @@
+"""The board's USB port as a plain USB microphone: a PC that is plugged in records what the box plays, without a driver.
+
+    python -m hw.board.gadget up|down|status [--config FILE] [--root DIR]
+
+``up`` (as root; ``quietbox-gadget.service`` does it at boot) builds a gadget in the kernel's configfs if the settings
+say ``[cable] usb = true``, else does nothing; twice is as good as once, and a failure leaves nothing behind. ``down``
+takes it away again. The kernel then has a sound card ``UAC1Gadget``; what is played there, the PC records: 48 kHz mono
+16 bits.
+
+USB Audio Class 1, not 2: Windows, macOS and Linux all bring a driver for class 1. With class 2 the kernel's gadget was
+refused by Windows for years ("This device cannot start", code 10; raspberrypi/linux#4587, libusbgx#24) and by
+PulseAudio at times (raspberrypi/linux#3888), and one voice channel has no use for what class 2 adds.
+
+The port must be in device mode: ``dtoverlay=dwc2,dr_mode=peripheral`` in config.txt. Zero, Zero W, Zero 2 W: the inner
+port, marked USB; 4, 5, 400, 500: the USB-C port, which then also feeds the board, so the PC must give enough current
+(a 5 wants more than most ports have: use a cable that splits power off). A, A+, 3A+ and Compute Modules have one port
+for both roles; with a USB microphone plugged in there, it cannot be the device.
+
+What no test without a board shows, and none here claims: that dwc2 binds, that each PC takes the descriptors, how it
+sounds, and how long the PC's own queues are. Tested are the order and content of what is written, repetition, removal
+and undoing (in a folder that behaves as configfs does); that the kernel binds it and Linux's USB sound driver makes a
+microphone of it (``hw.virtual.pi gadget``, whose controller carries no sound); and the box's side on made-up cards: a
+card that nobody reads never touches the jack.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from edge import UserError, config
+from edge.console import run_main
+from hw.board.bootconfig import GADGET
+
+NAME = "quietbox"
+PRODUCT = "Quietbox clean microphone"
+FUNCTION = f"uac1.{NAME}"
+ENGLISH = "strings/0x409"
+CONFIGURATION = "configs/c.1"
+
+# 1d6b:0101 is the Linux Foundation's number for an audio gadget. The board takes its power from the PC's port.
+ATTRIBUTES = {
+    "idVendor": "0x1d6b",
+    "idProduct": "0x0101",
+    "bcdDevice": "0x0100",
+    "bcdUSB": "0x0200",
+    f"{ENGLISH}/manufacturer": "Quietbox",
+    f"{ENGLISH}/product": PRODUCT,
+    f"functions/{FUNCTION}/c_chmask": "0",
+    f"functions/{FUNCTION}/p_chmask": "1",
+    f"functions/{FUNCTION}/p_srate": "48000",
+    f"functions/{FUNCTION}/p_ssize": "2",
+    f"{CONFIGURATION}/MaxPower": "500",
+    f"{CONFIGURATION}/bmAttributes": "0x80",
+    f"{CONFIGURATION}/{ENGLISH}/configuration": "microphone",
+}
+"""p_: what the board plays and the PC records; c_: the other way, none. In the order in which it is written."""
+IF_THERE = {
+    f"functions/{FUNCTION}/p_mute_present": "0",
+    f"functions/{FUNCTION}/p_volume_present": "0",
+    f"functions/{FUNCTION}/function_name": PRODUCT,
+}
+"""From Linux 5.16 and 5.18 on. Without volume the PC cannot turn the microphone down behind the box's back."""
+FOLDERS = (ENGLISH, f"functions/{FUNCTION}", CONFIGURATION, f"{CONFIGURATION}/{ENGLISH}")
+"""What is made, in this order, and removed in the opposite one."""
+LINK = f"{CONFIGURATION}/{FUNCTION}"
+WAIT_S = 5.0
+"""The controller's driver may still be loading at boot."""
+
+
+class NoGadget(UserError):
+    """The gadget cannot be made; the text says why and what to do."""
+
+
+class Gadget:
+    """Ours among the kernel's USB gadgets. ``root`` is ``/``, or a folder that stands for it."""
+
+    def __init__(self, root: Path = Path("/"), wait_s: float = WAIT_S) -> None:
+        self._root = root
+        self._controllers = root / "sys/class/udc"
+        self._all = root / "sys/kernel/config/usb_gadget"
+        self._ours = self._all / NAME
+        self._wait_s = wait_s
+
+    @property
+    def bound_to(self) -> str:
+        """The controller that ours drives; empty if it does not exist or drives none."""
+        return _read(self._ours / "UDC")
+
+    def up(self) -> str:
+        """Build and bind it; returns one sentence. Raises NoGadget, after removing whatever it had made."""
+        if bound := self.bound_to:
+            return f"already up on {bound}"
+        controller = self._free_controller()
+        self._need_configfs()
+        self.down()  # of an earlier try that was killed
+        try:
+            self._build()
+            _write(self._ours / "UDC", controller)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.down()
+            raise self._explained(error, controller) from None
+        return f"up on {controller}: a PC at the USB port sees {PRODUCT!r}"
+
+    def down(self) -> str:
+        """Remove all of it; returns one sentence, harmless if there is nothing. May raise OSError."""
+        if not self._ours.exists():
+            return "there is none"
+        if self.bound_to:
+            _write(self._ours / "UDC", "")
+        (self._ours / LINK).unlink(missing_ok=True)
+        for folder in (*reversed(FOLDERS), ""):
+            _remove(self._ours / folder)
+        return "removed"
+
+    def status(self) -> str:
+        """One sentence."""
+        if not (bound := self.bound_to):
+            return "down"
+        state = _read(self._controllers / bound / "state") or "unknown"
+        return f"up on {bound}, port {state}"  # "configured" once a PC has taken it, else "not attached" and the like
+
+    def _build(self) -> None:
+        self._ours.mkdir()
+        for folder in FOLDERS:
+            (self._ours / folder).mkdir(parents=True)
+        for name, value in ATTRIBUTES.items():
+            _write(self._ours / name, value)
+        for name, value in IF_THERE.items():
+            if (self._ours / name).exists():
+                _write(self._ours / name, value)
+        serial = _read(self._root / "proc/device-tree/serial-number").strip("\0") or NAME
+        _write(self._ours / ENGLISH / "serialnumber", serial)
+        (self._ours / LINK).symlink_to(self._ours / "functions" / FUNCTION)
+
+    def _free_controller(self) -> str:
+        """The first controller that nobody drives."""
+        over_s = time.monotonic() + self._wait_s
+        while not (names := self._controller_names()) and time.monotonic() < over_s:
+            time.sleep(0.2)
+        if not names:
+            raise NoGadget(
+                f"no USB port of this board is in device mode: put {GADGET} under [all] in config.txt and restart "
+                "(Zero, Zero 2, 4, 5, A models and Compute Modules; others cannot)"
+            )
+        drivers = {name: self._driver(name) for name in names}
+        for name, driver in drivers.items():
+            if not driver:
+                return name
+        taken = ", ".join(f"{name} by {driver}" for name, driver in drivers.items())
+        raise NoGadget(
+            f"the USB port is already in use by another gadget ({taken}): remove it first (g_ether and similar ones "
+            "are set in cmdline.txt or /etc/modules)"
+        )
+
+    def _controller_names(self) -> list[str]:
+        try:
+            return sorted(entry.name for entry in self._controllers.iterdir())
+        except OSError:
+            return []
+
+    def _driver(self, controller: str) -> str:
+        """Which gadget drives a controller; empty if none does."""
+        for udc in sorted(self._all.glob("*/UDC")):
+            if _read(udc) == controller:
+                return f"the gadget {udc.parent.name}"
+        return _read(self._controllers / controller / "function")
+
+    def _need_configfs(self) -> None:
+        if not self._all.is_dir() and self._root == Path("/"):
+            with contextlib.suppress(OSError):
+                subprocess.run(["modprobe", "libcomposite"], check=False, capture_output=True)
+        if not self._all.is_dir():
+            raise NoGadget(
+                f"{self._all} is missing: the kernel has no USB gadgets (module libcomposite), "
+                "or configfs is not mounted (mount -t configfs none /sys/kernel/config)"
+            )
+
+    def _explained(self, error: OSError, controller: str) -> NoGadget:
+        where = Path(str(error.filename or self._ours))
+        if error.errno in (errno.EACCES, errno.EPERM) and os.getuid() != 0:
+            return NoGadget(f"{where} can be written by root only")
+        if error.errno == errno.ENOENT and where.name == FUNCTION:
+            return NoGadget("the kernel has no USB audio gadget of class 1 (module usb_f_uac1)")
+        if error.errno == errno.EBUSY:
+            return NoGadget(
+                f"{controller} rejected the gadget: another gadget uses it, or it has no endpoint for sound; see "
+                "`journalctl -k -g udc`"
+            )
+        return NoGadget(f"{where}: {error.strerror}; everything was undone")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _write(path: Path, value: str) -> None:
+    """One write call a value, as configfs wants it. A failure names the file."""
+    try:
+        path.write_text(f"{value}\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _remove(folder: Path) -> None:
+    """configfs takes a folder's attributes along with it; under another root they are plain files."""
+    if not folder.exists():
+        return
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        for entry in folder.iterdir():
+            entry.rmdir() if entry.is_dir() else entry.unlink()
+        folder.rmdir()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done (or nothing to do), 1 it cannot be done, or ``status`` finds it down."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.board.gadget", description="The box as a USB microphone for a PC."
+    )
+    parser.add_argument("order", choices=("up", "down", "status"))
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.SYSTEM_FILE})")
+    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="a folder to use instead of /")
+    options = parser.parse_args(arguments)
+    gadget = Gadget(options.root)
+    try:
+        if options.order == "up":
+            if not config.find(options.config).cable.usb:
+                print("USB microphone: not wanted ([cable] usb = false)")
+                return 0
+            print(f"USB microphone: {gadget.up()}")
+        elif options.order == "down":
+            print(f"USB microphone: {gadget.down()}")
+        else:
+            print(f"USB microphone: {gadget.status()}")
+            return 0 if gadget.bound_to else 1
+        return 0
+    except UserError as error:
+        print(f"USB microphone: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"USB microphone: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    run_main(main, "USB microphone")

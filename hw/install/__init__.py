@@ -1,0 +1,1 @@
+"""The installer: what it does on a board, the program's own folder, the ledger of what it made, the lock."""

@@ -1,0 +1,1 @@
+"""Every proof that takes longer than a test: each is a command, listed in docs/verification.md."""

@@ -1,0 +1,1 @@
+"""The virtual Pi's proofs: boots a machine, installs the product, shows what it promises."""

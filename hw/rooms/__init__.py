@@ -1,0 +1,1 @@
+"""Simulated rooms: two microphones, an open headphone, microphones in each other's place."""

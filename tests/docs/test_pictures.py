@@ -1,0 +1,40 @@
+"""The pictures say what the program does, and the README has them all."""
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from hw.board.panel import DIM, Look, brightness
+
+PICTURES = Path(__file__).resolve().parents[2] / "docs/pictures"
+SVG = "{http://www.w3.org/2000/svg}"
+SHOWN_S = 6.0
+
+
+@pytest.mark.parametrize("path", sorted(PICTURES.glob("*.svg")), ids=lambda path: path.name)
+def test_pictures_stand_alone(path: Path) -> None:
+    root = ET.parse(path).getroot()
+    assert root.findtext(f"{SVG}title", "").startswith("Quietbox")
+    assert not re.search(r"<(script|image|foreignObject)|href=", path.read_text())
+
+
+@pytest.mark.parametrize("look", list(Look))
+def test_the_light_is_drawn_as_it_shines(look: Look) -> None:
+    """Hundredths of a second, but for the 40 ms of a short flash, which are drawn at their true width."""
+    shapes = list(ET.parse(PICTURES / "light.svg").getroot())
+    at = next(number for number, shape in enumerate(shapes) if shape.get("id") == look.name)
+    strip, after = shapes[at], shapes[at + 1] if at + 1 < len(shapes) else None
+    begin, width = float(strip.attrib["x"]), float(strip.attrib["width"])
+    bars = list(after) if after is not None and after.tag == f"{SVG}g" else []
+    share = float(after.get("fill-opacity", "1")) if after is not None and bars else 0.0
+    for tick in range(round(SHOWN_S * 100)):
+        at_s = (tick + 0.5) / 100
+        x = begin + at_s / SHOWN_S * width
+        lit = any(float(bar.attrib["x"]) <= x <= float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in bars)
+        assert lit == (brightness(look, at_s) > 0)
+    if look is Look.DIM:
+        assert share == pytest.approx(DIM ** (1 / 3), abs=0.01)  # the eye's response is about a cube root
+    elif bars:
+        assert share == 1
