@@ -2,7 +2,8 @@
 
 The running box lies here: ``box`` is the one loop, ``chain`` the signal path inside it, ``service`` the process around
 it, ``cli`` the command. ``config`` holds the settings, ``health`` counts, ``journal`` reports, ``runtime`` claims the
-cards, ``realtime`` asks for priority, ``console`` ends every command. The rooms, each importing only from those after it:
+cards, ``realtime`` asks for priority, ``console`` ends every command. The rooms, each importing only from those after
+it:
 
     serve, tools   what people call: a server for other boxes and programs; files, measurements, the doctor, the report
     suppress       the engines that suppress noise; ``foreign`` holds other people's networks

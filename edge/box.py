@@ -21,7 +21,7 @@ from edge.devices.mixer import OutputMixer
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 from edge.health import Health
-from edge.realtime import hurry_thread
+from edge.realtime import request_realtime_priority
 
 LATE_US = 1000 * HOP_MS
 """A hop that takes longer than it lasts is late, unless it did the work of several (``Engine.burst_hops``)."""
@@ -128,7 +128,7 @@ class Box:
 
     def walk(self) -> None:
         """Run until stopped, through every failure of a device."""
-        refusals = hurry_thread(self.config.box.priority)
+        refusals = request_realtime_priority(self.config.box.priority)
         self.hurried = bool(self.config.box.priority) and not refusals
         for refusal in refusals:
             self.health.event("realtime", refusal)
@@ -194,7 +194,7 @@ class Box:
                 chain.power_out,
                 counts=chain.counts,
                 speaking=chain.voice.speaking,
-                spared=chain.spared,
+                skipped=chain.skipped,
                 late=late,
             )
             self._hops += 1

@@ -141,9 +141,9 @@ class Chain:
         return HOP_MS * (HOP_SAMPLES + self.delay_samples) / HOP_SAMPLES
 
     @property
-    def spared(self) -> bool:
+    def skipped(self) -> bool:
         """Whether the network slept through the last hop."""
-        return not self.silent and isinstance(self.engine, MaskEngine) and self.engine.spared
+        return not self.silent and isinstance(self.engine, MaskEngine) and self.engine.skipped
 
     @property
     def working(self) -> str:

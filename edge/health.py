@@ -29,7 +29,7 @@ class Counters:
     hops: int = 0
     spoken: int = 0
     late: int = 0
-    spared: int = 0
+    skipped: int = 0
     energy_in: float = 0.0
     energy_out: float = 0.0
     pauses_in: float = 0.0
@@ -57,7 +57,7 @@ class Counters:
         return Counters(**rest, took=late)
 
 
-class Floor:
+class NoiseFloor:
     """The power below which a sound does not fall, speech or not: the least smoothed power of the last 0.75 to 1.5 s.
 
     Minimum statistics (Martin 2001) of the whole band. On steady noise the minimum lies about half a dB below the mean;
@@ -91,7 +91,7 @@ class Health:
         self.longest_us = 0.0
         self._longest_lately_us = 0.0
         self._events: deque[tuple[str, str]] = deque(maxlen=EVENTS_KEPT)
-        self._floor_in, self._floor_clean = Floor(), Floor()
+        self._floor_in, self._floor_clean = NoiseFloor(), NoiseFloor()
 
     def hop(
         self,
@@ -104,7 +104,7 @@ class Health:
         *,
         counts: bool,
         speaking: bool,
-        spared: bool,
+        skipped: bool,
         late: bool,
     ) -> None:
         """Count one hop; called by the audio thread, adds numbers and nothing else.
@@ -117,7 +117,7 @@ class Health:
         """
         totals = self.totals
         totals.hops += 1
-        totals.spared += spared
+        totals.skipped += skipped
         totals.spoken += speaking
         totals.energy_in += power_in
         totals.energy_out += power_out
@@ -212,7 +212,7 @@ def summary(counters: Counters) -> dict[str, float | None]:
         "noise_removed_db": quieter_db(before, counters.pauses_clean, pauses),
         "feedforward_db": quieter_db(before, forward, pauses),
         "feedback_db": quieter_db(forward, feedback, pauses),
-        "sleep_share": round(counters.spared / hops, 3),
+        "sleep_share": round(counters.skipped / hops, 3),
         **quality(counters),
         "speech_share": round(counters.spoken / hops, 3),
         "hop_p50_us": percentile_us(counters.took, 0.5),

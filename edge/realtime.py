@@ -15,7 +15,7 @@ HOUSEKEEPING_PRIORITY = 1
 off the processor would make the audio thread wait for those programs (priority inversion)."""
 
 
-def settle_process() -> list[str]:
+def lock_memory_and_freeze_gc() -> list[str]:
     """Lock memory and freeze the garbage collector; returns one sentence for each thing refused."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
@@ -28,7 +28,7 @@ def settle_process() -> list[str]:
     return []
 
 
-def hurry_thread(priority: int) -> list[str]:
+def request_realtime_priority(priority: int) -> list[str]:
     """Ask SCHED_FIFO for the calling thread; returns one sentence if it is refused. 0 asks for nothing."""
     if not priority:
         return []

@@ -22,9 +22,9 @@ from edge.devices.cable import Cable, CableState
 from edge.devices.cards import OpenPcm, clock_of, open_pcm
 from edge.health import Counters, summary
 from edge.journal import Journal, notify
-from edge.realtime import HOUSEKEEPING_PRIORITY, hurry_thread, settle_process
+from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
 from hw.board import boards
-from hw.board.panel import Look, Panel
+from hw.board.panel import LedPattern, Panel
 
 LOOK_S = 0.1
 STATUS_S = 1.0
@@ -36,10 +36,10 @@ JOIN_S = 0.7
 """How long the audio thread may take to end; SIGTERM is answered within a second even if a device hangs."""
 
 LOOKS = {
-    State.WAITING: Look.SLOW,
-    State.BYPASS: Look.DIM,
-    State.MUTED: Look.OFF,
-    State.FAULT: Look.FAST,
+    State.WAITING: LedPattern.SLOW,
+    State.BYPASS: LedPattern.DIM,
+    State.MUTED: LedPattern.OFF,
+    State.FAULT: LedPattern.FAST,
 }
 """What the LED shows; in the other states it follows the voice."""
 
@@ -74,9 +74,11 @@ class Service:
 
     def run(self, seconds: float | None = None) -> int:
         """Run until a signal, or for so many seconds; returns the exit status."""
-        for refusal in settle_process():
+        for refusal in lock_memory_and_freeze_gc():
             self._journal.say(refusal, "realtime")
-        hurry_thread(min(HOUSEKEEPING_PRIORITY, self.box.config.box.priority))  # a refusal is said by the audio thread
+        request_realtime_priority(
+            min(HOUSEKEEPING_PRIORITY, self.box.config.box.priority)
+        )  # a refusal is said by the audio thread
         audio = threading.Thread(target=self.box.walk, name="audio", daemon=True)
         began = time.monotonic()
         audio.start()
@@ -165,10 +167,10 @@ class Service:
     def _status_line(self) -> str:
         return f"STATUS={runtime.in_words(self.status())}"
 
-    def look(self) -> Look:
+    def look(self) -> LedPattern:
         """What the LED shows now."""
         box = self.box
-        return LOOKS.get(box.state) or (Look.LIT if box.chain.voice.speaking else Look.DARK)
+        return LOOKS.get(box.state) or (LedPattern.LIT if box.chain.voice.speaking else LedPattern.DARK)
 
     # Orders.
 

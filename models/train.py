@@ -128,7 +128,7 @@ def speech_labels(spectrum: Spectrum, batch: Batch) -> Tensor:
     return ((energy > loudest * 10**-3.3) & (loudest > 1e-4)).float()
 
 
-class Lesson(nn.Module):
+class LossBatch(nn.Module):
     """Network and transform as one module, so that the distributed wrapper has one ``forward`` to follow."""
 
     def __init__(self, network: Network, spectrum: Spectrum) -> None:
@@ -147,7 +147,7 @@ class Lesson(nn.Module):
 # ---------------------------------------------------------------------------------------------- the student
 
 
-class Student:
+class Trainer:
     """Network, optimiser, averaged weights and how far they have come: all that a checkpoint holds."""
 
     transform: type[Spectrum] = Spectrum
@@ -155,7 +155,7 @@ class Student:
     def __init__(self, shape: Shape, plan: Plan, device: torch.device) -> None:
         torch.manual_seed(plan.seed)
         self.shape, self.plan, self.device = shape, plan, device
-        self.lesson = Lesson(Network(shape), self.transform()).to(device)
+        self.lesson = LossBatch(Network(shape), self.transform()).to(device)
         self.network = self.lesson.network
         self.averaged = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.peak_rate, weight_decay=0.01, fused=True)
@@ -268,7 +268,7 @@ def load_bounded(file: Path) -> dict[str, Any]:
 
 
 def read_weights(file: Path, shape: Shape | None = None) -> dict[str, Any]:
-    """What ``Student.save`` wrote, refused in one line if it is something else or of another shape."""
+    """What ``Trainer.save`` wrote, refused in one line if it is something else or of another shape."""
     if not file.is_file():
         raise Refused(f"{file}: no such file")
     try:
@@ -403,10 +403,10 @@ def draw_curve(log: Path, picture: Path) -> None:
     pyplot.close(figure)
 
 
-class Diary:
+class TrainingLog:
     """The run's log (log.jsonl), curve picture, progress bar and, away from a terminal, a line a minute."""
 
-    def __init__(self, folder: Path, student: Student, leads: bool) -> None:
+    def __init__(self, folder: Path, student: Trainer, leads: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -473,7 +473,7 @@ def bfloat16_products(device: torch.device) -> Iterator[None]:
 
 
 def train(
-    student: Student,
+    student: Trainer,
     mixer: Source,
     out: Path,
     dev: Path | None = None,
@@ -485,7 +485,7 @@ def train(
 ) -> None:
     """Run the plan to its end, or ``most_steps`` steps of it; save and measure on the way and at the end."""
     out.mkdir(parents=True, exist_ok=True)
-    diary, stop_at = Diary(out, student, rank == 0), student.step + most_steps
+    diary, stop_at = TrainingLog(out, student, rank == 0), student.step + most_steps
     last = saved = measured = time.monotonic()
     with diary.bar, bfloat16_products(student.device):
         for batch in batches(mixer, student.plan, student.step, rank, ranks):
@@ -532,7 +532,7 @@ def parse(arguments: list[str] | None, name: str = "train", about: str = __doc__
     return parser.parse_args(arguments)
 
 
-def run(wanted: argparse.Namespace, learner: type[Student] = Student) -> None:
+def run(wanted: argparse.Namespace, learner: type[Trainer] = Trainer) -> None:
     torch.set_num_threads(wanted.threads)
     if wanted.evaluate:
         if wanted.dev is None:
@@ -558,8 +558,8 @@ def run(wanted: argparse.Namespace, learner: type[Student] = Student) -> None:
 
 
 def new_student(
-    wanted: argparse.Namespace, device: torch.device, ranks: int, learner: type[Student] = Student
-) -> Student:
+    wanted: argparse.Namespace, device: torch.device, ranks: int, learner: type[Trainer] = Trainer
+) -> Trainer:
     """A student as the command line, the checkpoint to resume or the weights to start from want it."""
     shape = shape_of(wanted)
     plan = Plan(

@@ -22,7 +22,7 @@ from edge.dsp.spectrum import band_centres_hz
 from edge.suppress.network import Shape
 from models.mix import NoRecordings
 from models.network import Network, Spectrum, enhance
-from models.train import Refused, Student, parse, run
+from models.train import Refused, Trainer, parse, run
 
 WINDOW_SAMPLES = 480
 """30 ms: the whole of it must have been heard before the last hop over it is known."""
@@ -59,8 +59,8 @@ class LateSpectrum(Spectrum):
         return wave.flatten(1)
 
 
-class TwinStudent(Student):
-    """``models.train.Student`` behind the late transform."""
+class TwinTrainer(Trainer):
+    """``models.train.Trainer`` behind the late transform."""
 
     transform = LateSpectrum
 
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         wanted = parse(arguments, "twin", __doc__)
         if wanted.shape == "{}":
             wanted.shape = json.dumps(asdict(SHAPE))
-        run(wanted, TwinStudent)
+        run(wanted, TwinTrainer)
     except (Refused, NoRecordings) as reason:
         print(f"twin: {reason}", file=sys.stderr)
         return 2

@@ -30,7 +30,7 @@ from edge.files import BadFile
 from edge.suppress.foreign.window import Geometry, WindowCore, analysis_taper, open_core, synthesis_taper
 from edge.suppress.shipped import BadModel
 from models.mix import Batch, NoRecordings, open_mixer
-from models.train import Loss, Plan, Refused, Student, load_bounded, train
+from models.train import Loss, Plan, Refused, Trainer, load_bounded, train
 from models.train import measure as measure_pairs
 
 WINDOWS = 8
@@ -176,8 +176,8 @@ def below_best_db(output: Tensor, clean: Tensor) -> Tensor:
     return (lost_db * spoken).sum() / spoken.sum().clamp(min=1)
 
 
-class WindowStudent(Student):
-    """``models.train.Student`` with a U-Net to teach."""
+class WindowTrainer(Trainer):
+    """``models.train.Trainer`` with a U-Net to teach."""
 
     def __init__(self, widths: Widths, plan: Plan, device: torch.device) -> None:
         torch.manual_seed(plan.seed)
@@ -215,7 +215,7 @@ def holds_unet(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """What ``WindowStudent.save`` wrote; raises Refused for anything else."""
+    """What ``WindowTrainer.save`` wrote; raises Refused for anything else."""
     if not file.is_file():
         raise Refused(f"{file}: no such file")
     try:
@@ -301,7 +301,7 @@ def run(wanted: argparse.Namespace) -> None:
     geometry = Geometry()
     samples = geometry.fft_samples + (WINDOWS * geometry.frames - 1) * geometry.hop_samples
     plan = Plan(wanted.minutes, wanted.steps, wanted.items, samples // HOP_SAMPLES, wanted.rate, wanted.seed)
-    student = WindowStudent(Widths(), plan, torch.device(wanted.device))
+    student = WindowTrainer(Widths(), plan, torch.device(wanted.device))
     if wanted.resume:
         student.resume(wanted.out)
     mixer = open_mixer(wanted.data, wanted.cache or wanted.out / "cache", plan.seed, student.device)

@@ -42,7 +42,7 @@ from edge.files import atomic
 from models.measures import lag_samples, si_sdr_db, without_lag
 from models.mix import Batch, Mixer, NoRecordings, open_mixer, read_mono
 from models.network import Network, Spectrum
-from models.train import Refused, Student, new_student, shape_of, train
+from models.train import Refused, Trainer, new_student, shape_of, train
 from quant.calibrate import find, progress
 from quant.evaluate import FILE, BadRequest, engine_named
 from quant.export import read_network
@@ -149,19 +149,19 @@ class Lessons:
         A long recording is drawn more often, a short one goes round. ``clean`` of the batch is the target.
         """
         device = self.noisy.device
-        dice = torch.Generator(device)
-        dice.manual_seed(self.seed * 1_000_003 + step)
+        rng = torch.Generator(device)
+        rng.manual_seed(self.seed * 1_000_003 + step)
         ends = torch.tensor(self.lengths, device=device)
         starts = ends.cumsum(0) - ends
         usable = torch.tensor([length - held(length) for length in self.lengths], device=device)
-        part = torch.multinomial(usable.double(), items, replacement=True, generator=dice)
+        part = torch.multinomial(usable.double(), items, replacement=True, generator=rng)
         room = (usable[part] - samples).clamp(min=0) + 1
-        offset = (torch.rand(items, generator=dice, device=device) * room).long().unsqueeze(1)
+        offset = (torch.rand(items, generator=rng, device=device) * room).long().unsqueeze(1)
         place = offset + torch.arange(samples, device=device)
         place = place % usable[part].unsqueeze(1) + starts[part].unsqueeze(1)
         noisy, target = (row[place].float() / 32768 for row in (self.noisy, self.taught))
         if self.clean is not None:
-            own = torch.rand(items, 1, generator=dice, device=device) < self.trust
+            own = torch.rand(items, 1, generator=rng, device=device) < self.trust
             target = torch.where(own, target, self.clean[place].float() / 32768)
         unknown = torch.full((items,), float("nan"), device=device)
         return Batch(noisy, target, unknown, torch.zeros(items, dtype=torch.long, device=device))
@@ -274,7 +274,7 @@ def nearness_db(lessons: Lessons, student: Network | None) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def teach(student: Student, lessons: Lessons, out: Path, most_steps: int = 0) -> None:
+def teach(student: Trainer, lessons: Lessons, out: Path, most_steps: int = 0) -> None:
     """Run the student's plan, or ``most_steps`` of it, with everything that a training leaves in ``out``."""
     train(student, lessons, out, most_steps=most_steps)
 
@@ -333,7 +333,7 @@ def check(asked: argparse.Namespace) -> None:
         read_network(asked.init)
 
 
-def student_of(asked: argparse.Namespace) -> Student:
+def student_of(asked: argparse.Namespace) -> Trainer:
     """As training makes it; raises BadRequest for a checkpoint that is none."""
     try:
         return new_student(asked, torch.device(asked.device), 1)

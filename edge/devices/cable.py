@@ -15,7 +15,7 @@ from edge import HOP_MS
 from edge.devices.cards import DeviceError, Event, clock_of
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
-from edge.realtime import hurry_thread
+from edge.realtime import request_realtime_priority
 
 RETRY_S = 2.0
 """How soon a cable that is missing or busy is tried again."""
@@ -169,7 +169,7 @@ class Cable:
     # The cable's own thread.
 
     def _serve(self) -> None:
-        hurry_thread(self._priority)
+        request_realtime_priority(self._priority)
         held = self.output
         while not self._ending or held is None:
             missing = self._wanted and held is not None

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.devices.cards import Event, OpenPcm, Pcm, Terms, negotiate, open_pcm, resolve
+from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, negotiate, open_pcm, resolve
 from edge.devices.convert import Decoder, Resampler
 from edge.dsp.spectrum import Floats
 
@@ -132,7 +132,7 @@ class Capture:
         self._choose_ear(terms)
         self.latency_ms = self._resampler.delay_ms + _waiting_ms(terms)
 
-    def _wishes(self) -> list[Terms]:
+    def _wishes(self) -> list[StreamParams]:
         """Everything we can live with, best first."""
         native = resolve(self.device, "capture").startswith("hw:")
         # Hardware: all the bits it has. A plugin takes anything, and more bits there are only filling.
@@ -141,7 +141,7 @@ class Capture:
         least = max(self._wanted_channel if isinstance(self._wanted_channel, int) else 1, self._wanted_reference)
         channels = [count for count in CHANNELS if count >= least]
         return [
-            Terms(rate, count, sample_format, max(1, round(rate * self._period_ms / 1000)), self._periods)
+            StreamParams(rate, count, sample_format, max(1, round(rate * self._period_ms / 1000)), self._periods)
             for rate in self._rates_hz
             for sample_format in formats
             for count in channels
@@ -153,7 +153,7 @@ class Capture:
         reference = f" and a channel {self._wanted_reference} for the reference" if self._wanted_reference else ""
         return f"{rates} kHz in 16, 24 or 32 bits{channel}{reference}"
 
-    def _choose_ear(self, terms: Terms) -> None:
+    def _choose_ear(self, terms: StreamParams) -> None:
         """Decoders: one if the channel is known, one for each channel while "auto" still listens."""
         wanted, count = self._wanted_channel, terms.channels
         lanes: list[int | None]
@@ -330,7 +330,7 @@ def _rise(samples: int) -> Floats:
     return (0.5 - 0.5 * np.cos(np.pi * np.arange(1, samples + 1) / samples)).astype(np.float32)
 
 
-def _waiting_ms(terms: Terms) -> float:
+def _waiting_ms(terms: StreamParams) -> float:
     """How long samples wait on average because the card wakes us in other steps than a hop: 0 where the steps fit.
 
     What is left over after a hop runs evenly through the multiples of the greatest common step.

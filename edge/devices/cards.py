@@ -63,7 +63,7 @@ class DeviceRefused(DeviceError):
 
 
 @dataclass(frozen=True)
-class Terms:
+class StreamParams:
     """How a device is, or is to be, opened."""
 
     rate_hz: int
@@ -76,7 +76,7 @@ class Terms:
     def buffer_frames(self) -> int:
         return self.period_frames * self.periods
 
-    def sounds_like(self, other: "Terms") -> bool:
+    def sounds_like(self, other: "StreamParams") -> bool:
         """Same samples; the card may cut them into periods as it likes."""
         mine = (self.rate_hz, self.channels, self.sample_format)
         return mine == (other.rate_hz, other.channels, other.sample_format)
@@ -87,7 +87,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Offer:
+class Capabilities:
     """What a device can do by itself; an empty field is unknown. ``rates_hz`` of a range lists its two ends."""
 
     formats: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Offer:
     any_rate_between: bool = False
     channels: tuple[int, ...] = ()
 
-    def covers(self, terms: Terms) -> bool:
+    def covers(self, terms: StreamParams) -> bool:
         """Whether ``terms`` are worth trying."""
         if self.formats and terms.sample_format not in self.formats:
             return False
@@ -117,11 +117,11 @@ class Pcm(Protocol):
     which the device is ready to start again).
     """
 
-    granted: Terms
+    granted: StreamParams
     clock: str
     """Names the crystal behind it: two devices with the same text cannot drift apart."""
 
-    def offer(self) -> Offer: ...
+    def offer(self) -> Capabilities: ...
 
     def read(self) -> tuple[int, bytes]:
         """At most one period; (0, b"") if none is there. The first call starts the card."""
@@ -146,19 +146,19 @@ class Pcm(Protocol):
     def close(self) -> None: ...
 
 
-OpenPcm = Callable[[str, Direction, Terms], Pcm]
+OpenPcm = Callable[[str, Direction, StreamParams], Pcm]
 """(ALSA name or card id, direction, terms to ask for) -> Pcm with the terms it granted; raises DeviceError."""
 
 
 def negotiate(
-    open_device: OpenPcm, device: str, direction: Direction, wishes: Sequence[Terms], needed: str
-) -> tuple[Pcm, Terms]:
+    open_device: OpenPcm, device: str, direction: Direction, wishes: Sequence[StreamParams], needed: str
+) -> tuple[Pcm, StreamParams]:
     """Open ``device`` on the first of ``wishes`` that it grants by itself: (device, the wish). Raises DeviceError.
 
     ALSA quietly grants something else rather than refuse, so every answer is read back and compared. ``needed`` says in
     words what the wishes have in common, for the refusal.
     """
-    offer = Offer()
+    offer = Capabilities()
     for wish in wishes:
         if not offer.covers(wish):
             continue
@@ -177,7 +177,7 @@ def negotiate(
 class AlsaPcm:
     """``Pcm`` over pyalsaaudio, in non-blocking mode (a blocking read cannot time out)."""
 
-    def __init__(self, device: str, direction: Direction, terms: Terms) -> None:
+    def __init__(self, device: str, direction: Direction, terms: StreamParams) -> None:
         alsa = _alsa()
         self._pcm = alsa.PCM(
             type=alsa.PCM_CAPTURE if direction == "capture" else alsa.PCM_PLAYBACK,
@@ -191,7 +191,7 @@ class AlsaPcm:
         )
         info = self._pcm.info()
         period = info["period_size"]
-        self.granted = Terms(
+        self.granted = StreamParams(
             info["rate"], info["channels"], info["format_name"], period, max(1, info["buffer_size"] // period)
         )
         self.clock = card_id(info["card_no"]) if info["card_no"] >= 0 else f"pcm:{device}"
@@ -202,13 +202,13 @@ class AlsaPcm:
         for descriptor, events in self._pcm.polldescriptors():
             self._poll.register(descriptor, events)
 
-    def offer(self) -> Offer:
+    def offer(self) -> Capabilities:
         rates = self._pcm.getrates()
         ranged = isinstance(rates, tuple)
         rates = (rates,) if isinstance(rates, int) else tuple(rates)
         # A plugin claims every channel count up to 2^32 and getchannels() would try them all.
         channels = tuple(self._pcm.getchannels()) if self._native else ()
-        return Offer(tuple(self._pcm.getformats()), rates, ranged, channels)
+        return Capabilities(tuple(self._pcm.getformats()), rates, ranged, channels)
 
     def read(self) -> tuple[int, bytes]:
         try:
@@ -248,7 +248,7 @@ class AlsaPcm:
         self._pcm.close()
 
 
-def open_pcm(device: str, direction: Direction, terms: Terms) -> AlsaPcm:
+def open_pcm(device: str, direction: Direction, terms: StreamParams) -> AlsaPcm:
     """The one door to ALSA. ``device`` is a card's id, ``auto``, or any ALSA name; raises DeviceError."""
     try:
         alsa = _alsa()
@@ -491,7 +491,7 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, opener: OpenPcm, ask:
     if not ask:
         return replace(port, note="not asked")
     try:
-        pcm = opener(f"hw:CARD={card.id},DEV={port.device}", port.direction, Terms(48_000, 2, "S16_LE", 480, 4))
+        pcm = opener(f"hw:CARD={card.id},DEV={port.device}", port.direction, StreamParams(48_000, 2, "S16_LE", 480, 4))
     except DeviceError as error:
         return replace(port, note=str(error))
     try:
@@ -500,7 +500,7 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, opener: OpenPcm, ask:
         pcm.close()
 
 
-def _with_offer(port: Port, offer: Offer) -> Port:
+def _with_offer(port: Port, offer: Capabilities) -> Port:
     return replace(
         port,
         formats=offer.formats,
@@ -510,17 +510,17 @@ def _with_offer(port: Port, offer: Offer) -> Port:
     )
 
 
-def _usb_offer(stream: Path, direction: Direction) -> Offer:
+def _usb_offer(stream: Path, direction: Direction) -> Capabilities:
     """What the USB driver prints of a card's alternate settings: no need to open it, so it works while in use."""
     try:
         text = stream.read_text(errors="replace")
     except OSError:
-        return Offer()
+        return Capabilities()
     halves = re.split(r"^(Playback|Capture):$", text, flags=re.MULTILINE)
     half = next((body for head, body in zip(halves[1::2], halves[2::2], strict=True) if head.lower() == direction), "")
     rates = re.findall(r"^\s*Rates: (.*)$", half, re.MULTILINE)
     ranged = any("-" in line for line in rates)
-    return Offer(
+    return Capabilities(
         tuple(dict.fromkeys(re.findall(r"^\s*Format: (\S+)$", half, re.MULTILINE))),
         tuple(sorted({int(rate) for line in rates for rate in re.findall(r"\d+", line)})),
         ranged,

@@ -4,8 +4,8 @@ Whatever a real card does to us, these do on order: a clock that is off by some 
 read, a stall, being pulled out and put back, being held by somebody, silence, a constant. Ten minutes take seconds.
 
     clock = VirtualClock()
-    microphone = FakeCard("Mic", clock, capture=Offer(("S16_LE",), (48_000,), False, (1,)), source=tone(1000))
-    jack = FakeCard("Headphones", clock, playback=Offer(...), clock_error_ppm=300)
+    microphone = FakeCard("Mic", clock, capture=Capabilities(("S16_LE",), (48_000,), False, (1,)), source=tone(1000))
+    jack = FakeCard("Headphones", clock, playback=Capabilities(...), clock_error_ppm=300)
     Capture("Mic", open_pcm=opener(microphone, jack))
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.devices.cards import DeviceBusy, DeviceMissing, Direction, Offer, OpenPcm, Terms
+from edge.devices.cards import Capabilities, DeviceBusy, DeviceMissing, Direction, OpenPcm, StreamParams
 from edge.devices.convert import SAMPLE_BYTES, Decoder, Encoder
 from edge.devices.mixer import Level, Mixer
 from edge.dsp.spectrum import Floats
@@ -85,12 +85,12 @@ def one_live_channel(live: int, channels: int, source: Source) -> Source:
     return speak
 
 
-NOTHING = Offer()
-I2S_OFFER = Offer(("S24_LE", "S32_LE"), (48_000,), False, (2,))
+NOTHING = Capabilities()
+I2S_OFFER = Capabilities(("S24_LE", "S32_LE"), (48_000,), False, (2,))
 """googlevoicehat-soundcard with a MEMS microphone."""
-USB_OFFER = Offer(("S16_LE",), (44_100, 48_000), False, (1,))
+USB_OFFER = Capabilities(("S16_LE",), (44_100, 48_000), False, (1,))
 """A cheap USB microphone."""
-JACK_OFFER = Offer(("U8", "S16_LE"), (8_000, 48_000), True, (1, 2))
+JACK_OFFER = Capabilities(("U8", "S16_LE"), (8_000, 48_000), True, (1, 2))
 """The Pi's own headphone jack; its position moves in steps of 10 ms."""
 
 
@@ -144,8 +144,8 @@ class FakeCard:
         card_id: str,
         clock: Clock,
         *,
-        capture: Offer = NOTHING,
-        playback: Offer = NOTHING,
+        capture: Capabilities = NOTHING,
+        playback: Capabilities = NOTHING,
         clock_error_ppm: float = 0.0,
         source: Source = silence,
         position_step_ms: float = 0.0,
@@ -155,7 +155,7 @@ class FakeCard:
     ) -> None:
         self.id = card_id
         self.clock = clock
-        self.offers: dict[Direction, Offer] = {"capture": capture, "playback": playback}
+        self.offers: dict[Direction, Capabilities] = {"capture": capture, "playback": playback}
         self.clock_error_ppm = clock_error_ppm
         self.source = source
         self.position_step_ms = position_step_ms
@@ -184,7 +184,7 @@ class FakeCard:
         """float32: everything heard so far at the card's rate, first channel."""
         return np.concatenate(self.recorded) if self.recorded else np.zeros(0, np.float32)
 
-    def open_pcm(self, device: str, direction: Direction, terms: Terms) -> "FakePcm":
+    def open_pcm(self, device: str, direction: Direction, terms: StreamParams) -> "FakePcm":
         """Grants what was asked for where it can, else quietly the nearest it has, as ALSA does."""
         offer = self.offers[direction]
         if self.gone or not offer.formats:
@@ -194,20 +194,20 @@ class FakeCard:
         self.opened += 1
         return FakePcm(self, direction, self._grant(offer, terms))
 
-    def _grant(self, offer: Offer, asked: Terms) -> Terms:
+    def _grant(self, offer: Capabilities, asked: StreamParams) -> StreamParams:
         low, high = min(offer.rates_hz), max(offer.rates_hz)
         rate = min(max(asked.rate_hz, low), high)
         if not offer.any_rate_between:
             rate = min(offer.rates_hz, key=lambda candidate: abs(candidate - asked.rate_hz))
         channels = min(offer.channels, key=lambda candidate: abs(candidate - asked.channels))
         sample_format = asked.sample_format if asked.sample_format in offer.formats else offer.formats[0]
-        return Terms(rate, channels, sample_format, max(asked.period_frames, self.least_period), asked.periods)
+        return StreamParams(rate, channels, sample_format, max(asked.period_frames, self.least_period), asked.periods)
 
 
 def opener(*cards: FakeCard) -> OpenPcm:
     """The door to several fake cards, found by id (``Mic``, ``hw:CARD=Mic``)."""
 
-    def open_by_name(device: str, direction: Direction, terms: Terms) -> FakePcm:
+    def open_by_name(device: str, direction: Direction, terms: StreamParams) -> FakePcm:
         wanted = device.split("CARD=")[-1].split(",")[0].removeprefix("hw:")
         for card in cards:
             if card.id == wanted:
@@ -222,7 +222,7 @@ def opener(*cards: FakeCard) -> OpenPcm:
 class FakePcm:
     """``edge.devices.cards.Pcm`` of a fake card."""
 
-    def __init__(self, card: FakeCard, direction: Direction, granted: Terms) -> None:
+    def __init__(self, card: FakeCard, direction: Direction, granted: StreamParams) -> None:
         self.granted = granted
         self.clock = card.id
         self._card = card
@@ -244,7 +244,7 @@ class FakePcm:
         self._decoder = Decoder(sample_format, granted.channels, 0, granted.buffer_frames)
         self._frame_bytes = self._decoder.frame_bytes
 
-    def offer(self) -> Offer:
+    def offer(self) -> Capabilities:
         return self._card.offers[self._direction]
 
     def _position(self) -> int:

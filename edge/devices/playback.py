@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
-from edge.devices.cards import Event, OpenPcm, Pcm, Terms, is_jack, negotiate, open_pcm, resolve
+from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, is_jack, negotiate, open_pcm, resolve
 from edge.devices.convert import DriftControl, Encoder, Resampler
 from edge.devices.mixer import Mixer
 from edge.dsp.peak import PeakLimiter
@@ -132,7 +132,7 @@ class Playback:
         steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
         self.granted = f"{self.device}: asked {wish}, got {terms}, queue {self.target_ms:.0f} ms, {steering}"
 
-    def _wishes(self) -> list[Terms]:
+    def _wishes(self) -> list[StreamParams]:
         """Everything we can live with, best first."""
         name = resolve(self.device, "playback") if self.device == "auto" else self.device
         periods = max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms))
@@ -142,7 +142,7 @@ class Playback:
             if not self._rates_hz or rate in self._rates_hz
         ]
         return [
-            Terms(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), periods)
+            StreamParams(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), periods)
             for rate, channels in order
             for sample_format in self._formats
         ]

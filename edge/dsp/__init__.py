@@ -1,9 +1,9 @@
 """Signal processing without input, output, clock or log: NumPy in, NumPy out, one hop of 80 samples at a time.
 
-``ORDER`` is the path of a hop through ``edge.chain.Chain.process``; a test derives it from there. Each stage is a module
-of this package except ``engine``, which is one of ``edge.suppress``. Anti-noise and howl guard hear the microphone before
-anything changed it, and the howl guard hears what the limiter lets through, since both work on the feedback path from
-output to microphone.
+``ORDER`` is the path of a hop through ``edge.chain.Chain.process``; a test derives it from there. Each stage is a
+module of this package except ``engine``, which is one of ``edge.suppress``. Anti-noise and howl guard hear the
+microphone before anything changed it, and the howl guard hears what the limiter lets through, since both work on the
+feedback path from output to microphone.
 """
 
 ORDER = (

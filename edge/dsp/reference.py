@@ -11,9 +11,9 @@ import math
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
+from edge.dsp.estimator import Estimator
 from edge.dsp.feedforward import HighPass
 from edge.dsp.spectrum import BANDS, Floats, Spectra, Transform
-from edge.suppress.mask import Estimator
 
 FFT_SAMPLES = 2 * HOP_SAMPLES
 BINS = HOP_SAMPLES + 1
@@ -151,7 +151,7 @@ class AdaptivePath:
         self._at = 0
 
 
-class Rise:
+class SpeechContrast:
     """How far something stands out of the rest, at the voice's microphone and at the reference: 1 is 3 dB."""
 
     def __init__(self, reach: int) -> None:
@@ -186,7 +186,7 @@ class Rise:
         return max(self._risen_there / max(self._rest_there, 1e-12) - 1, 0.0)
 
 
-class Swing:
+class LevelSwing:
     """How far one level comes and goes: its loud moments over its quiet ones, beside its average of 5 s."""
 
     MOMENTS = 20
@@ -218,7 +218,7 @@ class Swing:
         return max(self._means[1] / max(self._means[0], 1e-12) - 1, 0.0)
 
 
-class Overheard:
+class VadComparison:
     """Who hears the speech: wherever a machine drowns it at one microphone only, the other one is the wearer's.
 
     Told by two speech probabilities, the voice channel's and the reference's, and counted is what one of them is sure
@@ -271,10 +271,10 @@ class Overheard:
         return self._there + self._here_alone
 
 
-class Watch:
+class ChannelMonitor:
     """Whether the reference can be trusted with the voice; one look a hop.
 
-    Swapped channels show in noise where only the reference hears speech (``Overheard``, for a while every now and
+    Swapped channels show in noise where only the reference hears speech (``VadComparison``, for a while every now and
     then), and in quiet where speech stands further out at the reference. But a canceller that works on swapped
     channels removes the very speech by which they would be known. So where the reference's level comes and goes as
     speech does, and the voice's hardly, the canceller must pause for some seconds ("listening") until the speech
@@ -301,9 +301,9 @@ class Watch:
 
     def __init__(self) -> None:
         self._steps = np.zeros(HOP_SAMPLES - 1, np.float32)
-        self._overheard = Overheard()
-        self._by_speech = Rise(2 * self._SPEECH_HOPS)
-        self._here, self._there = Swing(), Swing()
+        self._overheard = VadComparison()
+        self._by_speech = SpeechContrast(2 * self._SPEECH_HOPS)
+        self._here, self._there = LevelSwing(), LevelSwing()
         self.reset()
 
     def reset(self) -> None:
@@ -405,7 +405,7 @@ class Watch:
             self._by_speech.forget()
 
 
-class Nearness:
+class NearTalkerDetector:
     """Whether a voice is the wearer's: theirs lifts the voice channel against the reference, a talker's at the noise's
     place does not.
 
@@ -500,8 +500,8 @@ class ReferenceCanceller:
         """Why it is off: "dead", "copy", "swapped", or "listening" for signs of that; empty while it works."""
         self._path = AdaptivePath(self._partitions)
         self._highpass = HighPass(highpass_hz)
-        self._watch = Watch()
-        self._nearness = Nearness()
+        self._watch = ChannelMonitor()
+        self._nearness = NearTalkerDetector()
         self._listener = listener
         self._transform = Transform()
         self._gains = np.zeros(BANDS, np.float32)

@@ -35,7 +35,7 @@ from edge.net.log_limit import LogLimit
 from edge.net.transport import Connection, Limits, Listener, Loop, endpoint
 from edge.net.wire import sound
 from edge.net.zmtp import Null, Peer
-from edge.realtime import SWITCH_INTERVAL_S, hurry_thread
+from edge.realtime import SWITCH_INTERVAL_S, request_realtime_priority
 from edge.serve.box_server import Boxes, short
 from edge.suppress.foreign.adapter import Blocks
 
@@ -319,5 +319,5 @@ def serve_boxes(config: Config, say: Say, stop: threading.Event) -> None:
 def _hurry(config: Config, say: Say) -> None:
     """Before any other thread begins: they inherit it, ZeroMQ's own too. And no thread keeps the others waiting."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    for refusal in hurry_thread(config.box.priority):
+    for refusal in request_realtime_priority(config.box.priority):
         say(refusal)

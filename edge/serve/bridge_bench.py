@@ -20,7 +20,7 @@ import numpy as np
 from edge import UserError, command_for
 from edge.config import Config
 from edge.net.transport import endpoint
-from edge.realtime import hurry_thread
+from edge.realtime import request_realtime_priority
 from edge.tools.bench import speech_like
 
 CHUNK_SAMPLES = 1536
@@ -54,7 +54,7 @@ def bench(chosen: Config, seconds: float, file: Path | None = None) -> RoundTrip
     """
     zmq = _zeromq()
     settings, engine = chosen.bridge, chosen.suppress.engine
-    hurry_thread(chosen.box.priority)
+    request_realtime_priority(chosen.box.priority)
     context = zmq.Context()
     server = None
     try:

@@ -1,8 +1,8 @@
 """The feedback path: engines that look at what the feedforward path left over and take the noise out.
 
-``mask`` is the engine, ``network``, ``onnx`` and ``wiener`` are the estimators that drive it, ``sleep`` spares a network
-while nobody speaks, ``shipped`` finds and checks a network's files, ``probe`` finds out whether ONNX Runtime works, and
-``open_configured`` chooses among them.
+``mask`` is the engine, ``network``, ``onnx`` and ``wiener`` are the estimators that drive it, ``sleep`` spares a
+network while nobody speaks, ``shipped`` finds and checks a network's files, ``probe`` finds out whether ONNX Runtime
+works, and ``open_configured`` chooses among them.
 
 Other people's engines have a file each (``FOREIGN``); ``foreign.adapter`` makes engines of them,
 ``foreign.assets`` is what they open their files with.
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.config import Config, WindowConfig
-from edge.suppress.mask import Estimator, MaskEngine, Unity
+from edge.dsp.estimator import Estimator
+from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.shipped import BadModel, Model
 from edge.suppress.sleep import Network, Sleeper
 

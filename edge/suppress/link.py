@@ -27,7 +27,7 @@ from edge.net.log_limit import printable
 from edge.net.transport import Connection, Gone
 from edge.net.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.net.zmtp import Null, Peer, Refused
-from edge.realtime import hurry_thread
+from edge.realtime import request_realtime_priority
 
 QUEUE_HOPS = 64
 """Hops on their way to the link's thread, and answers on their way back; the oldest give way."""
@@ -45,7 +45,9 @@ PATIENCE_S = 3.0
 """Nothing is said of the machine's silence for so long after the start."""
 CLOSED = (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENETUNREACH)
 """How systemd's sandbox answers, and a network namespace with nothing in it."""
-DROP_IN = "the service has no network access until you install systemd/optional/quietbox-remote.conf; see its first lines"
+DROP_IN = (
+    "the service has no network access until you install systemd/optional/quietbox-remote.conf; see its first lines"
+)
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Link(threading.Thread):
     # The thread.
 
     def run(self) -> None:
-        hurry_thread(self._priority)
+        request_realtime_priority(self._priority)
         self._began_s = time.monotonic()
         retry_s = RETRY_S
         while not self._ending:

@@ -6,24 +6,12 @@ buffers, so nothing jumps but the gains.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, BINS, DELAY_SAMPLES, Floats, Spectra, Transform, band_weights
 from edge.suppress.sleep import Sleeper
-
-
-class Estimator(Protocol):
-    """What decides the gains."""
-
-    name: str
-
-    def estimate(self, spectrum: Spectra, gains: Floats) -> float:
-        """complex64[161] in, gains 0..1 written into float32[64]; returns the speech probability 0..1."""
-
-    def reset(self) -> None:
-        """Forget the signal."""
 
 
 class Unity:
@@ -76,10 +64,10 @@ class MaskEngine:
         return self.rung == len(self._ladder) - 1
 
     @property
-    def spared(self) -> bool:
+    def skipped(self) -> bool:
         """Whether a network slept through the last hop."""
         estimator = self._ladder[self.rung]
-        return isinstance(estimator, Sleeper) and estimator.spared
+        return isinstance(estimator, Sleeper) and estimator.skipped
 
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability."""

@@ -69,7 +69,7 @@ class Sleeper:
         """``after_s``: it sleeps when nobody has spoken for so long."""
         self.name = network.name
         self.network = network
-        self.spared = False
+        self.skipped = False
         """Whether the network had nothing to do in the last hop."""
         self._lately = VoiceDecision(SPEECH, SPEECH, 1000 * after_s)
         self._features = Features()
@@ -90,8 +90,8 @@ class Sleeper:
         else:
             self._begun_hops = 0
         self._hops += 1
-        self.spared = not (self._lately.speaking or self._awake_hops or self._hops % LOOK_HOPS == 0)
-        if self.spared:
+        self.skipped = not (self._lately.speaking or self._awake_hops or self._hops % LOOK_HOPS == 0)
+        if self.skipped:
             self._lately.decide(0.0)
             np.copyto(gains, self._gains)
             return self._speech
@@ -109,7 +109,7 @@ class Sleeper:
         self._lately.decide(1.0)
         self._onset.reset()
         self._awake_hops = self._begun_hops = self._hops = 0
-        self.spared = False
+        self.skipped = False
 
 
 class Onset:

@@ -23,15 +23,15 @@ from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, Suppre
 from edge.devices.alsa_mixer import alsa_mixer
 from edge.devices.capture import Capture
 from edge.devices.cards import (
+    Capabilities,
     DeviceBusy,
     DeviceError,
     DeviceMissing,
     Direction,
     Event,
-    Offer,
     OpenPcm,
     Pcm,
-    Terms,
+    StreamParams,
     open_pcm,
 )
 from edge.devices.convert import Decoder
@@ -39,7 +39,7 @@ from edge.devices.mixer import Level, Mixer
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 from edge.health import dbfs
-from edge.realtime import hurry_thread, settle_process
+from edge.realtime import lock_memory_and_freeze_gc, request_realtime_priority
 
 SETTLE_S = 0.25
 """Left out when a rate is measured: cards start with a burst or a pause."""
@@ -114,7 +114,7 @@ class _Tap:
         """(seconds, ``moved``) whenever that changed."""
         self._written = 0
 
-    def offer(self) -> Offer:
+    def offer(self) -> Capabilities:
         return self._pcm.offer()
 
     def read(self) -> tuple[int, bytes]:
@@ -173,7 +173,7 @@ class _Taps:
         self._opener, self._now = opener, now
         self.last: _Tap
 
-    def open(self, device: str, direction: Direction, terms: Terms) -> _Tap:
+    def open(self, device: str, direction: Direction, terms: StreamParams) -> _Tap:
         self.last = _Tap(self._opener(device, direction, terms), self._now)
         return self.last
 
@@ -219,7 +219,7 @@ def listen(
     )
 
 
-def _lanes(data: bytes, terms: Terms, skip: int) -> tuple[Lane, ...]:
+def _lanes(data: bytes, terms: StreamParams, skip: int) -> tuple[Lane, ...]:
     """Every channel of what was heard, from frame ``skip`` on; none if there is nothing after it."""
     lanes = []
     for channel in range(terms.channels):
@@ -366,7 +366,7 @@ def obey() -> None:
 
 
 def _hurry(words: dict[str, Any]) -> list[str]:
-    return [*settle_process(), *hurry_thread(words["priority"])]
+    return [*lock_memory_and_freeze_gc(), *request_realtime_priority(words["priority"])]
 
 
 def _time_engines(words: dict[str, Any]) -> dict[str, Any]:
@@ -378,19 +378,19 @@ def _time_engines(words: dict[str, Any]) -> dict[str, Any]:
     if settings.engine == "remote":  # what fills in for it is what this machine has to bear
         settings = dataclasses.replace(settings, engine="auto")
     engine = open_engine(settings.engine, settings.limit_db, settings.model)
-    hurry_thread(words["priority"])
+    request_realtime_priority(words["priority"])
     rows = bench.bench_engines(Config(suppress=settings), words["seconds"])
     times = {row.name.removeprefix("whole chain, "): dataclasses.asdict(row) for row in rows}
     return {"engine": engine.name, "notes": engine.notes, "times": times}
 
 
 def _listen(words: dict[str, Any]) -> dict[str, Any]:
-    hurry_thread(BoxConfig().priority)  # as the box; if it is refused, xruns tell
+    request_realtime_priority(BoxConfig().priority)  # as the box; if it is refused, xruns tell
     return dataclasses.asdict(listen(CaptureConfig(**words["settings"]), words["seconds"]))
 
 
 def _play(words: dict[str, Any]) -> dict[str, Any]:
-    hurry_thread(BoxConfig().priority)
+    request_realtime_priority(BoxConfig().priority)
     return dataclasses.asdict(play(PlaybackConfig(**words["settings"]), words["seconds"]))
 
 

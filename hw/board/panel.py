@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 from edge import runtime
 from edge.config import PanelConfig
-from edge.realtime import hurry_thread, ordinary_children
+from edge.realtime import ordinary_children, request_realtime_priority
 from hw.board import boards
 
 TICK_S = 0.02
@@ -66,7 +66,7 @@ GLINT_EVERY_S, GLINT_S = 3.0, 0.04
 DEVICES = ("/dev/gpiochip*", "/dev/gpiomem*")
 
 
-class Look(Enum):
+class LedPattern(Enum):
     """What the LED shows."""
 
     OFF = "muted"
@@ -77,21 +77,21 @@ class Look(Enum):
     FAST = "fault"
 
 
-def brightness(look: Look, since_s: float) -> float:
+def brightness(look: LedPattern, since_s: float) -> float:
     """0 to 1: how bright the LED is ``since_s`` after it began to show this look."""
     match look:
-        case Look.LIT:
+        case LedPattern.LIT:
             return 1.0
-        case Look.DIM:
+        case LedPattern.DIM:
             return DIM
-        case Look.SLOW:
+        case LedPattern.SLOW:
             return float(since_s % (2 * SLOW_S) < SLOW_S)
-        case Look.FAST:
+        case LedPattern.FAST:
             return float(since_s % (2 * FAST_S) < FAST_S)
-        case Look.DARK:
+        case LedPattern.DARK:
             # It begins dark, so that pauses between words do not sparkle.
             return float(since_s % GLINT_EVERY_S >= GLINT_EVERY_S - GLINT_S)
-        case Look.OFF:
+        case LedPattern.OFF:
             return 0.0
 
 
@@ -163,7 +163,7 @@ class Panel:
     def __init__(
         self,
         settings: PanelConfig,
-        look: Callable[[], Look],
+        look: Callable[[], LedPattern],
         short: Callable[[], None],
         long: Callable[[], None],
         say: Callable[[str], None],
@@ -216,7 +216,7 @@ class Panel:
         """Show and obey until told to stop; raises PanelError when the pins fail."""
         button = Button(self.settings.long_press_ms)
         began_s = shown_s = time.monotonic()
-        shown: Look | None = None
+        shown: LedPattern | None = None
         while not self._stopping.wait(TICK_S):
             now_s = time.monotonic()
             look = self._look()
@@ -436,7 +436,7 @@ def serve(descriptor: int, priority: int = 0, **settings: Any) -> None:
     with contextlib.suppress(OSError):  # the other side may be gone at any time
         try:
             with contextlib.closing(RpiPins(PanelConfig(**settings))) as pins:
-                hurry_thread(priority)
+                request_realtime_priority(priority)
                 _obey(link, pins)
         except PanelError as trouble:
             link.send(f"-{trouble}".encode())

@@ -7,7 +7,7 @@ import time
 
 from edge import UserError, config
 from edge.console import run_main
-from hw.board.panel import Look, Panel
+from hw.board.panel import LedPattern, Panel
 from hw.image.settings import OUT
 from hw.image.versions import warn
 
@@ -16,7 +16,7 @@ BLINK_S = 6.0
 
 def blink(settings: config.PanelConfig, seconds: float = BLINK_S) -> None:
     """Without a panel the journal alone tells."""
-    panel = Panel(settings, lambda: Look.FAST, lambda: None, lambda: None, warn)
+    panel = Panel(settings, lambda: LedPattern.FAST, lambda: None, lambda: None, warn)
     panel.start()
     time.sleep(seconds)
     panel.stop()

@@ -29,8 +29,9 @@ from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import Config, SuppressConfig
 from edge.console import run_main
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
-from edge.suppress.mask import Estimator, MaskEngine, Unity
+from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.shipped import Model
 from edge.suppress.sleep import Network, Sleeper
 from models.measures import level_change_db, pesq_wb, spoken, stoi
@@ -202,7 +203,7 @@ def measure_day(sound: Floats, name: str, sleep_s: float) -> Day:
     chains = live(name, 0), live(name, sleep_s)
     hops = sound.reshape(-1, HOP_SAMPLES)
     took_us = np.zeros((len(hops), 2))
-    spared = 0
+    skipped = 0
     work = np.zeros(HOP_SAMPLES, np.float32)
     for number, hop in enumerate(hops):
         for which, chain in enumerate(chains):
@@ -210,11 +211,11 @@ def measure_day(sound: Floats, name: str, sleep_s: float) -> Day:
             began_ns = time.thread_time_ns()
             chain.process(work)
             took_us[number, which] = (time.thread_time_ns() - began_ns) / 1000
-        spared += chains[1].spared
+        skipped += chains[1].skipped
     took_us = took_us[WARM_UP_HOPS:]
     mean, p99 = took_us.mean(axis=0), np.percentile(took_us, 99, axis=0)
     hour_s = mean * 3600 / HOP_MS / 1000
-    return Day(spared / len(hops), mean[0], mean[1], p99[0], p99[1], hour_s[0], hour_s[1])
+    return Day(skipped / len(hops), mean[0], mean[1], p99[0], p99[1], hour_s[0], hour_s[1])
 
 
 # --- harm ----------------------------------------------------------------------------------------------------------
@@ -227,12 +228,12 @@ class Tape:
         self.name = inner.name
         self.inner = inner
         self.said: list[Floats] = []
-        self.spared = 0
+        self.skipped = 0
 
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
         speech: float = self.inner.estimate(spectrum, gains)
         self.said.append(gains.copy())
-        self.spared += isinstance(self.inner, Sleeper) and self.inner.spared
+        self.skipped += isinstance(self.inner, Sleeper) and self.inner.skipped
         return speech
 
     def reset(self) -> None:
@@ -306,7 +307,7 @@ def measure_harm(noise: str, clean: Floats, noisy: Floats, name: str, sleep_s: f
     ]
     return Harm(
         noise,
-        tapes[1].spared / len(tapes[1].said),
+        tapes[1].skipped / len(tapes[1].said),
         float(np.mean(starts)),
         min(starts),
         pesq_wb(clean, asleep) - pesq_wb(clean, awake),

@@ -213,50 +213,50 @@ def looped(sound: Doubles, samples: int, at: int = 0) -> Doubles:
     return np.take(sound, np.arange(at, at + samples), mode="wrap")
 
 
-def shaped(samples: int, dice: np.random.Generator, gains: Any) -> Doubles:
+def shaped(samples: int, rng: np.random.Generator, gains: Any) -> Doubles:
     """Random numbers with a spectrum: ``gains`` of the frequency in Hz."""
-    spectrum = np.fft.rfft(dice.standard_normal(samples))
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
     return np.fft.irfft(spectrum * gains(np.fft.rfftfreq(samples, 1 / RATE_HZ)), samples)
 
 
-def wandering(samples: int, dice: np.random.Generator, fastest_s: float) -> Doubles:
+def wandering(samples: int, rng: np.random.Generator, fastest_s: float) -> Doubles:
     """A slow random curve of power one, around nought."""
     fastest_hz = max(1 / fastest_s, 1.5 * RATE_HZ / samples)
-    curve = shaped(samples, dice, lambda hz: (hz > 0) & (hz < fastest_hz))
+    curve = shaped(samples, rng, lambda hz: (hz > 0) & (hz < fastest_hz))
     return curve / curve.std()
 
 
 def noise(kind: str, samples: int, seed: int) -> Doubles:
     """One source of noise, power one, another one for another seed."""
-    dice = np.random.default_rng([seed, 2718])
+    rng = np.random.default_rng([seed, 2718])
     if kind == "white":
-        made = dice.standard_normal(samples)
+        made = rng.standard_normal(samples)
     elif kind == "engine":
-        turn = 2 * np.pi * np.cumsum(92 * (1 + 0.003 * wandering(samples, dice, 2.0))) / RATE_HZ
-        tones = sum(np.sin(k * turn + dice.uniform(0, 6.28)) / k**0.5 for k in range(1, 13))
-        rush = shaped(samples, dice, lambda hz: 1 / np.sqrt(1 + hz / 200))
+        turn = 2 * np.pi * np.cumsum(92 * (1 + 0.003 * wandering(samples, rng, 2.0))) / RATE_HZ
+        tones = sum(np.sin(k * turn + rng.uniform(0, 6.28)) / k**0.5 for k in range(1, 13))
+        rush = shaped(samples, rng, lambda hz: 1 / np.sqrt(1 + hz / 200))
         made = tones / np.std(tones) + rush / rush.std()
     elif kind == "fan":
-        turn = 2 * np.pi * np.cumsum(118 * (1 + 5e-5 * wandering(samples, dice, 2.0))) / RATE_HZ
-        tones = sum(np.sin(k * turn + dice.uniform(0, 6.28)) / k**0.5 for k in range(1, 4))
-        rush = shaped(samples, dice, lambda hz: 1 / np.sqrt(1 + hz / 200))
+        turn = 2 * np.pi * np.cumsum(118 * (1 + 5e-5 * wandering(samples, rng, 2.0))) / RATE_HZ
+        tones = sum(np.sin(k * turn + rng.uniform(0, 6.28)) / k**0.5 for k in range(1, 4))
+        rush = shaped(samples, rng, lambda hz: 1 / np.sqrt(1 + hz / 200))
         made = tones / np.std(tones) + 0.5 * rush / rush.std()
     elif kind == "traffic":
-        rumble = shaped(samples, dice, lambda hz: 1 / (1 + (hz / 300) ** 2))
-        made = rumble * 10 ** (4 * wandering(samples, dice, 3.0) / 20)
+        rumble = shaped(samples, rng, lambda hz: 1 / (1 + (hz / 300) ** 2))
+        made = rumble * 10 ** (4 * wandering(samples, rng, 3.0) / 20)
     elif kind == "babble":
         voices = [recording("clean", name) for name in ("tavern_fr_10dB", "brook_it_0dB", "rain_en_5dB")]
         made = np.zeros(samples)
         for number in range(8):
             voice = voices[number % 3]
-            speed = dice.uniform(0.85, 1.2)
-            place = (np.arange(samples) * speed + dice.uniform(0, len(voice))) % (len(voice) - 1)
-            made += 10 ** dice.uniform(-0.25, 0) * np.interp(place, np.arange(len(voice)), voice)
+            speed = rng.uniform(0.85, 1.2)
+            place = (np.arange(samples) * speed + rng.uniform(0, len(voice))) % (len(voice) - 1)
+            made += 10 ** rng.uniform(-0.25, 0) * np.interp(place, np.arange(len(voice)), voice)
     elif kind == "talker":
-        made = looped(recording("clean", "tavern_fr_10dB"), samples, int(dice.integers(RATE_HZ)))
+        made = looped(recording("clean", "tavern_fr_10dB"), samples, int(rng.integers(RATE_HZ)))
     else:
         water = recording("noisy", "brook_it_0dB") - recording("clean", "brook_it_0dB")
-        made = looped(water, samples, int(dice.integers(len(water))))
+        made = looped(water, samples, int(rng.integers(len(water))))
     return made / made.std()
 
 

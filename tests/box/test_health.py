@@ -28,12 +28,12 @@ def hop(
     power_out: float = 0.0,
     *,
     speaking: bool = False,
-    spared: bool = False,
+    skipped: bool = False,
     late: bool = False,
 ) -> None:
     """One hop of which the feedforward path took nothing and the feedback path everything."""
     powers = (power_in, power_in, power_out, power_out, power_out)
-    health.hop(took_us, *powers, counts=True, speaking=speaking, spared=spared, late=late)
+    health.hop(took_us, *powers, counts=True, speaking=speaking, skipped=skipped, late=late)
 
 
 def test_a_stretch_of_time_is_the_difference_of_two_copies() -> None:
@@ -54,8 +54,8 @@ def test_each_path_has_its_own_share_of_what_was_removed() -> None:
     health = Health()
     for number in range(100):
         pause, voice = (1e-2, 1e-3, 1e-5, 1e-6, 1e-6), (1e-1,) * 5
-        health.hop(100, *pause, counts=True, speaking=False, spared=number % 4 > 0, late=False)
-        health.hop(100, *voice, counts=True, speaking=True, spared=False, late=False)
+        health.hop(100, *pause, counts=True, speaking=False, skipped=number % 4 > 0, late=False)
+        health.hop(100, *voice, counts=True, speaking=True, skipped=False, late=False)
     told = summary(health.totals)
     assert (told["feedforward_db"], told["feedback_db"], told["noise_removed_db"]) == (10.0, 20.0, 40.0)
     assert told["sleep_share"] == 0.375

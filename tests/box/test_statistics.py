@@ -15,7 +15,7 @@ from edge import HOP_SAMPLES, RATE_HZ, cli, journal, runtime, service
 from edge.box import Box
 from edge.chain import Chain
 from edge.config import CaptureConfig, Config, HowlConfig, LimiterConfig, PlaybackConfig, SuppressConfig
-from edge.devices.cards import Offer
+from edge.devices.cards import Capabilities
 from edge.devices.fake import FakeCard, VirtualClock, opener
 from edge.dsp.spectrum import Floats
 from edge.health import Counters, summary
@@ -27,7 +27,7 @@ CONFIG = Config(
     suppress=SuppressConfig(engine="dsp"),
     playback=PlaybackConfig(device="Jack", volume_db=0),
 )
-MONO = Offer(("S16_LE",), (RATE_HZ,), False, (1,))
+MONO = Capabilities(("S16_LE",), (RATE_HZ,), False, (1,))
 SECONDS = 7.0
 QUALITY = ("noise_removed_db", "feedforward_db", "feedback_db", "noise_floor_in_dbfs", "noise_floor_out_dbfs")
 

@@ -27,13 +27,13 @@ from edge.config import (
 from edge.devices import cable as cable_module
 from edge.devices.cable import Cable, CableState
 from edge.devices.capture import Capture
-from edge.devices.cards import Direction, Offer, Pcm, Terms
+from edge.devices.cards import Capabilities, Direction, Pcm, StreamParams
 from edge.devices.fake import JACK_OFFER, FakeCard, Source, VirtualClock, noise, opener
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 
-NATIVE = Offer(("S16_LE",), (16_000,), False, (1,))
-USB_GADGET = Offer(("S16_LE",), (48_000,), False, (1,))
+NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))
+USB_GADGET = Capabilities(("S16_LE",), (48_000,), False, (1,))
 PATIENCE_S = 30.0
 SECONDS = 8.0
 """How long the jack is compared: long enough for a cable that comes, goes and comes back."""
@@ -230,13 +230,13 @@ def test_xruns_of_the_cable_are_its_own(without: Floats) -> None:
 class Refusing:
     """A device that does to us what no interface promises."""
 
-    def __init__(self, door: Callable[[str, Direction, Terms], Pcm]) -> None:
+    def __init__(self, door: Callable[[str, Direction, StreamParams], Pcm]) -> None:
         self.door = door
         self.opened = threading.Event()
         self.carry_on = threading.Event()
         self.burst = False
 
-    def __call__(self, device: str, direction: Direction, terms: Terms) -> Pcm:
+    def __call__(self, device: str, direction: Direction, terms: StreamParams) -> Pcm:
         if device == "Cable":
             self.opened.set()
             if self.burst:

@@ -9,7 +9,7 @@ from scipy.signal import find_peaks
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.devices.capture import MOST_RESTARTS, Capture
-from edge.devices.cards import DeviceBusy, DeviceMissing, DeviceRefused, Event, Offer
+from edge.devices.cards import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Event
 from edge.devices.fake import (
     I2S_OFFER,
     USB_OFFER,
@@ -24,10 +24,10 @@ from edge.devices.fake import (
 )
 from edge.dsp.spectrum import Floats
 
-NATIVE = Offer(("S16_LE",), (16_000,), False, (1,))
+NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))
 
 
-def microphone(offer: Offer = NATIVE, source: Source = silence, clock_error_ppm: float = 0) -> FakeCard:
+def microphone(offer: Capabilities = NATIVE, source: Source = silence, clock_error_ppm: float = 0) -> FakeCard:
     return FakeCard("Mic", VirtualClock(), capture=offer, source=source, clock_error_ppm=clock_error_ppm)
 
 
@@ -76,16 +76,16 @@ def test_16_khz_mono_comes_with_its_bits() -> None:
     "offer",
     [
         USB_OFFER,
-        Offer(("S16_LE",), (44_100,), False, (1,)),
-        Offer(("S16_LE",), (44_100,), False, (2,)),
-        Offer(("S24_3LE",), (48_000,), False, (2,)),
-        Offer(("S24_LE",), (48_000,), False, (1,)),
-        Offer(("S32_LE",), (96_000,), False, (2,)),
+        Capabilities(("S16_LE",), (44_100,), False, (1,)),
+        Capabilities(("S16_LE",), (44_100,), False, (2,)),
+        Capabilities(("S24_3LE",), (48_000,), False, (2,)),
+        Capabilities(("S24_LE",), (48_000,), False, (1,)),
+        Capabilities(("S32_LE",), (96_000,), False, (2,)),
         I2S_OFFER,
     ],
     ids=str,
 )
-def test_native_terms_are_converted_here(offer: Offer) -> None:
+def test_native_terms_are_converted_here(offer: Capabilities) -> None:
     capture = opened(microphone(offer, tone(1000, 0.25)))
     heard = hear(capture, 300)
     assert level_at(heard, 1000) == pytest.approx(0.25, rel=0.06)
@@ -95,7 +95,7 @@ def test_native_terms_are_converted_here(offer: Offer) -> None:
 
 
 def test_44100_loses_no_sample_in_a_minute() -> None:
-    card = microphone(Offer(("S16_LE",), (44_100,), False, (1,)), tone(440, 0.5))
+    card = microphone(Capabilities(("S16_LE",), (44_100,), False, (1,)), tone(440, 0.5))
     capture = opened(card)
     heard = hear(capture, 12_000)
     assert capture.frames_read / 44_100 == pytest.approx(60, abs=0.011)
@@ -151,7 +151,7 @@ def test_missing_channel_is_refused_with_what_there_is() -> None:
 
 def test_refusal_names_what_the_card_offers() -> None:
     with pytest.raises(DeviceRefused, match=r"Mic has no capture.*U8/FLOAT_LE at 8000/11025 Hz") as refusal:
-        opened(microphone(Offer(("U8", "FLOAT_LE"), (8_000, 11_025), False, (1,))))
+        opened(microphone(Capabilities(("U8", "FLOAT_LE"), (8_000, 11_025), False, (1,))))
     assert "\n" not in str(refusal.value)
 
 
@@ -202,7 +202,7 @@ def test_xrun_is_counted_faded_and_survived() -> None:
 
 
 def test_nothing_from_before_a_gap_is_heard_after_it() -> None:
-    card = microphone(Offer(("S16_LE",), (44_100,), False, (1,)), constant(0.5))
+    card = microphone(Capabilities(("S16_LE",), (44_100,), False, (1,)), constant(0.5))
     capture = opened(card)
     while capture._held < 20:
         hear(capture, 1)
@@ -351,7 +351,7 @@ def test_reading_allocates_nothing_that_stays() -> None:
     import gc
     import tracemalloc
 
-    capture = opened(microphone(Offer(("S16_LE",), (44_100,), False, (2,)), silence), channel=1)
+    capture = opened(microphone(Capabilities(("S16_LE",), (44_100,), False, (2,)), silence), channel=1)
     hop = np.zeros(HOP_SAMPLES, np.float32)
     for _ in range(300):
         capture.read(hop)
@@ -382,7 +382,7 @@ def stereo(first: Source, second: Source) -> Source:
 
 def test_both_channels_come_with_their_bits() -> None:
     values = np.random.default_rng(1).integers(-32768, 32768, (16_000, 2))
-    offer = Offer(("S16_LE",), (16_000,), False, (2,))
+    offer = Capabilities(("S16_LE",), (16_000,), False, (2,))
     for voice, reference in ((1, 2), (2, 1)):
         capture = opened(microphone(offer, lambda frames, rate: values[frames] / 32768), voice, reference=reference)
         heard, other = hear_both(capture, 100)
@@ -392,8 +392,8 @@ def test_both_channels_come_with_their_bits() -> None:
         assert capture.channel in capture.granted
 
 
-@pytest.mark.parametrize("offer", [I2S_OFFER, Offer(("S24_3LE",), (44_100,), False, (2,))], ids=str)
-def test_both_channels_wait_the_same_time(offer: Offer) -> None:
+@pytest.mark.parametrize("offer", [I2S_OFFER, Capabilities(("S24_3LE",), (44_100,), False, (2,))], ids=str)
+def test_both_channels_wait_the_same_time(offer: Capabilities) -> None:
     """Conversion delays them alike: one sound in both stays one sound, and a late one stays as late."""
     sound = 0.1 * np.random.default_rng(2).standard_normal(100_000)
     late = stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[np.maximum(frames - 30, 0)])

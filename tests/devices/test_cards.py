@@ -9,10 +9,10 @@ import pytest
 
 from edge.devices import cards
 from edge.devices.cards import (
+    Capabilities,
     DeviceMissing,
     DeviceRefused,
-    Offer,
-    Terms,
+    StreamParams,
     best_card,
     clock_of,
     holder,
@@ -198,16 +198,20 @@ def test_alsa_errors_become_one_line(text: str, kind: type[Exception], words: st
 def test_negotiation_trusts_only_what_was_granted() -> None:
     """ALSA grants 48 kHz when asked for 16: the first wish that is truly granted wins, and nothing stays open."""
     card = FakeCard("Mic", VirtualClock(), capture=I2S_OFFER)
-    wishes = [Terms(16_000, 1, "S16_LE", 80, 4), Terms(44_100, 1, "S16_LE", 220, 4), Terms(48_000, 2, "S32_LE", 240, 4)]
+    wishes = [
+        StreamParams(16_000, 1, "S16_LE", 80, 4),
+        StreamParams(44_100, 1, "S16_LE", 220, 4),
+        StreamParams(48_000, 2, "S32_LE", 240, 4),
+    ]
     pcm, wish = negotiate(card.open_pcm, "Mic", "capture", wishes, "anything")
     assert wish is wishes[2] and pcm.granted == wishes[2]
     assert card.opened == 2  # 44.1 kHz was never tried: the card had said what it offers
 
 
 def test_offer_covers() -> None:
-    offer = Offer(("S16_LE",), (8_000, 48_000), True, (2,))
-    assert offer.covers(Terms(44_100, 2, "S16_LE", 441, 4))
-    assert not offer.covers(Terms(96_000, 2, "S16_LE", 960, 4))
-    assert not offer.covers(Terms(48_000, 1, "S16_LE", 480, 4))
-    assert Offer().covers(Terms(1, 1, "S16_LE", 1, 1))
+    offer = Capabilities(("S16_LE",), (8_000, 48_000), True, (2,))
+    assert offer.covers(StreamParams(44_100, 2, "S16_LE", 441, 4))
+    assert not offer.covers(StreamParams(96_000, 2, "S16_LE", 960, 4))
+    assert not offer.covers(StreamParams(48_000, 1, "S16_LE", 480, 4))
+    assert Capabilities().covers(StreamParams(1, 1, "S16_LE", 1, 1))
     assert str(offer) == "S16_LE at 8000 to 48000 Hz, 2 channel(s)"

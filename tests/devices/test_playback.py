@@ -8,16 +8,27 @@ import pytest
 
 from edge import HOP_SAMPLES
 from edge.devices.capture import Capture
-from edge.devices.cards import DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Offer, Pcm, Terms
+from edge.devices.cards import (
+    Capabilities,
+    DeviceBusy,
+    DeviceMissing,
+    DeviceRefused,
+    Direction,
+    Event,
+    Pcm,
+    StreamParams,
+)
 from edge.devices.fake import JACK_OFFER, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
 from edge.devices.playback import MOST_REFUSED, Playback
 from edge.dsp.spectrum import Floats
 
 HOP_S = 0.005
-NATIVE = Offer(("S16_LE",), (16_000,), False, (1,))
+NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))
 
 
-def jack(offer: Offer = JACK_OFFER, clock_error_ppm: float = 0, step_ms: float = 0, record: bool = False) -> FakeCard:
+def jack(
+    offer: Capabilities = JACK_OFFER, clock_error_ppm: float = 0, step_ms: float = 0, record: bool = False
+) -> FakeCard:
     return FakeCard(
         "Headphones",
         VirtualClock(),
@@ -86,7 +97,7 @@ def test_slow_start_is_no_xrun() -> None:
 def test_target_fits_the_buffer_granted() -> None:
     card = jack()
 
-    def small(device: str, direction: Direction, terms: Terms) -> Pcm:
+    def small(device: str, direction: Direction, terms: StreamParams) -> Pcm:
         return card.open_pcm(device, direction, replace(terms, periods=3))
 
     playback = Playback("Headphones", queue_ms=200, open_pcm=small)
@@ -200,11 +211,11 @@ def test_busy_names_the_holder() -> None:
 
 def test_refusal_names_the_offer() -> None:
     with pytest.raises(DeviceRefused, match=r"U8 at 8000 Hz, 1 channel"):
-        opened(jack(Offer(("U8",), (8_000,), False, (1,))))
+        opened(jack(Capabilities(("U8",), (8_000,), False, (1,))))
 
 
 def test_what_the_card_offers_is_taken() -> None:
-    card = FakeCard("Usb", VirtualClock(), playback=Offer(("S24_3LE",), (44_100,), False, (2,)), record=True)
+    card = FakeCard("Usb", VirtualClock(), playback=Capabilities(("S24_3LE",), (44_100,), False, (2,)), record=True)
     playback = opened(card)
     assert set(play(card, playback, sine(1.0))) == {Event.OK}
     assert "44100 Hz stereo S24_3LE" in playback.granted

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.board.panel import DIM, Look, brightness
+from hw.board.panel import DIM, LedPattern, brightness
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs/pictures"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -20,8 +20,8 @@ def test_pictures_stand_alone(path: Path) -> None:
     assert not re.search(r"<(script|image|foreignObject)|href=", path.read_text())
 
 
-@pytest.mark.parametrize("look", list(Look))
-def test_the_light_is_drawn_as_it_shines(look: Look) -> None:
+@pytest.mark.parametrize("look", list(LedPattern))
+def test_the_light_is_drawn_as_it_shines(look: LedPattern) -> None:
     """Hundredths of a second, but for the 40 ms of a short flash, which are drawn at their true width."""
     shapes = list(ET.parse(PICTURES / "light.svg").getroot())
     at = next(number for number, shape in enumerate(shapes) if shape.get("id") == look.name)
@@ -34,7 +34,7 @@ def test_the_light_is_drawn_as_it_shines(look: Look) -> None:
         x = begin + at_s / SHOWN_S * width
         lit = any(float(bar.attrib["x"]) <= x <= float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in bars)
         assert lit == (brightness(look, at_s) > 0)
-    if look is Look.DIM:
+    if look is LedPattern.DIM:
         assert share == pytest.approx(DIM ** (1 / 3), abs=0.01)  # the eye's response is about a cube root
     elif bars:
         assert share == 1

@@ -25,7 +25,7 @@ from edge.config import (
     PlaybackConfig,
     SuppressConfig,
 )
-from edge.devices.cards import Event, Offer
+from edge.devices.cards import Capabilities, Event
 from edge.devices.convert import SAMPLE_BYTES, Encoder, Resampler
 from edge.devices.fake import FakeCard, VirtualClock, opener
 from edge.devices.playback import Playback
@@ -84,7 +84,7 @@ class Card:
     def __init__(self, rate_hz: int, sample_format: str) -> None:
         self.sample_format = sample_format
         stereo_only = rate_hz in (32_000, 96_000)  # what the box asks for at these
-        offer = Offer((sample_format,), (rate_hz,), False, (2,) if stereo_only else (1,))
+        offer = Capabilities((sample_format,), (rate_hz,), False, (2,) if stereo_only else (1,))
         self.card = FakeCard("Out", VirtualClock(), playback=offer, record=True)
         self.given = bytearray()
 
@@ -259,10 +259,10 @@ def cards(rate_hz: int, sound: Floats) -> tuple[FakeCard, ...]:
         return sound[frames % len(sound)]
 
     def out(name: str) -> FakeCard:
-        offer = Offer(("S16_LE",), (rate_hz,), False, (2,))
+        offer = Capabilities(("S16_LE",), (rate_hz,), False, (2,))
         return FakeCard(name, clock, playback=offer, clock_error_ppm=100, record=True)
 
-    mono = Offer(("S16_LE",), (RATE_HZ,), False, (1,))
+    mono = Capabilities(("S16_LE",), (RATE_HZ,), False, (1,))
     return FakeCard("Mic", clock, capture=mono, source=source), out("Jack"), out("Loopback")
 
 

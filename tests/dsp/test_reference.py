@@ -15,7 +15,7 @@ from scipy.signal import fftconvolve
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import Config, FeedforwardConfig, GateConfig, ReferenceConfig, SuppressConfig
-from edge.dsp.reference import AdaptivePath, Nearness, ReferenceCanceller, Watch
+from edge.dsp.reference import AdaptivePath, ChannelMonitor, NearTalkerDetector, ReferenceCanceller
 from edge.dsp.spectrum import Floats
 
 SOUNDS = Path(__file__).parents[1] / "sounds" / "clean"
@@ -188,7 +188,7 @@ def test_a_talker_at_the_noises_place_does_not() -> None:
 def test_nearness_needs_no_matched_gains(gain_db: float, seed: int) -> None:
     noise, talk = white(1, seed), white(0.5, seed + 10, 0.5)
     talk = np.concatenate([np.zeros(RATE_HZ // 2, np.float32), talk])
-    nearness, gain = Nearness(), np.float32(10 ** (gain_db / 20))
+    nearness, gain = NearTalkerDetector(), np.float32(10 ** (gain_db / 20))
     found = [
         nearness.of(voice, gain * other)
         for voice, other in zip((noise + talk).reshape(-1, HOP_SAMPLES), noise.reshape(-1, HOP_SAMPLES), strict=True)
@@ -286,7 +286,7 @@ def test_swapped_channels_are_noticed_in_loud_noise_by_who_hears_the_speech() ->
 
 
 def test_who_hears_the_speech_is_asked_now_and_then_and_may_change() -> None:
-    watch = Watch()
+    watch = ChannelMonitor()
     rng = np.random.default_rng(3)
     lanes = rng.standard_normal((2, HOP_SAMPLES)).astype(np.float32) * 0.1
 

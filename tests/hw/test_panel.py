@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from edge.config import TAKEN_PINS, BadConfig, PanelConfig, parse
 from hw.board import panel
-from hw.board.panel import TICK_S, Button, FakePins, Look, Panel, PanelError, PinsApart, brightness
+from hw.board.panel import TICK_S, Button, FakePins, LedPattern, Panel, PanelError, PinsApart, brightness
 
 ROOT = Path(__file__).resolve().parents[2]
 WIRING = ROOT / "docs/wiring.md"
@@ -36,25 +36,25 @@ def until(met: Callable[[], object], within_s: float = 20) -> None:
 # What the eye sees.
 
 
-def seen(look: Look) -> list[float]:
+def seen(look: LedPattern) -> list[float]:
     """Six seconds of a look."""
     return [brightness(look, tick * TICK_S) for tick in range(round(6 / TICK_S))]
 
 
 def test_every_look_can_be_told_from_every_other() -> None:
-    shares = {look: sum(seen(look)) / len(seen(look)) for look in Look}
-    changes = {look: sum(a != b for a, b in zip(seen(look), seen(look)[1:], strict=False)) for look in Look}
-    assert shares[Look.OFF] == 0 and changes[Look.OFF] == 0
-    assert shares[Look.LIT] == 1
-    assert 0.05 < shares[Look.DIM] < 0.3 and changes[Look.DIM] == 0
-    assert 0 < shares[Look.DARK] < 0.05, "a short flash shows that it is on, and is not a blinking"
-    assert 4 <= changes[Look.SLOW] <= 6 and 50 < changes[Look.FAST] <= 60
-    for blinking in (Look.SLOW, Look.FAST):
+    shares = {look: sum(seen(look)) / len(seen(look)) for look in LedPattern}
+    changes = {look: sum(a != b for a, b in zip(seen(look), seen(look)[1:], strict=False)) for look in LedPattern}
+    assert shares[LedPattern.OFF] == 0 and changes[LedPattern.OFF] == 0
+    assert shares[LedPattern.LIT] == 1
+    assert 0.05 < shares[LedPattern.DIM] < 0.3 and changes[LedPattern.DIM] == 0
+    assert 0 < shares[LedPattern.DARK] < 0.05, "a short flash shows that it is on, and is not a blinking"
+    assert 4 <= changes[LedPattern.SLOW] <= 6 and 50 < changes[LedPattern.FAST] <= 60
+    for blinking in (LedPattern.SLOW, LedPattern.FAST):
         assert seen(blinking)[0] == 1 and 0.4 < shares[blinking] < 0.6
 
 
-@given(st.sampled_from(Look), st.floats(0, 1e7))
-def test_brightness_is_a_share(look: Look, since_s: float) -> None:
+@given(st.sampled_from(LedPattern), st.floats(0, 1e7))
+def test_brightness_is_a_share(look: LedPattern, since_s: float) -> None:
     assert 0 <= brightness(look, since_s) <= 1
 
 
@@ -122,7 +122,7 @@ class Bench:
     """A panel with everything around it made visible."""
 
     def __init__(self, settings: PanelConfig, **more: object) -> None:
-        self.look = Look.LIT
+        self.look = LedPattern.LIT
         self.pressed: list[str] = []
         self.said: list[str] = []
         self.panel = Panel(
@@ -157,9 +157,9 @@ def test_the_fake_shows_and_obeys() -> None:
     with Bench(FAKE) as bench:
         fake = bench.fake
         until(lambda: fake.log)
-        bench.look = Look.DIM
+        bench.look = LedPattern.DIM
         until(lambda: fake.log[-1][1] == panel.DIM)
-        bench.look = Look.FAST
+        bench.look = LedPattern.FAST
         until(lambda: [share for _, share in fake.log].count(1.0) > 3)
         fake.press()
         time.sleep(0.15)
@@ -186,11 +186,11 @@ def test_pins_that_fail_are_said_once_and_tried_again(monkeypatch: pytest.Monkey
 def test_an_order_that_raises_does_not_end_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel, "RETRY_S", 0.05)
 
-    def look() -> Look:
+    def look() -> LedPattern:
         looked.append(1)
         if len(looked) < 4:
             raise ValueError("box\nbroken")
-        return Look.LIT
+        return LedPattern.LIT
 
     looked: list[int] = []
     said: list[str] = []
@@ -303,9 +303,9 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
 def test_led_and_button_through_the_library(library: Library, tmp_path: Path) -> None:
     with Bench(PanelConfig()) as bench:
         until(lambda: library.log()[-1:] == ["level 1"])
-        bench.look = Look.DIM
+        bench.look = LedPattern.DIM
         until(lambda: library.log()[-1] == "pwm 100 15")
-        bench.look = Look.OFF
+        bench.look = LedPattern.OFF
         until(lambda: library.log()[-1] == "level 0")
         library.order("pin", "0")
         time.sleep(0.3)
@@ -313,7 +313,7 @@ def test_led_and_button_through_the_library(library: Library, tmp_path: Path) ->
         until(lambda: bench.pressed == ["short"])
         library.order("pin", "0")
         until(lambda: bench.pressed == ["short", "long"])
-        bench.look = Look.LIT
+        bench.look = LedPattern.LIT
         until(lambda: library.log()[-1] == "level 1")
     assert library.log()[-2:] == ["level 0", "cleanup"], "the LED is left dark"
     assert library.log()[1:3] == ["setup 17 out 0", "setup 27 in up"]
@@ -326,7 +326,7 @@ def test_the_other_polarity(library: Library) -> None:
     library.order("pin", "0")
     with Bench(PanelConfig(led=22, led_lit="low", button=23, button_pull="down")) as bench:
         until(lambda: library.log()[-1:] == ["level 0"])
-        bench.look = Look.DIM
+        bench.look = LedPattern.DIM
         until(lambda: library.log()[-1] == "pwm 100 85")
         library.order("pin", "1")
         until(lambda: bench.pressed == ["long"])
@@ -404,7 +404,7 @@ def test_signals_for_the_box_do_not_reach_the_pins(library: Library) -> None:
         until(lambda: library.log()[-1:] == ["level 1"])
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
             os.kill(library.pid(), number)
-        bench.look = Look.OFF
+        bench.look = LedPattern.OFF
         until(lambda: library.log()[-1] == "level 0")
     assert len(bench.said) == 1
 
@@ -417,7 +417,7 @@ def test_a_box_that_is_killed_leaves_no_light(library: Library, tmp_path: Path) 
             f"import sys, time; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
             "from hw import panel; from edge.config import PanelConfig\n"
             f"panel.DEVICES = {panel.DEVICES!r}\n"
-            "panel.Panel(PanelConfig(), lambda: panel.Look.LIT, print, print, print).start()\n"
+            "panel.Panel(PanelConfig(), lambda: panel.LedPattern.LIT, print, print, print).start()\n"
             "time.sleep(60)",
         ]
     )
@@ -503,11 +503,11 @@ def test_led_and_button_of_a_simulated_chip(simulated: Path) -> None:
     pull("up")
     with Bench(PanelConfig()) as bench:
         until(lambda: level() == "1", 20)
-        bench.look = Look.DIM
+        bench.look = LedPattern.DIM
         time.sleep(0.2)
         lit = sum(level() == "1" for _ in range(300) if not time.sleep(0.0037))
         assert 10 < lit < 100
-        bench.look = Look.OFF
+        bench.look = LedPattern.OFF
         time.sleep(0.2)
         assert {level() for _ in range(100)} == {"0"}
         pull("down")
@@ -517,7 +517,7 @@ def test_led_and_button_of_a_simulated_chip(simulated: Path) -> None:
         pull("down")
         until(lambda: bench.pressed == ["short", "long"])
         pull("up")
-        bench.look = Look.LIT
+        bench.look = LedPattern.LIT
         until(lambda: level() == "1")
     assert level() == "0"
     assert bench.said[0].startswith("panel: LED on GPIO 17, button on GPIO 27, through rpi-lgpio")
@@ -623,7 +623,7 @@ def test_the_gpio_process_is_no_real_time_process() -> None:
         told.append(int(subprocess.run(ask, capture_output=True, check=True).stdout))
         return FakePins(settings)
 
-    panel = Panel(PanelConfig(), lambda: Look.DARK, lambda: None, lambda: None, lambda sentence: None, open_pins)
+    panel = Panel(PanelConfig(), lambda: LedPattern.DARK, lambda: None, lambda: None, lambda sentence: None, open_pins)
 
     def start() -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

@@ -62,10 +62,10 @@ def bank(waves: list[np.ndarray]) -> Bank:
 
 
 def make_mixer(recipe: Recipe = PLAIN, rooms: Rooms | None = None, seed: int = 5) -> Mixer:
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     time_s = np.arange(2 * RATE_HZ) / RATE_HZ
     talk = [np.sin(2 * np.pi * hz * time_s) * (np.sin(2 * np.pi * 3 * time_s) > -0.3) for hz in (200, 330, 900)]
-    noise = [np.clip(dice.standard_normal(length) * 0.2, -1, 1) for length in (RATE_HZ, 3 * RATE_HZ, 3000)]
+    noise = [np.clip(rng.standard_normal(length) * 0.2, -1, 1) for length in (RATE_HZ, 3 * RATE_HZ, 3000)]
     return Mixer(bank(talk), bank(noise), rooms, seed, recipe)
 
 

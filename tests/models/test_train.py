@@ -19,11 +19,11 @@ from models.mix import Batch  # noqa: E402
 from models.network import Network, Spectrum, enhance  # noqa: E402
 from models.train import (  # noqa: E402
     LONG_EVERY,
-    Lesson,
     Loss,
+    LossBatch,
     Plan,
     Refused,
-    Student,
+    Trainer,
     batches,
     load_network,
     main,
@@ -45,7 +45,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Speech/ with two voices (pulsed harmonics), noise/ with two kinds, pairs/ with two mixtures."""
-    folder, dice = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
     time_s = np.arange(3 * RATE_HZ) / RATE_HZ
     for voice, pitch_hz in (("ann", 210), ("bob", 120)):
         (folder / "speech" / voice).mkdir(parents=True)
@@ -54,14 +54,14 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / "speech" / voice / "a.wav", wave, RATE_HZ)
     for kind, width in (("hiss", 1), ("rumble", 20)):
         (folder / "noise" / kind).mkdir(parents=True)
-        wave = np.convolve(dice.standard_normal(4 * RATE_HZ), np.ones(width) / width, "same")
+        wave = np.convolve(rng.standard_normal(4 * RATE_HZ), np.ones(width) / width, "same")
         soundfile.write(folder / "noise" / kind / "n.wav", 0.1 * wave, RATE_HZ)
     for side in ("clean", "noisy"):
         (folder / "pairs" / side).mkdir(parents=True)
     for name in ("one.wav", "two.wav"):
         clean = soundfile.read(folder / "speech" / "ann" / "a.wav")[0][: RATE_HZ + 37]
         soundfile.write(folder / "pairs" / "clean" / name, clean, RATE_HZ)
-        soundfile.write(folder / "pairs" / "noisy" / name, clean + 0.05 * dice.standard_normal(len(clean)), RATE_HZ)
+        soundfile.write(folder / "pairs" / "noisy" / name, clean + 0.05 * rng.standard_normal(len(clean)), RATE_HZ)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_a_short_training_lowers_the_loss(recordings: Path, tmp_path: Path) -> N
     from models.mix import open_mixer
 
     mixer = open_mixer(None, tmp_path, 1, speech=[recordings / "speech"], noise=[recordings / "noise"])
-    batch, student = mixer.batch(0, 4, 80 * 60), Student(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
+    batch, student = mixer.batch(0, 4, 80 * 60), Trainer(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
     student.seconds = 600  # past the warm-up
     terms = [student.learn(batch) for _ in range(60)]
     assert terms[-1]["loss"] < 0.85 * terms[0]["loss"]
@@ -88,10 +88,10 @@ def test_resumed_is_uninterrupted(recordings: Path, tmp_path: Path) -> None:
     plan, shape = Plan(steps=14, items=4, segment_hops=60), Shape(**json.loads(SMALL))
     sources = {"speech": [recordings / "speech"], "noise": [recordings / "noise"]}
     mixer = open_mixer(None, tmp_path / "cache", plan.seed, **sources)
-    whole = Student(shape, plan, torch.device("cpu"))
+    whole = Trainer(shape, plan, torch.device("cpu"))
     train(whole, mixer, tmp_path / "whole")
-    train(Student(shape, plan, torch.device("cpu")), mixer, tmp_path / "halves", most_steps=9)
-    second = Student(shape, plan, torch.device("cpu"))
+    train(Trainer(shape, plan, torch.device("cpu")), mixer, tmp_path / "halves", most_steps=9)
+    second = Trainer(shape, plan, torch.device("cpu"))
     second.resume(tmp_path / "halves")
     assert second.step == 9
     train(second, mixer, tmp_path / "halves")
@@ -133,7 +133,7 @@ def test_refusals_are_one_line(recordings: Path, tmp_path: Path, capsys: pytest.
         "needs --dev": ["--evaluate", str(tmp_path / "bad.pt")],
         "no pairs": ["--evaluate", str(tmp_path / "w.pt"), "--dev", str(tmp_path)],
     }
-    Student(Shape(**json.loads(SMALL)), Plan(steps=1), torch.device("cpu")).save(tmp_path)
+    Trainer(Shape(**json.loads(SMALL)), Plan(steps=1), torch.device("cpu")).save(tmp_path)
     (tmp_path / "weights.pt").rename(tmp_path / "w.pt")
     for wanted, arguments in cases.items():
         assert main(arguments) == 2, wanted
@@ -144,13 +144,13 @@ def test_refusals_are_one_line(recordings: Path, tmp_path: Path, capsys: pytest.
 def test_a_second_run_does_not_overwrite_the_first(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Student(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu")).save(tmp_path)
+    Trainer(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu")).save(tmp_path)
     assert learn(recordings, tmp_path) == 2
     assert "--resume" in capsys.readouterr().err
 
 
 def test_a_broken_batch_is_left_out_and_many_stop_the_run() -> None:
-    student = Student(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
+    student = Trainer(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
     before = {name: value.clone() for name, value in student.network.state_dict().items()}
     noisy = torch.full((1, 4000), float("nan"))
     broken = Batch(noisy, noisy, torch.zeros(1), torch.zeros(1, dtype=torch.int64))
@@ -206,7 +206,7 @@ def test_speech_labels_follow_the_clean_energy() -> None:
 @pytest.mark.parametrize("transform", [Spectrum, LateSpectrum])
 def test_the_output_meets_its_target_in_time(transform: type[Spectrum]) -> None:
     """An open network on clean speech costs nothing: output and target lie on each other sample by sample."""
-    lesson = Lesson(Network(Shape(**json.loads(SMALL))), transform())
+    lesson = LossBatch(Network(Shape(**json.loads(SMALL))), transform())
     with torch.no_grad():
         lesson.network.spread.weight.zero_()
         lesson.network.spread.bias.fill_(20)
@@ -217,8 +217,8 @@ def test_the_output_meets_its_target_in_time(transform: type[Spectrum]) -> None:
 
 def test_stream_equals_the_batch_path_and_keeps_lengths() -> None:
     torch.manual_seed(1)
-    network, dice = Network(Shape(**json.loads(SMALL))).eval(), np.random.default_rng(1)
-    waves = [dice.standard_normal(length).astype(np.float32) * 0.1 for length in (4000, 2411)]
+    network, rng = Network(Shape(**json.loads(SMALL))).eval(), np.random.default_rng(1)
+    waves = [rng.standard_normal(length).astype(np.float32) * 0.1 for length in (4000, 2411)]
     streamed = stream(network, waves)
     assert [len(wave) for wave in streamed] == [4000, 2411]
     with torch.no_grad():
@@ -230,9 +230,9 @@ def test_a_deepened_network_begins_as_the_one_it_was(recordings: Path, tmp_path:
     torch.manual_seed(3)
     small = Shape(**json.loads(SMALL))
     plan, features = Plan(), torch.randn(2, 40, 64)
-    before = Student(small, plan, torch.device("cpu"))
+    before = Trainer(small, plan, torch.device("cpu"))
     before.save(tmp_path)
-    deeper = Student(replace(small, rounds=3), plan, torch.device("cpu"))
+    deeper = Trainer(replace(small, rounds=3), plan, torch.device("cpu"))
     deeper.start_from(tmp_path / "weights.pt")
     for got, wanted in zip(deeper.network(features)[:2], before.network(features)[:2], strict=True):
         assert torch.allclose(got, wanted, atol=1e-6)
@@ -251,7 +251,7 @@ def test_the_twin_trains_and_is_measured_in_time(recordings: Path, tmp_path: Pat
         network.spread.weight.zero_()
         network.spread.bias.fill_(20)
     waves = [np.random.default_rng(length).standard_normal(length).astype(np.float32) for length in (4000, 2411)]
-    for heard, wave in zip(twin.TwinStudent.heard_by(network, waves), waves, strict=True):
+    for heard, wave in zip(twin.TwinTrainer.heard_by(network, waves), waves, strict=True):
         assert np.allclose(heard, wave, atol=1e-5)
 
 
@@ -263,7 +263,7 @@ def test_measures(recordings: Path) -> None:
 
 
 def test_rate_rises_and_falls() -> None:
-    student, rates = Student(Shape(**json.loads(SMALL)), Plan(steps=1000), torch.device("cpu")), []
+    student, rates = Trainer(Shape(**json.loads(SMALL)), Plan(steps=1000), torch.device("cpu")), []
     for step in range(0, 1001, 10):
         student.step = step
         rates.append(student.rate)
@@ -283,7 +283,7 @@ def test_some_batches_are_long(recordings: Path, tmp_path: Path) -> None:
 
 
 def test_weights_round_trip(tmp_path: Path) -> None:
-    student = Student(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
+    student = Trainer(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
     student.save(tmp_path)
     ours, read = student.averaged_network().state_dict(), load_network(tmp_path / "weights.pt").state_dict()
     assert all(torch.equal(ours[name], read[name]) for name in ours)

@@ -22,7 +22,7 @@ from models.unet import (  # noqa: E402
     Frames,
     UNet,
     Widths,
-    WindowStudent,
+    WindowTrainer,
     below_best_db,
     heard,
     holds_unet,
@@ -49,17 +49,17 @@ class Hum:
     """A mixer of one voice-like tone in noise; the same for the same step."""
 
     def batch(self, step: int, items: int, samples: int) -> Batch:
-        dice = torch.Generator().manual_seed(step)
+        rng = torch.Generator().manual_seed(step)
         time_s = torch.arange(samples) / RATE_HZ
-        pitch_hz = 100 + 100 * torch.rand(items, 1, generator=dice)
+        pitch_hz = 100 + 100 * torch.rand(items, 1, generator=rng)
         clean = 0.1 * sum(torch.sin(2 * torch.pi * k * pitch_hz * time_s) / k for k in range(1, 8))
         clean = clean * (torch.sin(2 * torch.pi * 3 * time_s) > 0)
-        noisy = clean + 0.05 * torch.randn(items, samples, generator=dice)
+        noisy = clean + 0.05 * torch.randn(items, samples, generator=rng)
         return Batch(noisy, clean, torch.zeros(items), torch.zeros(items, dtype=torch.int64))
 
 
-def student(steps: int) -> WindowStudent:
-    return WindowStudent(
+def student(steps: int) -> WindowTrainer:
+    return WindowTrainer(
         SMALL, Plan(steps=steps, items=2, segment_hops=SAMPLES // 80, peak_rate=4e-2), torch.device("cpu")
     )
 
@@ -94,7 +94,7 @@ def test_si_sdr_term_is_si_sdr() -> None:
 
 
 @torch.no_grad()
-def loss_of(whole: WindowStudent) -> float:
+def loss_of(whole: WindowTrainer) -> float:
     return sum(float(term) for term in whole.lesson(Hum().batch(9999, 4, SAMPLES)).values())
 
 

@@ -17,7 +17,7 @@ from edge.dsp.spectrum import DELAY_SAMPLES, Floats  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
 from models.mix import MOST_ROOM_SAMPLES  # noqa: E402
 from models.network import Network, Spectrum, enhance  # noqa: E402
-from models.train import Plan, Student, load_network, read_weights  # noqa: E402
+from models.train import Plan, Trainer, load_network, read_weights  # noqa: E402
 from quant import distil  # noqa: E402
 from quant.calibrate import SOUNDS, find  # noqa: E402
 from quant.distil import Lessons, held, made, main, nearness_db, outputs_of, teach, teacher_named, through  # noqa: E402
@@ -52,9 +52,9 @@ def weights(tmp_path: Path) -> Path:
 def folder(tmp_path: Path) -> Path:
     """Two short recordings, one of them at another rate and in stereo."""
     (tmp_path / "noisy").mkdir()
-    dice = np.random.default_rng(2)
-    soundfile.write(tmp_path / "noisy" / "a.wav", dice.normal(0, 0.1, 2 * RATE_HZ), RATE_HZ)
-    soundfile.write(tmp_path / "noisy" / "b.flac", dice.normal(0, 0.1, (66_150, 2)), 44_100)
+    rng = np.random.default_rng(2)
+    soundfile.write(tmp_path / "noisy" / "a.wav", rng.normal(0, 0.1, 2 * RATE_HZ), RATE_HZ)
+    soundfile.write(tmp_path / "noisy" / "b.flac", rng.normal(0, 0.1, (66_150, 2)), 44_100)
     return tmp_path / "noisy"
 
 
@@ -66,7 +66,7 @@ def command(teacher: object, out: Path, *more: object) -> int:
 def taught_30_steps(lessons: Lessons, judged: Lessons, folder: Path) -> tuple[float, float]:
     """How near a student is to ``judged`` before and after it learnt from ``lessons``; the same every time."""
     plan = Plan(steps=30, items=4, segment_hops=150, peak_rate=1.5e-2)
-    student = Student(SMALL, plan, CPU)
+    student = Trainer(SMALL, plan, CPU)
     before = nearness_db(judged, student.averaged_network())
     teach(student, lessons, folder)
     assert student.step == 30
@@ -205,10 +205,10 @@ def test_the_command_teaches_goes_on_and_keeps_the_lessons(
 
 
 def test_mixtures_with_a_known_clean_side(weights: Path, tmp_path: Path) -> None:
-    data, dice = tmp_path / "data", np.random.default_rng(3)
+    data, rng = tmp_path / "data", np.random.default_rng(3)
     data.mkdir()
     for name, column in (("speech", "speaker"), ("noise", "kind")):
-        soundfile.write(data / f"{name}.wav", dice.normal(0, 0.1, 3 * RATE_HZ), RATE_HZ)
+        soundfile.write(data / f"{name}.wav", rng.normal(0, 0.1, 3 * RATE_HZ), RATE_HZ)
         head = f"file\tstart_s\tseconds\tsource\t{column}\n"
         (data / f"{name}.tsv").write_text(head + f"{name}.wav\t0\t3\there\tone\n")
     more = ["--data", data, "--trust", "0.3", "--mixture-minutes", "0.1", "--shape", TINY, "--steps", "1"]

@@ -15,7 +15,7 @@ from edge import RATE_HZ  # noqa: E402
 from edge.dsp.spectrum import BANDS, Floats  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
 from models.network import Network  # noqa: E402
-from models.train import Plan, Student, load_network, stream  # noqa: E402
+from models.train import Plan, Trainer, load_network, stream  # noqa: E402
 from quant import prune  # noqa: E402
 from quant.calibrate import SOUNDS, find, read  # noqa: E402
 from quant.prune import main, pruned, sets, settled, sides, snr_db, watch, whole_hops, without_round, worth  # noqa: E402
@@ -96,8 +96,8 @@ def test_units_that_nobody_hears_go_first_and_change_nothing(
 def test_a_network_with_dead_units_everywhere_shrinks_without_loss(network: Network, sounds: list[Floats]) -> None:
     """As many dead units in every set as are to go: the whole command then changes nothing that can be measured."""
     state, wanted = {name: value.clone() for name, value in network.state_dict().items()}, sets(FEWER)
-    dice = torch.Generator().manual_seed(8)
-    dead = {units: torch.randperm(size, generator=dice)[: size - wanted[units]] for units, size in sets(WHOLE).items()}
+    rng = torch.Generator().manual_seed(8)
+    dead = {units: torch.randperm(size, generator=rng)[: size - wanted[units]] for units, size in sets(WHOLE).items()}
     for layer, (_, columns) in sides(WHOLE).items():
         if columns is not None:
             for copy in range(columns.copies):
@@ -190,7 +190,7 @@ def test_the_command_writes_what_training_goes_on_from(
     assert f"{sum(value.numel() for value in small.parameters())}" in said
     stored = torch.load(out, weights_only=True)
     assert (stored["step"], stored["audio_hours"], stored["minutes"]) == (7, 1.5, 2.0)
-    student = Student(small.shape, Plan(), torch.device("cpu"))
+    student = Trainer(small.shape, Plan(), torch.device("cpu"))
     student.start_from(out)
     assert all(torch.equal(value, small.state_dict()[name]) for name, value in student.averaged.items())
     noisy = np.random.default_rng(1).normal(0, 0.1, 8000).astype(np.float32)

@@ -641,7 +641,9 @@ print(*remote.news, remote.name, remote.tally.filled > 100)
     if platform.machine() not in ("x86_64", "aarch64"):
         pytest.skip("the number of the system call is not known here")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "install systemd/optional/quietbox-remote.conf" in done.stdout and done.stdout.endswith("off True\n"), done.stderr
+    assert "install systemd/optional/quietbox-remote.conf" in done.stdout and done.stdout.endswith("off True\n"), (
+        done.stderr
+    )
 
 
 def test_the_drop_in_opens_the_network_and_nothing_else(tmp_path: Path) -> None:

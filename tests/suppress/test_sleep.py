@@ -53,11 +53,11 @@ def engine_of(network: Network, sleep_s: float = SLEEP_S) -> MaskEngine:
 
 def walk(engine: MaskEngine, hops: Floats) -> tuple[Floats, list[bool]]:
     """What came out, and in which hops the network slept."""
-    out, spared = hops.copy(), []
+    out, skipped = hops.copy(), []
     for hop in out:
         engine.process(hop)
-        spared.append(engine.spared)
-    return out, spared
+        skipped.append(engine.skipped)
+    return out, skipped
 
 
 @cache
@@ -77,12 +77,12 @@ def shipped() -> Network:
 def test_it_sleeps_after_the_time_set_and_looks_now_and_then() -> None:
     network = Counting()
     engine = engine_of(network)
-    _, spared = walk(engine, steady(10))
-    assert not any(spared[:SLEEP_HOPS])
-    late = spared[SLEEP_HOPS + LISTEN_HOPS :]
+    _, skipped = walk(engine, steady(10))
+    assert not any(skipped[:SLEEP_HOPS])
+    late = skipped[SLEEP_HOPS + LISTEN_HOPS :]
     assert 0.4 < np.mean(late) <= 1 - 1 / LOOK_HOPS
-    assert network.runs == spared.count(False)
-    assert max(len(run) for run in "".join(".#"[asleep] for asleep in spared).split(".")) < LOOK_HOPS
+    assert network.runs == skipped.count(False)
+    assert max(len(run) for run in "".join(".#"[asleep] for asleep in skipped).split(".")) < LOOK_HOPS
 
 
 def test_somebody_who_speaks_keeps_it_awake_whatever_else_is_heard() -> None:
@@ -93,14 +93,14 @@ def test_somebody_who_speaks_keeps_it_awake_whatever_else_is_heard() -> None:
     network.speech = 0.0
     assert any(walk(engine, steady(5))[1])
     network.speech = 0.7  # it finds out at the next look
-    _, spared = walk(engine, steady(1))
-    assert sum(spared) < LOOK_HOPS and not any(spared[LOOK_HOPS:])
+    _, skipped = walk(engine, steady(1))
+    assert sum(skipped) < LOOK_HOPS and not any(skipped[LOOK_HOPS:])
 
 
 def test_silence_is_slept_through_and_the_first_sound_is_not() -> None:
     engine = engine_of(Counting())
-    _, spared = walk(engine, np.zeros((800, HOP_SAMPLES), np.float32))
-    assert np.mean(spared[SLEEP_HOPS + 1 :]) > 0.8
+    _, skipped = walk(engine, np.zeros((800, HOP_SAMPLES), np.float32))
+    assert np.mean(skipped[SLEEP_HOPS + 1 :]) > 0.8
     assert not any(walk(engine, steady(0.05))[1])
 
 
@@ -108,8 +108,8 @@ def test_in_a_restless_place_it_hardly_sleeps() -> None:
     sound = steady(10)
     for at in range(SLEEP_HOPS, len(sound), 20):
         sound[at] += 0.1 * sound[at] / np.abs(sound[at]).max()
-    _, spared = walk(engine_of(Counting()), sound)
-    assert np.mean(spared[SLEEP_HOPS:]) < 0.2
+    _, skipped = walk(engine_of(Counting()), sound)
+    assert np.mean(skipped[SLEEP_HOPS:]) < 0.2
 
 
 @pytest.mark.parametrize("level_db", [-65, -40, -10])
@@ -143,7 +143,7 @@ def test_a_word_after_a_pause_is_met_awake_and_loses_nothing(noise_level: float)
     kept, wanted = (sleep_cost.walked(sleep_cost.Played(tape.said), clean) for tape in (asleep, awake))
     begins = sleep_cost.onsets(clean)[-1]
     first = slice(begins * HOP_SAMPLES, (begins + 20) * HOP_SAMPLES)
-    assert asleep.spared > 100
+    assert asleep.skipped > 100
     assert level_change_db(wanted[first], kept[first]) > -0.5
     after = slice(begins + 20, None)
     apart = np.abs(np.array(asleep.said[after]) - np.array(awake.said[after])).mean(axis=1)
@@ -159,8 +159,8 @@ def test_awake_it_is_the_network_itself() -> None:
 def test_a_noise_that_ends_wakes_it() -> None:
     sound = steady(10)
     sound[1200:] *= 0.4
-    _, spared = walk(engine_of(Counting()), sound)
-    assert any(spared[1100:1200]) and not any(spared[1205:1500])
+    _, skipped = walk(engine_of(Counting()), sound)
+    assert any(skipped[1100:1200]) and not any(skipped[1205:1500])
 
 
 def test_reset_and_a_new_try_wake_it() -> None:
@@ -181,7 +181,7 @@ def test_no_number_wakes_it_and_is_forgotten() -> None:
     walk(engine, steady(6))
     with np.errstate(invalid="ignore"):
         walk(engine, np.full((1, HOP_SAMPLES), np.nan, np.float32))
-    assert not engine.spared and engine.unsound
+    assert not engine.skipped and engine.unsound
     engine.reset()
     assert any(walk(engine, steady(6))[1])
 
@@ -217,12 +217,12 @@ def test_the_chain_says_when_it_sleeps_and_with_0_it_never_does() -> None:
         slept = 0
         for hop in steady(6):
             chain.process(hop)
-            slept += chain.spared
+            slept += chain.skipped
         assert (slept > 100) == bool(sleep_s)
         chain.silent = True
         chain.process(np.zeros(HOP_SAMPLES, np.float32))
-        assert not chain.spared
-    assert not Chain(Config(), MaskEngine([Unity()], 30)).spared
+        assert not chain.skipped
+    assert not Chain(Config(), MaskEngine([Unity()], 30)).skipped
 
 
 def test_an_office_day_has_its_tenth_of_speech() -> None:
@@ -236,8 +236,8 @@ def test_what_goes_on_wakes_it_for_good_and_a_click_does_not() -> None:
     for lasts_hops, awake_s in ((1, 0.5), (60, 1.9)):
         sound = steady(12)
         sound[1500 : 1500 + lasts_hops] *= 100
-        _, spared = walk(engine_of(Counting()), sound)
-        after = spared[1500 + lasts_hops + 4 :][: round(1000 * awake_s / HOP_MS)]
+        _, skipped = walk(engine_of(Counting()), sound)
+        after = skipped[1500 + lasts_hops + 4 :][: round(1000 * awake_s / HOP_MS)]
         assert any(after) == (lasts_hops == 1)
 
 

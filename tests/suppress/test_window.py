@@ -113,19 +113,19 @@ def test_mask_of_ones_is_a_pure_delay(make: Callable[..., Path], settings: Windo
 
 @pytest.mark.parametrize("seed", range(12))
 def test_any_geometry_with_an_inverse_is_a_pure_delay(make: Callable[..., Path], seed: int) -> None:
-    dice = np.random.default_rng(seed)
-    size = 2 * int(dice.integers(32, 400))
-    hop = int(dice.integers(size // 8 + 1, size // 2 + 1))
+    rng = np.random.default_rng(seed)
+    size = 2 * int(rng.integers(32, 400))
+    hop = int(rng.integers(size // 8 + 1, size // 2 + 1))
     settings = WindowConfig(
-        window_ms=float(dice.uniform(size / 16 + 1, 250)),
+        window_ms=float(rng.uniform(size / 16 + 1, 250)),
         fft_samples=size,
         hop_samples=hop,
-        taper=str(dice.choice(["hann", "sqrt-hann", "hamming"])),
+        taper=str(rng.choice(["hann", "sqrt-hann", "hamming"])),
         step_frames=1,
     )
     frames = geometry_of(settings).frames
-    step = int(dice.integers(1, frames + 1))
-    wait = int(dice.integers(0, frames - step + 1))
+    step = int(rng.integers(1, frames + 1))
+    wait = int(rng.integers(0, frames - step + 1))
     settings = WindowConfig(**{**vars(settings), "step_frames": step, "wait_frames": wait})
     core = open_core(str(make(ONES, shaped(settings))), settings)
     sound = noise(8000, seed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge import RATE_HZ, UserError, cli
 from edge.config import CaptureConfig, Config, LimiterConfig, PlaybackConfig
-from edge.devices.cards import Direction, OpenPcm, Terms
+from edge.devices.cards import Direction, OpenPcm, StreamParams
 from edge.devices.fake import USB_OFFER, FakeCard, FakePcm, VirtualClock, opener
 from edge.dsp.antinoise import BadPath, SecondaryPath
 from edge.tools import calibrate
@@ -47,7 +47,7 @@ class Cup:
     def door(self) -> OpenPcm:
         plain = opener(self.ear, self.cup)
 
-        def open_by_name(device: str, direction: Direction, terms: Terms) -> FakePcm:
+        def open_by_name(device: str, direction: Direction, terms: StreamParams) -> FakePcm:
             pcm = plain(device, direction, terms)
             assert isinstance(pcm, FakePcm)
             self.pcms[direction] = pcm

@@ -667,7 +667,7 @@ def later_version(file: str, old: str, new: str) -> Iterator[None]:
 def way_back() -> str:
     """a new version that cannot start: the one before runs on"""
     before = in_use()
-    with later_version("edge/service.py", "for refusal in settle_process():", "raise SystemExit(7)"):
+    with later_version("edge/service.py", "for refusal in lock_memory_and_freeze_gc():", "raise SystemExit(7)"):
         status, words = install()
     wait_for(lambda: state() == "running", 60)
     return check(
