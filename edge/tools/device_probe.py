@@ -319,7 +319,7 @@ def in_child(order: str, words: dict[str, Any], seconds: float = 0.0, limit_s: f
     """Carry out one of ``ORDERS`` in a new process: its answer, or Trouble. Takes at most a little longer than
     ``seconds`` and ``limit_s`` together, even if the process cannot be killed.
     """
-    code = f"import sys; sys.path[:] = {sys.path!r}; from edge import trial; trial.obey()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from edge.tools import device_probe; device_probe.obey()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, order, json.dumps(words)],
         stdin=subprocess.DEVNULL,
