@@ -415,7 +415,7 @@ def test_a_box_that_is_killed_leaves_no_light(library: Library, tmp_path: Path) 
             sys.executable,
             "-c",
             f"import sys, time; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-            "from hw import panel; from edge.config import PanelConfig\n"
+            "from hw.board import panel; from edge.config import PanelConfig\n"
             f"panel.DEVICES = {panel.DEVICES!r}\n"
             "panel.Panel(PanelConfig(), lambda: panel.LedPattern.LIT, print, print, print).start()\n"
             "time.sleep(60)",
