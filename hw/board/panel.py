@@ -317,7 +317,7 @@ class PinsApart:
         # pressed while the processor is busy must not be missed.
         priority = os.sched_getparam(0).sched_priority
         order = (
-            f"import sys; sys.path[:] = {path!r}; from hw import panel; "
+            f"import sys; sys.path[:] = {path!r}; from hw.board import panel; "
             f"panel.serve({theirs.fileno()}, {priority}, **{wishes!r})"
         )
         with theirs:
