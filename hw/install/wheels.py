@@ -261,11 +261,25 @@ def _program() -> Iterator[Path]:
     """The files of the checkout that the wheel is made of."""
     told = tomllib.loads((SOURCE / "pyproject.toml").read_text())["tool"]["setuptools"]
     yield SOURCE / "pyproject.toml"
-    for package in told["packages"]:
-        yield from sorted((SOURCE / package.replace(".", "/")).glob("*.py"))
-    for package, patterns in told["package-data"].items():
-        for pattern in patterns:
-            yield from sorted((SOURCE / package).glob(pattern))
+    packages = list(_packages(told["packages"]["find"]["include"]))
+    for package in packages:
+        yield from sorted(package.glob("*.py"))
+    for name, patterns in told["package-data"].items():
+        for package in packages if name == "*" else [SOURCE / name.replace(".", "/")]:
+            for pattern in patterns:
+                yield from sorted(package.glob(pattern))
+
+
+def _packages(include: Sequence[str]) -> Iterator[Path]:
+    """The folders that setuptools takes for packages, each before those in it."""
+    for pattern in include:
+        for top in sorted(SOURCE.glob(pattern)):
+            yield from sorted(marker.parent for marker in top.rglob("__init__.py") if _is_package(marker.parent))
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether it and every folder between it and the checkout is one."""
+    return folder == SOURCE or ((folder / "__init__.py").is_file() and _is_package(folder.parent))
 
 
 def wheel_in(wheels: Path) -> Path:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 from hw.board import boards, bootconfig
 from hw.install import job, ledger, wheels
@@ -50,12 +51,11 @@ def fill(folder: Path, checkout: Path) -> None:
     project = tomllib.loads((checkout / "pyproject.toml").read_text())
     folder.mkdir(exist_ok=True)
     files: dict[str, bytes] = {}
-    for package in project["tool"]["setuptools"]["packages"]:
-        for path in sorted((checkout / package.replace(".", "/")).glob("*.py")):
-            files[str(path.relative_to(checkout))] = path.read_bytes()
-    for package, patterns in project["tool"]["setuptools"]["package-data"].items():
-        for path in (path for pattern in patterns for path in (checkout / package).glob(pattern)):
-            files[str(path.relative_to(checkout))] = path.read_bytes()
+    data = project["tool"]["setuptools"]["package-data"]
+    for package in find_packages(str(checkout), include=project["tool"]["setuptools"]["packages"]["find"]["include"]):
+        for pattern in ("*.py", *data["*"], *data.get(package, ())):
+            for path in sorted((checkout / package.replace(".", "/")).glob(pattern)):
+                files[str(path.relative_to(checkout))] = path.read_bytes()
     requires = tuple(project["project"]["dependencies"])
     make_wheel(folder, "quietbox", project["project"]["version"], files, requires)
     for requirement in (*requires, "rpi-lgpio", "RPi.GPIO", "onnxruntime"):

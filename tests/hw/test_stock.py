@@ -180,7 +180,7 @@ def test_the_archive_is_what_the_installer_takes(image: Path, folder: Path, tmp_
     command = ["bash", "install.sh", "--board", "--wheels", "../wheels", "--root", str(root), "--dry-run"]
     done = subprocess.run(command, cwd=tmp_path / "card/checkout", capture_output=True, text=True)
     assert done.returncode == 0 and f"packages from {tmp_path / 'card/wheels'}" in done.stdout, done.stderr
-    code = "from pathlib import Path; from hw import wheels; print(wheels.wheel_in(Path('../wheels')))"
+    code = "from pathlib import Path; from hw.install import wheels; print(wheels.wheel_in(Path('../wheels')))"
     done = subprocess.run(["python3", "-B", "-c", code], cwd=tmp_path / "card/checkout", capture_output=True, text=True)
     assert "quietbox-" in done.stdout, done.stderr
 
