@@ -1,7 +1,7 @@
 """Quietbox's runtime.
 
 The running box lies here: ``box`` is the one loop, ``chain`` the signal path inside it, ``service`` the process around
-it, ``cli`` the command. ``config`` holds the settings, ``health`` counts, ``journal`` reports, ``runtime`` claims the
+it, ``cli`` the command. ``config`` holds the settings, ``config_file`` reads them, ``health`` counts, ``journal`` reports, ``runtime`` claims the
 cards, ``realtime`` asks for priority, ``console`` ends every command. The rooms, each importing only from those after
 it:
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge import UserError, config, console
+from edge import UserError, config, config_file, console
 from edge.config import Config
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> Config:
     """The settings file, with what the command line says on top."""
-    chosen = config.find(options.config)
+    chosen = config_file.find(options.config)
     if getattr(options, "engine", None):
         chosen = _with_engine(chosen, options.engine)
     if getattr(options, "limit_db", None) is not None:
@@ -458,7 +458,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, function: Any, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=text)
         made.set_defaults(verb=function)
-        made.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.SYSTEM_FILE})")
+        made.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config_file.SYSTEM_FILE})")
         if as_json:
             made.add_argument("--json", action="store_true", help="print JSON instead of text")
         return made

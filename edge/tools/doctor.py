@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from edge import HOP_MS, runtime
-from edge.config import SYSTEM_FILE, USB_CARD, BadConfig, CaptureConfig, Config, PlaybackConfig, load
+from edge.config import USB_CARD, CaptureConfig, Config, PlaybackConfig
+from edge.config_file import SYSTEM_FILE, BadConfig, load
 from edge.console import printable
 from edge.devices import cards, mixer
 from edge.devices.capture import LIVE_RATIO

@@ -32,7 +32,7 @@ import sys
 import time
 from pathlib import Path
 
-from edge import UserError, config
+from edge import UserError, config_file
 from edge.console import run_main
 from hw.board.bootconfig import GADGET
 
@@ -230,13 +230,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m hw.board.gadget", description="The box as a USB microphone for a PC."
     )
     parser.add_argument("order", choices=("up", "down", "status"))
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.SYSTEM_FILE})")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config_file.SYSTEM_FILE})")
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="a folder to use instead of /")
     options = parser.parse_args(arguments)
     gadget = Gadget(options.root)
     try:
         if options.order == "up":
-            if not config.find(options.config).cable.usb:
+            if not config_file.find(options.config).cable.usb:
                 print("USB microphone: not wanted ([cable] usb = false)")
                 return 0
             print(f"USB microphone: {gadget.up()}")

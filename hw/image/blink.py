@@ -5,7 +5,7 @@ python -m hw.image.blink
 
 import time
 
-from edge import UserError, config
+from edge import UserError, config, config_file
 from edge.console import run_main
 from hw.board.panel import LedPattern, Panel
 from hw.image.settings import OUT
@@ -25,7 +25,7 @@ def blink(settings: config.PanelConfig, seconds: float = BLINK_S) -> None:
 def pins() -> config.PanelConfig:
     """As the settings say that the box starts with; the usual ones if there are none."""
     try:
-        return config.load(OUT).panel
+        return config_file.load(OUT).panel
     except UserError:
         return config.PanelConfig()
 

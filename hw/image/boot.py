@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from edge import UserError
-from edge.config import documented
+from edge.config_file import documented
 from hw.image import debian
 
 HERE = Path(__file__).parent

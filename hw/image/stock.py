@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import UserError, config
+from edge import UserError, config_file
 from edge.console import run_main
 from edge.files import atomic
 from hw.install import job, wheels
@@ -138,7 +138,7 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
     if not folder.is_dir():
         raise UserError(f"--wheels {folder}: there is no such folder; ./install.sh --collect-wheels fills one")
     if settings:
-        config.load(settings)
+        config_file.load(settings)
     boot, root = look(image)
     system = examine(Fat(image, boot), Ext4(image, root))
     say(f"{image.name}: {system.name}, {system.processor.name}, Python {system.python}, {system.free_mb} MB free")

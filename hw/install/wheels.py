@@ -228,8 +228,10 @@ def settings_fault(folder: Path, settings: Path) -> str:
     not run at all.
     """
     check = (
-        "import sys; from pathlib import Path; from edge import UserError, config\n"
-        "try: config.load(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from edge import UserError\n"
+        "try: from edge.config_file import load\n"
+        "except ImportError: from edge.config import load\n"  # a kept version of before config_file
+        "try: load(Path(sys.argv[1]))\n"
         "except UserError as error: sys.exit(str(error))"
     )
     try:

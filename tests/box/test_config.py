@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge import config
-from edge.config import BadConfig, Config, load, parse
+from edge import config, config_file
+from edge.config import Config
+from edge.config_file import BadConfig, load, parse
 
 SHIPPED = Path(config.__file__).with_name("quietbox.toml")
 
 
 def test_the_shipped_file_shows_every_key_with_its_default() -> None:
-    assert SHIPPED.read_text() == "\n".join(config.documented()) + "\n"
+    assert SHIPPED.read_text() == "\n".join(config_file.documented()) + "\n"
     assert load(SHIPPED) == Config()
 
 
@@ -106,7 +107,7 @@ values = st.one_of(st.integers(), st.floats(), st.booleans(), st.text("ab\"'", m
 def test_no_value_gets_past_its_range(section: str, data: st.DataObject, value: object) -> None:
     entry = data.draw(st.sampled_from(dataclasses.fields(config.SECTIONS[section])))
     try:
-        got = config._checked("here", section, entry.name, value)
+        got = config_file._checked("here", section, entry.name, value)
     except BadConfig:
         return
     rule = entry.metadata

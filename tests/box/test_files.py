@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from edge import UserError, cli, config, files, runtime
+from edge import UserError, cli, config, config_file, files, runtime
 from edge.dsp.antinoise import BadPath, SecondaryPath
 from edge.files import arrays
 from edge.net import keys
@@ -44,7 +44,7 @@ from quant.graph import read_model
 
 Reader = Callable[[Path], Any]
 READERS: dict[str, Reader] = {
-    "settings": config.load,
+    "settings": config_file.load,
     "secret key": keys.read_secret,
     "clients": keys.read_clients,
     "calibration": SecondaryPath.load,

@@ -17,7 +17,8 @@ from test_journal import KEYS, Listener, decoded
 
 from edge import RATE_HZ
 from edge.chain import Chain
-from edge.config import Config, load
+from edge.config import Config
+from edge.config_file import load
 from edge.journal import Journal
 from edge.service import Service
 from edge.tools.enhance import enhance_file

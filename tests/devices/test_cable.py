@@ -10,11 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge import box as box_module
-from edge import config
+from edge import config_file
 from edge.box import Box, State
 from edge.config import (
     USB_CARD,
-    BadConfig,
     BoxConfig,
     CableConfig,
     CaptureConfig,
@@ -24,6 +23,7 @@ from edge.config import (
     PlaybackConfig,
     SuppressConfig,
 )
+from edge.config_file import BadConfig
 from edge.devices import cable as cable_module
 from edge.devices.cable import Cable, CableState
 from edge.devices.capture import Capture
@@ -421,13 +421,13 @@ def orders(count: int) -> Iterator[int]:
 )
 def test_settings_that_cannot_work_are_refused(text: str, words: str) -> None:
     with pytest.raises(BadConfig, match=words) as refusal:
-        config.parse(text)
+        config_file.parse(text)
     assert "\n" not in str(refusal.value)
 
 
 def test_what_the_settings_mean() -> None:
     assert (Config().output, Config().beside) == ("auto", "")
-    both = config.parse('[playback]\ndevice = "Headphones"\n[cable]\ndevice = "Loopback"')
+    both = config_file.parse('[playback]\ndevice = "Headphones"\n[cable]\ndevice = "Loopback"')
     assert (both.output, both.beside) == ("Headphones", "Loopback")
-    usb = config.parse('[playback]\ndevice = "off"\n[cable]\nusb = true')
+    usb = config_file.parse('[playback]\ndevice = "off"\n[cable]\nusb = true')
     assert (usb.output, usb.beside) == (USB_CARD, "")

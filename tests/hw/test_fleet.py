@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edge import config, journal
+from edge import config_file, journal
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FLEET = CHECKOUT / "hw/fleet"
@@ -102,7 +102,7 @@ def test_settings_model_and_upload_roll_out_once(play: Play) -> None:
     assert status == 0, said
     assert all(counts[box]["changed"] > 0 and counts[box]["failed"] == 0 for box in play.boxes)
     assert (play.text("one"), play.text("two")) == ("[suppress]\nlimit_db = 18\n", "[suppress]\nlimit_db = 24\n")
-    assert config.load(play.boxes["one"] / "etc/quietbox/quietbox.toml").suppress.limit_db == 18
+    assert config_file.load(play.boxes["one"] / "etc/quietbox/quietbox.toml").suppress.limit_db == 18
     model = play.boxes["two"] / "usr/local/share/quietbox/models/quietbox"
     assert sorted(path.name for path in model.iterdir()) == ["CARD.md", "quietbox.npz", "quietbox.onnx"]
     upload = play.text("two", "etc/systemd/journal-upload.conf.d/quietbox.conf")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from edge import UserError, config, files
+from edge import UserError, config, config_file, files
 from edge.files import toml
 from hw.image import blink, bundle, first, settings, versions
 from hw.image.versions import Versions
@@ -78,7 +78,7 @@ KINDS = ("FIFO", "device", "folder", "loop", "dangling", "zeros", "not text", "s
 def ask(version: Path, path: Path) -> str:
     """As ``wheels.settings_fault``, without another Python."""
     try:
-        config.load(path)
+        config_file.load(path)
     except UserError as error:
         return str(error)
     return ""
@@ -106,8 +106,8 @@ def places(folder: Path) -> dict[str, Path]:
 def test_any_settings_file_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
     path = tmp_path / "loop"
     ANYTHING[what](path)
-    with pytest.raises(config.BadConfig) as caught:
-        config.load(path)
+    with pytest.raises(config_file.BadConfig) as caught:
+        config_file.load(path)
     said = str(caught.value)
     assert said.startswith(str(path)) and "\n" not in said and len(said) < len(str(path)) + 600
 
@@ -121,7 +121,7 @@ def test_any_file_on_the_card_ends_in_the_last_good_settings(tmp_path: Path, wha
     ANYTHING[what](held["card"])
     choice = settings.choose(check, **held)
     assert choice.source == "last good" and "quietbox.toml" in choice.fault and "\n" not in choice.fault
-    assert config.load(held["out"]).suppress.limit_db == 12.0
+    assert config_file.load(held["out"]).suppress.limit_db == 12.0
 
 
 @pytest.mark.parametrize("what", ANYTHING)
@@ -134,7 +134,7 @@ def test_any_file_on_the_data_partition_leaves_the_cards_settings(tmp_path: Path
     for _ in range(2):
         held["card"].write_text(GOOD)
         assert settings.choose(settings.remembering(check, "1", notes), **held) == settings.Choice("card", "")
-        assert config.load(held["out"]).suppress.limit_db == 12.0
+        assert config_file.load(held["out"]).suppress.limit_db == 12.0
     held["card"].unlink()
     choice = settings.choose(check, **held)
     assert choice.source == "last good", "it could be kept, whatever lay there"
@@ -160,7 +160,7 @@ def test_any_toml_of_the_board_is_no_hindrance(
     held["card"].write_text(GOOD)
     held["guessed"].write_text(f"{place} = {as_toml(value)}\n", encoding="utf-8", errors="replace")
     assert settings.choose(check, **held).source == "card"
-    assert config.load(held["out"]).suppress.limit_db == 12.0
+    assert config_file.load(held["out"]).suppress.limit_db == 12.0
 
 
 def as_toml(value: object) -> str:
@@ -184,14 +184,14 @@ def test_any_text_is_settings_or_one_line(tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("junk") / "a.toml"
     path.write_bytes(junk if isinstance(junk, bytes) else junk.encode(errors="surrogatepass"))
     try:
-        assert isinstance(config.load(path), config.Config)
-    except config.BadConfig as error:
+        assert isinstance(config_file.load(path), config.Config)
+    except config_file.BadConfig as error:
         assert "\n" not in str(error)
     shutil.rmtree(path.parent)
 
 
 def test_the_bounds_leave_room_for_every_key(tmp_path: Path) -> None:
-    text = "\n".join(config.documented())
+    text = "\n".join(config_file.documented())
     assert len(text) * 5 < toml.MOST_BYTES
     assert toml.parse(text)
     floats = ", ".join(f"a{number} = 1.5" for number in range(toml.MOST_DOTS))
@@ -199,7 +199,7 @@ def test_the_bounds_leave_room_for_every_key(tmp_path: Path) -> None:
 
 
 def test_no_settings_may_come_from_dev_null() -> None:
-    assert config.load(Path("/dev/null")) == config.Config()
+    assert config_file.load(Path("/dev/null")) == config.Config()
 
 
 def test_the_fault_light_needs_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from edge import UserError, config
+from edge import UserError, config, config_file
 from hw.image import (
     boot,
     bundle,
@@ -247,7 +247,7 @@ def test_units_of_the_image_are_right_by_systemd_s_own_word(tmp_path: Path) -> N
 
 def check(path: Path) -> str:
     try:
-        config.load(path)
+        config_file.load(path)
     except UserError as error:
         return str(error)
     return ""
@@ -268,7 +268,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
 def test_the_shipped_file_sets_nothing_and_is_right(places: dict[str, Path]) -> None:
     places["card"].write_text(boot.settings())
     assert settings.choose(check, **places) == settings.Choice("card", "")
-    assert config.load(places["out"]) == config.Config()
+    assert config_file.load(places["out"]) == config.Config()
     assert not any(tomllib.loads(boot.settings()).values())
 
 
@@ -280,10 +280,10 @@ def test_good_settings_are_kept_and_a_broken_file_falls_back_to_them(places: dic
     assert choice.source == "last good"
     assert "limit_dB" in choice.fault and "limit_db" in choice.fault and "quietbox.toml" in choice.fault
     assert ".quietbox-part" not in choice.fault
-    assert config.load(places["out"]).suppress.limit_db == 12.0
+    assert config_file.load(places["out"]).suppress.limit_db == 12.0
     places["card"].unlink()
     assert "no quietbox.toml" in settings.choose(check, **places).fault
-    assert config.load(places["out"]).suppress.limit_db == 12.0
+    assert config_file.load(places["out"]).suppress.limit_db == 12.0
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
@@ -305,7 +305,7 @@ def test_a_data_partition_that_is_gone_costs_only_the_keeping(places: dict[str, 
     places["kept"] = Path("/proc/nothing/quietbox.toml")
     places["card"].write_text("[suppress]\nlimit_db = 12.0\n")
     assert settings.choose(check, **places).source == "card"
-    assert config.load(places["out"]).suppress.limit_db == 12.0
+    assert config_file.load(places["out"]).suppress.limit_db == 12.0
 
 
 def test_what_was_found_counts_only_where_the_user_says_nothing(places: dict[str, Path]) -> None:
@@ -313,7 +313,7 @@ def test_what_was_found_counts_only_where_the_user_says_nothing(places: dict[str
     places["guessed"].write_text('[capture]\ndevice = "quietboxmic"\ngain_db = 24.0\n[panel]\nled = 25\n')
     places["card"].write_text("[capture]\ngain_db = 10.0\n[box]\nretry_s = 5.0\n")
     assert settings.choose(check, **places).source == "card"
-    held = config.load(places["out"])
+    held = config_file.load(places["out"])
     assert (held.capture.device, held.capture.gain_db, held.panel.led, held.box.retry_s) == (
         "quietboxmic",
         10.0,
@@ -322,7 +322,7 @@ def test_what_was_found_counts_only_where_the_user_says_nothing(places: dict[str
     )
     places["card"].write_text('[capture]\ndevice = "Headset"\n')
     settings.choose(check, **places)
-    assert config.load(places["out"]).capture == config.CaptureConfig(device="Headset")
+    assert config_file.load(places["out"]).capture == config.CaptureConfig(device="Headset")
 
 
 def test_what_a_version_has_taken_is_not_asked_again(places: dict[str, Path], tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_wrong_guess_never_spoils_the_users_settings(places: dict[str, Path]) 
     places["guessed"].write_text("[panel]\nled = 99\n")
     places["card"].write_text("[suppress]\nlimit_db = 12.0\n")
     assert settings.choose(check, **places) == settings.Choice("card", "")
-    assert config.load(places["out"]).suppress.limit_db == 12.0
+    assert config_file.load(places["out"]).suppress.limit_db == 12.0
 
 
 @given(

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.config import TAKEN_PINS, BadConfig, PanelConfig, parse
+from edge.config import TAKEN_PINS, PanelConfig
+from edge.config_file import BadConfig, parse
 from hw.board import panel
 from hw.board.panel import TICK_S, Button, FakePins, LedPattern, Panel, PanelError, PinsApart, brightness
 

@@ -16,7 +16,8 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from edge import HOP_SAMPLES, RATE_HZ  # noqa: E402
-from edge.config import BadConfig, WindowConfig, parse  # noqa: E402
+from edge.config import WindowConfig  # noqa: E402
+from edge.config_file import BadConfig, parse  # noqa: E402
 from edge.dsp.spectrum import Floats  # noqa: E402
 from edge.suppress import open_engine  # noqa: E402
 from edge.suppress.foreign.adapter import Adapter  # noqa: E402
