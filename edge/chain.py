@@ -5,7 +5,6 @@ The live box, ``enhance``, ``bench`` and the tests all run this one definition.
 
 import math
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -20,54 +19,7 @@ from edge.dsp.spectrum import Floats
 from edge.dsp.voice import VoiceDecision
 from edge.dsp.volume import LineOut, Volume
 from edge.suppress import open_configured, open_listener
-from edge.suppress.mask import MaskEngine
-
-
-class Engine(Protocol):
-    """What the chain needs of a suppressor: ours (``suppress.mask``), and somebody else's (``suppress.adapter``)."""
-
-    notes: list[str]
-    """Why it is not what was wished for, one sentence each."""
-    failure: Exception | None
-    """The last exception within; whoever reports it sets it back to None."""
-    wet: float
-    """1 lets it work, 0 is bypass at the same delay."""
-
-    @property
-    def unsound(self) -> int:
-        """How often what came out was no sound and the dry one passed instead."""
-
-    @property
-    def name(self) -> str:
-        """What is at work just now."""
-
-    @property
-    def rung(self) -> int:
-        """0 is the best on the ladder, each step down one more."""
-
-    @property
-    def lowest(self) -> bool:
-        """Whether there is nothing further to fall back to."""
-
-    @property
-    def delay_samples(self) -> int:
-        """How far the output hop lies behind the input hop, on every rung."""
-
-    @property
-    def burst_hops(self) -> int:
-        """How many hops of sound one piece of its work is for: all of that work may come in one of them."""
-
-    def process(self, hop: Floats) -> float:
-        """Clean float32, 80 samples in place; returns the speech probability."""
-
-    def step_down(self) -> bool:
-        """Let the next one work; False if there is none."""
-
-    def step_up(self) -> None:
-        """Try the best again."""
-
-    def reset(self) -> None:
-        """Forget the signal, keep the rung."""
+from edge.suppress.engine import Engine
 
 
 class Chain:
@@ -142,8 +94,8 @@ class Chain:
 
     @property
     def skipped(self) -> bool:
-        """Whether the network slept through the last hop."""
-        return not self.silent and isinstance(self.engine, MaskEngine) and self.engine.skipped
+        """Whether the network skipped the last hop."""
+        return not self.silent and self.engine.skipped
 
     @property
     def working(self) -> str:
@@ -157,7 +109,7 @@ class Chain:
     @property
     def degraded(self) -> bool:
         """Whether something less than the configured engine works."""
-        return self.resting or self.silent or self.engine.rung > 0
+        return self.resting or self.silent or self.engine.level > 0
 
     def step_down(self) -> None:
         """Fall back: next engine -> high-pass only -> bypass -> silence."""

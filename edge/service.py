@@ -16,7 +16,7 @@ from typing import Any
 
 from edge import HOP_MS, UserError, runtime
 from edge.box import Box, State
-from edge.chain import Chain, Engine
+from edge.chain import Chain
 from edge.config import Config
 from edge.devices.cable import Cable, CableState
 from edge.devices.cards import OpenPcm, clock_of, open_pcm
@@ -280,7 +280,7 @@ class Service:
             self._journal.say(f"{order}, by {source}", "order", source=source)
         for kind, text in box.health.news():
             self._journal.say(text, kind)
-        news = getattr(box.chain.engine, "news", None)  # only an engine on another machine has any
+        news = box.chain.engine.news
         while news:
             self._journal.say(news.popleft(), "engine")
         if not self._xrun_seen and (box.capture.xruns or box.playback.xruns):
@@ -377,7 +377,7 @@ def _moment(box: Box) -> dict[str, Any]:
         "drift_ppm": round(box.playback.drift_ppm, 1) if heard else None,
         "latency_ms": round(latency_ms(box), 1) if heard else None,
         **_of_paths(box.chain),
-        **_of_remote(box.chain.engine),
+        **box.chain.engine.counters(),
         **_of_cable(box.cable),
         "temperature_c": boards.temperature_c(),
         "memory_mb": round(_memory_mb(), 1),
@@ -401,14 +401,6 @@ def _of_paths(chain: Chain) -> dict[str, Any]:
     if chain.howl:
         told["howl_drop_db"] = round(chain.howl.gain_drop_db, 1)
     return told
-
-
-def _of_remote(engine: Engine) -> dict[str, Any]:
-    """How the way to an engine on another machine fares, counted since it was opened; nothing where there is none."""
-    tally = getattr(engine, "tally", None)
-    if tally is None:
-        return {}
-    return {f"remote_{name}": getattr(tally, name) for name in ("answered", "filled", "switches", "late", "lost")}
 
 
 def _of_cable(cable: Cable) -> dict[str, Any]:

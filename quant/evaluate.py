@@ -39,12 +39,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, chain, command_for, config
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, command_for, config
 from edge.chain import Chain
 from edge.console import run_main
 from edge.dsp.spectrum import Floats
 from edge.files import BadFile, atomic, check_regular
 from edge.suppress import FOREIGN, files_of, open_engine
+from edge.suppress import engine as contract
 from edge.suppress.mask import MaskEngine
 from edge.suppress.shipped import BadModel, Model
 from edge.tools import bench
@@ -83,7 +84,7 @@ def product(engine: str, *, whole: bool = False) -> Engine:
     phase that a high-pass turns in the lowest voice, which nobody hears, as distortion.
     """
 
-    def opened(limit_db: float) -> chain.Engine:
+    def opened(limit_db: float) -> contract.Engine:
         found = open_engine(engine, limit_db)
         if found.name != engine:
             raise BadRequest("; ".join(found.notes))
@@ -124,7 +125,7 @@ def network_file(path: Path) -> Engine:
 
 
 def _live(
-    opened: Callable[[float], chain.Engine],
+    opened: Callable[[float], contract.Engine],
     weights: Callable[[], list[Path]],
     whole: bool = False,
     notes: Callable[[], list[str]] = list,
@@ -141,7 +142,7 @@ def _live(
             speech.append(walk.speech)
 
         walked = in_hops(samples, HOP_SAMPLES, walk.delay_samples, process)
-        if engine.failure or engine.unsound:
+        if engine.failure or engine.invalid:
             why = " ".join(str(engine.failure or "NaN or infinite gains").split())
             raise BadRequest(f"{engine.name} failed while processing: {why}")
         return Heard(walked[walk.delay_samples :], np.array(speech, np.float32))

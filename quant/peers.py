@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge import HOP_SAMPLES, RATE_HZ, chain
+from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.spectrum import Floats
-from edge.suppress import FOREIGN, BadModel
+from edge.suppress import FOREIGN, BadModel, engine
 from edge.suppress.foreign import dtln, gtcrn, rnnoise
 from edge.suppress.foreign.adapter import Core
 from edge.suppress.foreign.assets import FLOATS, asset, library, pointer
@@ -46,7 +46,7 @@ class Engine:
     """The files its weights come from; raises UserError if the engine cannot be had here."""
     notes: Callable[[], list[str]] = list
     """What the user ought to know of how it runs here, one sentence each."""
-    opened: Callable[[float], chain.Engine] | None = None
+    opened: Callable[[float], engine.Engine] | None = None
     """(attenuation limit in dB) -> itself in hops of the box; None where it only runs by itself."""
 
     def __call__(self, samples: Floats, limit_db: float) -> Floats:

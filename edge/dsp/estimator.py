@@ -9,6 +9,8 @@ class Estimator(Protocol):
     """What decides the gains."""
 
     name: str
+    skipped: bool = False
+    """Whether it had nothing to compute for the last spectrum; a network that sleeps sets it."""
 
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
         """complex64[161] in, gains 0..1 written into float32[64]; returns the speech probability 0..1."""

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError
-from edge.chain import Engine
 from edge.config import BridgeConfig
 from edge.dsp.spectrum import Floats
 from edge.net import keys
@@ -31,6 +30,7 @@ from edge.net.log_limit import LogLimit, printable
 from edge.net.transport import Connection, Limits, Listener, Loop
 from edge.net.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.net.zmtp import Null, Peer
+from edge.suppress.engine import Engine
 
 BACKLOG_HOPS = 64
 """Hops of one box that wait: after 0.3 s of standstill the older ones are of no use to it."""

@@ -123,7 +123,7 @@ def open_engine(
     sleep_s: float = 0,
     window: WindowConfig | None = None,
 ) -> "MaskEngine | Adapter":
-    """The engine asked for with everything below it on the ladder; ``auto`` begins with the best of ours.
+    """The engine asked for with everything below it on the fallback chain; ``auto`` begins with the best of ours.
 
     ``model``: the network's name or path, or the path of the foreign engine's files. What cannot be opened is left
     out; the engine's ``notes`` say so. ``sleep_s``: our networks sleep after so long without speech; 0: never.
@@ -133,18 +133,18 @@ def open_engine(
         own = (window,) if engine == "window" and window else ()
         return _open_foreign(engine, limit_db, model, sleep_s, own)
     names = list(BUILDERS)
-    ladder: list[Estimator] = []
+    levels: list[Estimator] = []
     notes: list[str] = []
     refusals = []
     for name in names[0 if engine == "auto" else names.index(engine) :]:
         try:
             found = BUILDERS[name](model, notes)
-            ladder.append(Sleeper(found, sleep_s) if sleep_s and isinstance(found, Network) else found)
+            levels.append(Sleeper(found, sleep_s) if sleep_s and isinstance(found, Network) else found)
         except BadModel as refusal:
             refusals.append(f"engine {name} cannot be used: {refusal}")
     if refusals:
-        notes.append("; ".join([*refusals, f"{ladder[0].name} works"]))
-    return MaskEngine(ladder, limit_db, notes)
+        notes.append("; ".join([*refusals, f"{levels[0].name} works"]))
+    return MaskEngine(levels, limit_db, notes)
 
 
 def _open_foreign(

@@ -1,8 +1,8 @@
-"""The engine of all our own networks: band gains on the low-latency transform.
+"""The engine of all our own suppressors: band gains on the low-latency transform.
 
-An *estimator* sees one frame and says a gain for each of 64 bands and a speech probability. The ``MaskEngine`` owns
-the transform and a ladder of estimators, best first; when one fails or is too slow the next takes over in the same
-buffers, so nothing jumps but the gains.
+An *estimator* takes one spectrum and returns a gain for each of 64 bands and a speech probability. The ``MaskEngine``
+owns the transform and a fallback chain of estimators, best first; when one fails or is too slow the next takes over in
+the same buffers, so that nothing changes abruptly but the gains.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import numpy as np
 
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, BINS, DELAY_SAMPLES, Floats, Spectra, Transform, band_weights
-from edge.suppress.sleep import Sleeper
+from edge.suppress.engine import Engine
 
 
-class Unity:
-    """Leaves everything as it is: the rung below the last suppressor, and ``engine = "off"``."""
+class Unity(Estimator):
+    """Gains of one: the level below the last suppressor, and ``engine = "off"``."""
 
     name = "off"
 
@@ -27,47 +27,37 @@ class Unity:
         pass
 
 
-class MaskEngine:
+class MaskEngine(Engine):
     """Noise suppression by band gains: a hop in, the hop before it out, 10 ms of latency with the hop itself."""
 
     delay_samples = DELAY_SAMPLES
-    burst_hops = 1
-    """Its work is the same in every hop."""
+    level = 0
+    invalid = 0
 
-    def __init__(self, ladder: Sequence[Estimator], limit_db: float, notes: Sequence[str] = ()) -> None:
-        """``ladder``: best first, at least one. ``limit_db``: the least gain is -limit_db."""
-        self._ladder = [*ladder]
+    def __init__(self, levels: Sequence[Estimator], limit_db: float, notes: Sequence[str] = ()) -> None:
+        """``levels``: best first, at least one. ``limit_db``: the least gain is -limit_db."""
+        super().__init__()
+        self._levels = [*levels]
         self.notes = [*notes]
-        """Why it is not what was wished for, one sentence each; whoever opened it tells the user."""
         self._floor = np.float32(10 ** (-limit_db / 20))
         self._transform = Transform()
         self._spread = band_weights()
         self._gains = np.ones(BANDS, np.float32)
         self._mask = np.ones(BINS, np.float32)
-        self.rung = 0
-        """Which estimator works: 0 is the best, each failure goes one up."""
-        self.failure: Exception | None = None
-        """The last exception an estimator raised; whoever reports it sets it back to None."""
-        self.unsound = 0
-        """Frames whose gains were no numbers: they pass unchanged and the estimator starts afresh."""
-        self.wet = 1.0
-        """1 applies the gains, 0 is bypass: unity gains through the same path."""
 
     @property
     def name(self) -> str:
         """The estimator at work."""
-        return self._ladder[self.rung].name
+        return self._levels[self.level].name
 
     @property
     def lowest(self) -> bool:
         """Whether there is no further estimator to fall back to."""
-        return self.rung == len(self._ladder) - 1
+        return self.level == len(self._levels) - 1
 
     @property
     def skipped(self) -> bool:
-        """Whether a network slept through the last hop."""
-        estimator = self._ladder[self.rung]
-        return isinstance(estimator, Sleeper) and estimator.skipped
+        return self._levels[self.level].skipped
 
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability."""
@@ -88,22 +78,23 @@ class MaskEngine:
         """Let the next estimator work; False if there is none."""
         if self.lowest:
             return False
-        self.rung += 1
-        self._ladder[self.rung].reset()
+        self.level += 1
+        self._levels[self.level].reset()
         return True
 
     def step_up(self) -> None:
         """Try the best estimator again."""
-        self.rung = 0
-        self._ladder[0].reset()
+        self.level = 0
+        self._levels[0].reset()
 
     def reset(self) -> None:
+        """Forget the signal, keep the level."""
         self._transform.reset()
-        for estimator in self._ladder:
+        for estimator in self._levels:
             estimator.reset()
 
     def _estimate(self, spectrum: Spectra) -> float:
-        estimator = self._ladder[self.rung]
+        estimator = self._levels[self.level]
         try:
             speech = estimator.estimate(spectrum, self._gains)
         except Exception as error:
@@ -113,7 +104,7 @@ class MaskEngine:
             self.step_down()
             return 0.0
         if not np.isfinite(self._gains.sum()):
-            self.unsound += 1
+            self.invalid += 1  # the frame passes unchanged and the estimator starts afresh
             self._gains.fill(1)
             estimator.reset()
             return 0.0

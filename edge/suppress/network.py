@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, SILENCE, Features, Floats, Spectra
 
 LEVEL_KEEP = 0.99
@@ -74,7 +75,7 @@ class Shape:
         return [2, self.past_hops * BANDS, *groups, *[self.hidden] * self.rounds]
 
 
-class NumpyNetwork:
+class NumpyNetwork(Estimator):
     """The estimator of ``engine = "network"`` where ONNX Runtime does not work, and of ``engine = "rnn"``."""
 
     def __init__(self, name: str, shape: Shape, weights: Weights) -> None:

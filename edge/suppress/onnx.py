@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, Features, Floats, Spectra
 from edge.suppress.shipped import Model
 
@@ -21,7 +22,7 @@ SETTINGS = {
 }
 
 
-class OnnxNetwork:
+class OnnxNetwork(Estimator):
     """One hop is one run on bound buffers; the state goes to and fro between two of them."""
 
     def __init__(self, name: str, model: Model) -> None:

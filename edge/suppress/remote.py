@@ -17,12 +17,15 @@ from edge import HOP_SAMPLES, UserError
 from edge.config import Config, RemoteConfig
 from edge.dsp.spectrum import Floats
 from edge.suppress import open_engine
+from edge.suppress.engine import Engine
 from edge.suppress.link import Link
 from edge.suppress.mask import MaskEngine
 from edge.suppress.shipped import BadModel
 
 RING_HOPS = 256
 """Answers are kept, and asked for, this long: 1.3 s, more than twice the largest budget."""
+REPORTED = ("answered", "filled", "switches", "late", "lost")
+"""Counts of the ``Tally`` that go into the status file and the journal."""
 RETURN_HOPS = 40
 """The machine is heard again once 200 ms of answers were in time without a gap."""
 
@@ -50,22 +53,17 @@ def open_remote(settings: RemoteConfig, limit_db: float, below: MaskEngine, prio
         raise BadModel(str(error)) from None
 
 
-class RemoteEngine:
+class RemoteEngine(Engine):
     """A hop in, a clean one out, ``delay_samples`` late, whoever made it."""
 
     def __init__(self, link: "Link", limit_db: float, below: MaskEngine) -> None:
+        super().__init__()
         self._link = link
         self._below = below
         self.notes = below.notes
         self.news = link.news
-        """What has happened since, one sentence each, for whoever tells the user; oldest first, bounded."""
         self.tally = link.tally
-        self.burst_hops = 1
-        """The work here is the same in every hop."""
-        self.wet = 1.0
-        """1 lets the engines work, 0 is bypass: the dry sound at the same delay."""
         self.delay_samples = delay = link.delay_samples
-        """How far the output hop lies behind the input hop, at 16 kHz."""
         self._share_wet = 1 - 10 ** (-limit_db / 20)
         self._mixed = self._share_wet
         self._input = np.zeros(delay + HOP_SAMPLES, np.float32)
@@ -89,9 +87,9 @@ class RemoteEngine:
         return "remote" if self._playing else self._below.name
 
     @property
-    def rung(self) -> int:
+    def level(self) -> int:
         """0 while the machine is heard; our engines follow from 1 on."""
-        return 0 if self._playing else 1 + self._below.rung
+        return 0 if self._playing else 1 + self._below.level
 
     @property
     def lowest(self) -> bool:
@@ -107,8 +105,12 @@ class RemoteEngine:
         self._below.failure = failure
 
     @property
-    def unsound(self) -> int:
-        return self._below.unsound
+    def invalid(self) -> int:
+        return self._below.invalid
+
+    def counters(self) -> dict[str, int]:
+        """How the connection fares, counted since it was opened."""
+        return {f"remote_{name}": getattr(self.tally, name) for name in REPORTED}
 
     def step_down(self) -> bool:
         """Ours do less; the machine costs this box next to nothing."""

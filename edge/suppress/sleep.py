@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, WINDOW_SAMPLES, Features, Floats, Spectra, analysis_window
 from edge.dsp.voice import VoiceDecision
 
@@ -47,30 +48,20 @@ DB_A_FEATURE = 20.0
 
 
 @runtime_checkable
-class Network(Protocol):
+class Network(Estimator, Protocol):
     """What can sleep: both forms of our networks."""
 
-    name: str
-
-    def estimate(self, spectrum: Spectra, gains: Floats) -> float:
-        """complex64[161] -> gains 0..1 in place in float32[64]; returns the probability of speech, 0..1."""
-
     def step(self, features: Floats, gains: Floats) -> float:
-        """The same of float32[64] features."""
-
-    def reset(self) -> None:
-        """Forget the signal."""
+        """float32[64] features -> gains 0..1 in place in float32[64]; returns the probability of speech, 0..1."""
 
 
-class Sleeper:
+class Sleeper(Estimator):
     """The estimator around a network: the network's own gains awake, the last ones asleep."""
 
     def __init__(self, network: Network, after_s: float) -> None:
         """``after_s``: it sleeps when nobody has spoken for so long."""
         self.name = network.name
         self.network = network
-        self.skipped = False
-        """Whether the network had nothing to do in the last hop."""
         self._lately = VoiceDecision(SPEECH, SPEECH, 1000 * after_s)
         self._features = Features()
         self._gains = np.ones(BANDS, np.float32)

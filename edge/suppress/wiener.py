@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import HOP_MS
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, BINS, Floats, Spectra, band_weights
 
 
@@ -60,7 +61,7 @@ SPEECH_RMS_SNR = 2.5  # steady noise stays near 0.1, the median of speech at -5.
 PRESENCE_HOLD = 0.82
 
 
-class Wiener:
+class Wiener(Estimator):
     """Band gains from a tracked noise floor; no weights, nothing to load."""
 
     name = "dsp"

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
-from edge.chain import Chain, Engine
+from edge.chain import Chain
 from edge.config import Config
 from edge.dsp.howl import HowlGuard
 from edge.dsp.reference import ReferenceCanceller
 from edge.dsp.spectrum import Floats
 from edge.suppress import BUILDERS, FOREIGN, files_of, open_configured
+from edge.suppress.engine import Engine
 
 WARM_UP_HOPS = 200
 VOICE_S = 4
@@ -100,7 +101,7 @@ def _examine(config: Config, seconds: float, name: str) -> Examined | str:
         return "; ".join(chain.engine.notes)
     times = timed(name, chain.process, speech_like(seconds))
     memory_mb = resident_mb() - before_mb
-    if chain.engine.rung:
+    if chain.engine.level:
         return f"engine {name} failed while it was timed ({chain.engine.failure})"
     engine = open_configured(replace(chosen, suppress=replace(chosen.suppress, limit_db=NO_LIMIT_DB)))
     return Examined(

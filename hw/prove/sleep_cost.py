@@ -221,26 +221,26 @@ def measure_day(sound: Floats, name: str, sleep_s: float) -> Day:
 # --- harm ----------------------------------------------------------------------------------------------------------
 
 
-class Tape:
+class Tape(Estimator):
     """An estimator that remembers what another one said of each frame."""
 
     def __init__(self, inner: Estimator) -> None:
         self.name = inner.name
         self.inner = inner
         self.said: list[Floats] = []
-        self.skipped = 0
+        self.skipped_hops = 0
 
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
         speech: float = self.inner.estimate(spectrum, gains)
         self.said.append(gains.copy())
-        self.skipped += isinstance(self.inner, Sleeper) and self.inner.skipped
+        self.skipped_hops += self.inner.skipped
         return speech
 
     def reset(self) -> None:
         self.inner.reset()
 
 
-class Played:
+class Played(Estimator):
     """The estimator that says it again, of another sound."""
 
     name = "tape"
@@ -307,7 +307,7 @@ def measure_harm(noise: str, clean: Floats, noisy: Floats, name: str, sleep_s: f
     ]
     return Harm(
         noise,
-        tapes[1].skipped / len(tapes[1].said),
+        tapes[1].skipped_hops / len(tapes[1].said),
         float(np.mean(starts)),
         min(starts),
         pesq_wb(clean, asleep) - pesq_wb(clean, awake),

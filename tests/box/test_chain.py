@@ -12,6 +12,7 @@ import pytest
 from edge import HOP_SAMPLES, RATE_HZ, dsp
 from edge.chain import Chain
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, SuppressConfig
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, Floats, Spectra
 from edge.suppress import open_engine
 from edge.suppress.mask import MaskEngine, Unity
@@ -39,7 +40,7 @@ def tone(hops: int, level: float = 0.3) -> Floats:
     return (level * np.sin(2 * np.pi * 440 * np.arange(hops * HOP_SAMPLES) / RATE_HZ)).astype(np.float32)
 
 
-class Half:
+class Half(Estimator):
     """An estimator whose doings are known: every band at one gain, then whatever a test makes it do."""
 
     name = "half"
@@ -131,7 +132,7 @@ def test_a_failing_engine_is_followed_by_the_next_in_the_same_hop() -> None:
     before = walk(chain, tone(20))
     half.fails = True
     after = walk(chain, tone(20))
-    assert chain.engine.rung == 1 and chain.degraded and chain.working == "high-pass only"
+    assert chain.engine.level == 1 and chain.degraded and chain.working == "high-pass only"
     assert isinstance(chain.engine.failure, RuntimeError)
     assert (
         np.abs(np.diff(np.concatenate([before, after]))[10 * HOP_SAMPLES :]).max()
@@ -145,11 +146,11 @@ def test_a_failing_engine_is_followed_by_the_next_in_the_same_hop() -> None:
 def test_gains_that_are_no_numbers_pass_the_sound_and_are_counted() -> None:
     chain, half = with_half(np.nan)
     got = walk(chain, tone(20))
-    assert chain.engine.unsound == 20
+    assert chain.engine.invalid == 20
     np.testing.assert_allclose(got[chain.delay_samples :], tone(20)[: -chain.delay_samples], atol=2e-6)
     half.gain = 0.5
     walk(chain, tone(5))
-    assert chain.engine.unsound == 20
+    assert chain.engine.invalid == 20
 
 
 def test_the_ladder_goes_down_to_silence_and_back() -> None:
@@ -199,7 +200,7 @@ def test_no_hop_leaves_memory_behind() -> None:
 def test_engines_open_by_name_with_their_fallbacks_below() -> None:
     assert open_engine("off", 30).lowest
     assert open_engine("dsp", 30).name == "dsp" and not open_engine("dsp", 30).lowest
-    assert open_engine("auto", 30).rung == 0
+    assert open_engine("auto", 30).level == 0
     assert open_engine("off", 30).process(np.zeros(HOP_SAMPLES, np.float32)) == 0.0
     assert BANDS == 64
 

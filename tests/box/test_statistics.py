@@ -67,7 +67,7 @@ def switch(name: str, value: bool) -> Order:
 
 
 def fail(times: int) -> Order:
-    """Down the ladder, as after failures: below the last engine lie bypass and silence."""
+    """Down the fallback chain, as after failures: below the last engine lie bypass and silence."""
 
     def step(box: Box) -> None:
         for _ in range(times):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import Config, EqConfig, FeedforwardConfig, GateConfig
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.foreign.adapter import SPOILT_LIMIT, Adapter, Blocks, held_samples
 from edge.suppress.mask import MaskEngine, Unity
@@ -250,7 +251,7 @@ def test_a_failure_and_a_return_are_not_heard(shape: tuple[int, int], delay: int
     """A core that does nothing, over engines that do nothing: whoever works, it is one pure delay."""
     core = Tape(*shape, delay)
     engine = adapted(core)
-    names, rungs = set(), set()
+    names, levels = set(), set()
 
     def each(number: int) -> None:
         core.spoil = breaks if number == 60 else lambda block: None
@@ -260,7 +261,7 @@ def test_a_failure_and_a_return_are_not_heard(shape: tuple[int, int], delay: int
             assert engine.step_down()
         if number >= 60:
             names.add(engine.name)
-            rungs.add(engine.rung)
+            levels.add(engine.level)
 
     def keep_breaking(number: int) -> None:
         each(number)
@@ -270,8 +271,8 @@ def test_a_failure_and_a_return_are_not_heard(shape: tuple[int, int], delay: int
     sound = noise(2 * RATE_HZ)
     out = walk(engine, sound, keep_breaking)
     assert isinstance(engine.failure, Broken)
-    assert names == {"tape", "off"} and rungs == {0, 1}
-    assert engine.name == "tape" and engine.rung == 0
+    assert names == {"tape", "off"} and levels == {0, 1}
+    assert engine.name == "tape" and engine.level == 0
     assert error_db(late(sound, engine.delay_samples), out) < tolerance_db(core)
 
 
@@ -291,7 +292,7 @@ def test_a_core_that_fails_while_it_returns_is_not_heard_either() -> None:
 
 
 def test_the_ladder_is_walked_to_its_end_and_from_the_top_again() -> None:
-    class Half:
+    class Half(Estimator):
         name = "half"
 
         def estimate(self, spectrum: Spectra, gains: Floats) -> float:
@@ -305,18 +306,18 @@ def test_the_ladder_is_walked_to_its_end_and_from_the_top_again() -> None:
     engine = adapted(core, below=MaskEngine([Half(), Unity()], 100))
     sound = noise(RATE_HZ)
     delayed = late(sound, engine.delay_samples)
-    assert not engine.lowest and engine.step_down() and engine.name == "half" and engine.rung == 1
+    assert not engine.lowest and engine.step_down() and engine.name == "half" and engine.level == 1
     np.testing.assert_allclose(walk(engine, sound)[400:], 0.5 * delayed[400:], atol=1e-5)
     assert engine.process(sound[:HOP_SAMPLES].copy()) == 0.75
-    assert engine.step_down() and engine.name == "off" and engine.rung == 2 and engine.lowest
+    assert engine.step_down() and engine.name == "off" and engine.level == 2 and engine.lowest
     assert not engine.step_down()
     engine.reset()
     np.testing.assert_allclose(walk(engine, sound), delayed, atol=1e-5)
     engine.step_up()
-    assert engine.name == "tape" and engine.rung == 0
+    assert engine.name == "tape" and engine.level == 0
     engine.reset()
     np.testing.assert_allclose(walk(engine, sound), delayed, atol=2e-6)
-    assert engine.step_down() and engine.name == "half", "a return begins the ladder again"
+    assert engine.step_down() and engine.name == "half", "a return begins the fallback chain again"
 
 
 def test_our_engine_takes_over_warm() -> None:
@@ -350,8 +351,8 @@ def test_a_block_that_is_no_sound_passes_dry_and_the_core_starts_afresh(shape: t
     core.spoil = spoil
     sound = noise(RATE_HZ)
     out = walk(engine, sound)
-    assert engine.unsound == 1 and core.resets == before + 1
-    assert engine.failure is None and engine.rung == 0
+    assert engine.invalid == 1 and core.resets == before + 1
+    assert engine.failure is None and engine.level == 0
     assert error_db(late(sound, engine.delay_samples), out) < tolerance_db(core)
 
 
@@ -361,7 +362,7 @@ def test_a_core_that_gives_nothing_but_rubbish_has_failed() -> None:
     engine = adapted(core)
     sound = noise(RATE_HZ)
     out = walk(engine, sound)
-    assert engine.unsound == SPOILT_LIMIT and engine.name == "off" and "NaN or infinite" in str(engine.failure)
+    assert engine.invalid == SPOILT_LIMIT and engine.name == "off" and "NaN or infinite" in str(engine.failure)
     assert error_db(late(sound, engine.delay_samples), out) < -80
 
 

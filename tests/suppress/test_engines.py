@@ -268,7 +268,7 @@ def test_absurd_frames_give_gains_or_a_fresh_start(whole: Path) -> None:
             box.process(hop)
             other.process(same)
         np.testing.assert_allclose(after, wanted, atol=1e-5)
-        assert box.rung == 0
+        assert box.level == 0
 
 
 def test_the_limit_holds_on_the_gains_of_a_network(whole: Path) -> None:
@@ -349,7 +349,7 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, spoil: Any, says: str
 
 
 def refused(folder: Path, *says: str) -> None:
-    """One clear sentence that names the file and the way out; the ladder goes on below."""
+    """One clear sentence that names the file and the way out; the fallback chain goes on below."""
     with pytest.raises(BadModel) as caught:
         Model(str(folder)).weights("network")
     said = str(caught.value)
@@ -470,7 +470,7 @@ def test_without_any_model_auto_says_one_sentence_and_takes_dsp(
 def test_the_model_of_the_settings_is_the_one_that_is_opened(folder: Path, whole: Path) -> None:
     one, other = open_engine("network", 30, str(folder)), open_engine("network", 30, str(whole))
     assert one.name == other.name == "network"
-    assert one._ladder[0].__class__.__name__ == "OnnxNetwork"
+    assert one._levels[0].__class__.__name__ == "OnnxNetwork"
 
 
 # --- which runtime -------------------------------------------------------------------------------------------------
@@ -478,19 +478,19 @@ def test_the_model_of_the_settings_is_the_one_that_is_opened(folder: Path, whole
 
 def numpy_goes_on(folder: Path, says: str) -> None:
     box = open_engine("network", 30, str(folder))
-    assert isinstance(box._ladder[0], NumpyNetwork) and box.name == "network"
+    assert isinstance(box._levels[0], NumpyNetwork) and box.name == "network"
     assert sum(says in note for note in box.notes) == 1, box.notes
     assert "NumPy runs the network instead" in box.notes[0] and "\n" not in box.notes[0]
     gains = np.zeros(BANDS, np.float32)
-    box._ladder[0].estimate(spectra(1)[0], gains)
+    box._levels[0].estimate(spectra(1)[0], gains)
     assert gains.min() > 0 and gains.max() < 1
 
 
 def test_a_sound_onnxruntime_is_taken(box: Path) -> None:
     opened = open_engine("auto", 30)
     assert opened.notes == []
-    assert [rung.__class__.__name__ for rung in opened._ladder] == ["OnnxNetwork", "NumpyNetwork", "Wiener", "Unity"]
-    assert [rung.name for rung in opened._ladder] == ["network", "rnn", "dsp", "off"]
+    assert [level.__class__.__name__ for level in opened._levels] == ["OnnxNetwork", "NumpyNetwork", "Wiener", "Unity"]
+    assert [level.name for level in opened._levels] == ["network", "rnn", "dsp", "off"]
 
 
 @pytest.mark.parametrize(
@@ -660,7 +660,7 @@ def test_a_graph_that_its_card_does_not_mean_is_not_even_tried(folder: Path, mon
     numpy_goes_on(folder, "mine.onnx does not match its model card")
 
 
-# --- the ladder ----------------------------------------------------------------------------------------------------
+# --- the fallback chain ------------------------------------------------------------------------------------------
 
 
 def test_a_network_that_fails_is_followed_by_the_next(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -673,7 +673,7 @@ def test_a_network_that_fails_is_followed_by_the_next(box: Path, monkeypatch: py
     names = []
     for hop in sound[:6]:
         names.append(opened.name)
-        monkeypatch.setattr(opened._ladder[opened.rung], "estimate", fails)
+        monkeypatch.setattr(opened._levels[opened.level], "estimate", fails)
         opened.process(hop)
         if opened.lowest:
             break
@@ -688,13 +688,13 @@ def test_a_network_that_fails_is_followed_by_the_next(box: Path, monkeypatch: py
 
 def test_gains_that_are_no_numbers_never_leave(box: Path) -> None:
     opened = open_engine("auto", 30)
-    broken = opened._ladder[0] = Model("quietbox").weights("network")
+    broken = opened._levels[0] = Model("quietbox").weights("network")
     broken._groups[0].memory.held[:] = np.nan
     sound = speech_like(0.5).reshape(-1, HOP_SAMPLES).copy()
     for hop in sound:
         opened.process(hop)
         assert np.isfinite(hop).all()
-    assert opened.unsound == 1  # one hop passed as it was, then the state was fresh
+    assert opened.invalid == 1  # one hop passed as it was, then the state was fresh
 
 
 # --- what the user sees --------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_the_shipped_network_passes_its_gate(engine: MaskEngine) -> None:
 
 def test_a_worse_network_fails_the_gate() -> None:
     worse = open_engine("rnn", LIMIT_DB)
-    estimator = worse._ladder[0]
+    estimator = worse._levels[0]
     estimate = estimator.estimate
     dull = np.zeros(64, np.float32)
 

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
 from edge.config import BridgeConfig, Config, RemoteConfig
+from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.net.wire import HEAD, MOST_BYTES, Kind, Message, pack, unpack
 from edge.realtime import SWITCH_INTERVAL_S
@@ -59,7 +60,7 @@ def off() -> MaskEngine:
     return MaskEngine([Unity()], UNLIMITED)
 
 
-class Half:
+class Half(Estimator):
     """An estimator whose doings are known; no memory, so that after a gap all is soon as if there had been none."""
 
     name = "half"
@@ -346,7 +347,7 @@ def test_what_is_heard_is_what_the_machine_makes(server: Server) -> None:
     theirs = through(engine("dsp"), sound, remote.delay_samples)
     makers = whose(played, dry(sound, remote.delay_samples), theirs)
     assert makers[-200:] == ["theirs"] * 200
-    assert remote.name == "remote" and remote.rung == 0 and remote.tally.switches == 1
+    assert remote.name == "remote" and remote.level == 0 and remote.tally.switches == 1
     assert (remote.tally.late, remote.tally.lost, remote.tally.refused) == (0, 0, 0)
     assert until(lambda: any("dsp on 127.0.0.1" in news and "is in use" in news for news in remote.news), 5)
     remote.close()

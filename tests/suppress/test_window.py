@@ -412,7 +412,7 @@ def test_the_shipped_one_runs_in_the_box(engine: Adapter) -> None:
     walked = sound.copy()
     for at in range(0, len(walked), HOP_SAMPLES):
         assert 0 <= engine.process(walked[at : at + HOP_SAMPLES]) <= 1
-    assert engine.failure is None and engine.unsound == 0 and np.isfinite(walked).all()
+    assert engine.failure is None and engine.invalid == 0 and np.isfinite(walked).all()
     late = walked[engine.delay_samples + RATE_HZ // 2 :]
     removed_db = -20 * np.log10(np.linalg.norm(late) / np.linalg.norm(sound[RATE_HZ // 2 : -engine.delay_samples]))
     assert 3 < removed_db < 31  # white noise goes, as far as the limit lets it

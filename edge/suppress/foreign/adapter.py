@@ -14,6 +14,7 @@ import numpy as np
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.devices.convert import Resampler
 from edge.dsp.spectrum import DELAY_SAMPLES, WINDOW_SAMPLES, Floats, Transform
+from edge.suppress.engine import Engine
 from edge.suppress.mask import MaskEngine
 from edge.suppress.wiener import Wiener
 
@@ -140,33 +141,27 @@ class _ReadAhead(Resampler):
         self._position = self._start
 
 
-class Adapter:
+class Adapter(Engine):
     """A core as an engine of the box: 80 samples at 16 kHz in place, ``delay_samples`` late, and never silent.
 
     Work falls due when a block is full, so some hops cost next to nothing and others a whole block's work: DTLN's 8 ms
     blocks fill in five hops of eight, GTCRN's of 16 ms in five of sixteen. What such a hop takes beyond its 5 ms the
     output's queue has to bridge; whoever judges whether hops are late must know ``burst_hops``.
 
-    Below the core lies the ladder of our own engines. They hear the sound late, so that theirs is the same delay: a
-    change to and fro is a cross-fade of one hop between two sounds that lie on each other.
+    Below the core lies the fallback chain of our own engines. They get the sound late, so that theirs is the same
+    delay: a change to and fro is a cross-fade of one hop between two sounds that are aligned.
     """
+
+    invalid = 0
 
     def __init__(self, core: Core, below: MaskEngine, limit_db: float) -> None:
         """``below``: our engines, which take over. ``limit_db``: as much of the dry sound stays as -limit_db."""
+        super().__init__()
         self._core = core
         self._below = below
-        self.notes: list[str] = []
-        """Why it is not what was wished for: nothing, or it would not be here."""
-        self.failure: Exception | None = None
-        """The last exception of the core or an engine below; whoever reports it sets it back to None."""
-        self.unsound = 0
-        """Blocks that were no sound: they pass dry and the core starts afresh."""
-        self.wet = 1.0
-        """1 lets the engine work, 0 is bypass: the dry sound at the same delay."""
         size = core.block_samples
         self._blocks = Blocks(self._clean, core.rate_hz, size, core.delay_samples, least_delay_samples=DELAY_SAMPLES)
         self.delay_samples = delay = self._blocks.delay_samples
-        """How far the output hop lies behind the input hop, at 16 kHz, whichever engine works."""
         self._share_wet = 1 - 10 ** (-limit_db / 20)
         self._mixed = self._share_wet  # how much of the core's sound the last hop ended with
         self._history = np.zeros(delay + WINDOW_SAMPLES, np.float32)
@@ -195,9 +190,9 @@ class Adapter:
         return self._core.name if self._working else self._below.name
 
     @property
-    def rung(self) -> int:
+    def level(self) -> int:
         """0 is the core; our engines follow from 1 on."""
-        return 0 if self._working else 1 + self._below.rung
+        return 0 if self._working else 1 + self._below.level
 
     @property
     def burst_hops(self) -> int:
@@ -340,8 +335,8 @@ class Adapter:
             self._spoilt = 0
 
     def _mend(self, block: Floats, dry: Floats) -> None:
-        """What came out is no sound."""
-        self.unsound += 1
+        """What came out is invalid: the block passes dry and the core starts afresh."""
+        self.invalid += 1
         self._spoilt += 1
         self._said = None
         block[:] = dry
