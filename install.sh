@@ -132,7 +132,7 @@ board() {
 
 case ${1-} in
     '') if on_a_pi; then board; else system_packages; python_packages pictures; demo; fi ;;
-    --setup) system_packages device-tree-compiler openssh-client strace; python_packages "${2:-pictures}" ;;
+    --setup) system_packages device-tree-compiler openssh-client strace libsystemd-dev pkg-config; python_packages "${2:-pictures}" ;;
     --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0"; echo; board --help ;;
     *) board "$@" ;;
 esac

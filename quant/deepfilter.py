@@ -48,7 +48,7 @@ from edge import RATE_HZ as SPEECH_HZ
 from edge.console import run_main
 from edge.dsp.spectrum import Floats
 from edge.files import BadFile, read_bounded
-from edge.suppress.foreign.adapter import Blocks
+from edge.suppress.blocks import Blocks
 from edge.suppress.foreign.deepfilter import HOP, RATE_HZ, STAGES, DeepFilter, Shapes, Stage, files, open_stages, places
 from models.measures import noise_alone, pesq_wb, si_sdr_db, stoi, without_lag
 from quant.evaluate import BadRequest, Sound, read_pairs

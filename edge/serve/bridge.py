@@ -37,7 +37,7 @@ from edge.net.wire import sound
 from edge.net.zmtp import Null, Peer
 from edge.realtime import SWITCH_INTERVAL_S, request_realtime_priority
 from edge.serve.box_server import Boxes, short
-from edge.suppress.foreign.adapter import Blocks
+from edge.suppress.blocks import Blocks
 
 QUEUE_CHUNKS = 8
 """Chunks that wait to be cleaned, and clean ones that wait to be fetched; beyond that the oldest is dropped."""

@@ -13,7 +13,8 @@ from edge.chain import Chain
 from edge.config import Config, EqConfig, FeedforwardConfig, GateConfig
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
-from edge.suppress.foreign.adapter import SPOILT_LIMIT, Adapter, Blocks, held_samples
+from edge.suppress.blocks import Blocks, held_samples
+from edge.suppress.foreign.adapter import SPOILT_LIMIT, Adapter
 from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.wiener import Wiener
 
