@@ -251,14 +251,6 @@ class BoxConfig:
     retry_s: float = key(30.0, "delay before a failed or late engine is tried again", unit="s", low=1, high=3600)
 
 
-TAKEN_PINS = {
-    **dict.fromkeys((12, 13), "the jack's PWM"),
-    16: "the amplifier switch of the I2S overlay",
-    **dict.fromkeys((18, 19, 20, 21), "I2S, the microphone"),
-}
-"""GPIO number -> what holds it, on some board or other; neither LED nor button may lie there."""
-
-
 @dataclass(frozen=True)
 class PanelConfig:
     """LED and button."""

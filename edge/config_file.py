@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from edge import UserError, files
-from edge.config import SECTIONS, TAKEN_PINS, USB_CARD, Config
+from edge.config import SECTIONS, USB_CARD, Config
 from edge.console import run_main
 from edge.files import toml
+from hw.board.models import TAKEN_PINS
 
 SYSTEM_FILE = Path("/etc/quietbox/quietbox.toml")
 

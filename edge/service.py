@@ -24,7 +24,8 @@ from edge.health import Counters, summary
 from edge.journal import Journal, notify
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
 from hw.board import boards
-from hw.board.panel import LedPattern, Panel
+from hw.board.led import LedPattern
+from hw.board.panel import Panel
 
 LOOK_S = 0.1
 STATUS_S = 1.0
@@ -236,10 +237,10 @@ class Service:
     def _new_panel(self, config: Config) -> Panel:
         return Panel(
             config.panel,
-            look=self.look,
+            pattern=self.look,
             short=lambda: self.toggle_bypass("button"),
             long=lambda: self.toggle_mute("button"),
-            say=lambda sentence: self._journal.say(sentence, "panel"),
+            report=lambda sentence: self._journal.say(sentence, "panel"),
         )
 
     # What it tells.

@@ -421,7 +421,7 @@ class Doctor:
     # Light and button.
 
     def _panel(self) -> Iterator[Finding]:
-        from hw.board import panel
+        from hw.board import panel, pins
 
         settings = self.config.panel
         package, why = boards.gpio_package(self._board)
@@ -437,13 +437,13 @@ class Doctor:
             yield Finding(check, OK, f"{panel.describe(settings)}: {held}", figures=figures)
         else:
             try:
-                pins = panel.open_pins_for(settings)(settings)
-            except panel.PanelError as trouble:
+                opened = pins.open_pins_for(settings)(settings)
+            except pins.PanelError as trouble:
                 fix = f"{package} fits this board ({why}): run install.sh again"
                 yield Finding(check, WARN, f"{trouble}; {without}", fix, figures)
             else:
-                pins.close()
-                yield Finding(check, OK, f"{panel.describe(settings)}, through {pins.name}", figures=figures)
+                opened.close()
+                yield Finding(check, OK, f"{panel.describe(settings)}, through {opened.name}", figures=figures)
 
 
 # Verdicts.

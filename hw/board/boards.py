@@ -1,4 +1,4 @@
-"""Which board this is and how it fares, read from the files the kernel shows.
+"""Which board this is and its condition, read from the files the kernel shows.
 
 Needs nothing but Python, so the installer asks it before anything is installed: ``python3 -m hw.board.boards`` prints
 sentences, ``--json`` the facts, ``--gpio-package`` (with ``--why``) the GPIO library that suits the board. Every
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.console import run_main
+from hw.board import models
 from hw.board.bootconfig import PLACES
+from hw.board.models import UNKNOWN, Model
 
 ROOT = Path("/")
 MOST_BYTES = 65_536
@@ -29,79 +31,13 @@ THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A model of the board. None where the carrier board decides."""
-
-    name: str
-    generation: int
-    jack: bool | None
-    usb_device: bool | None
-    """Whether a USB port meant for it can play the device towards a PC."""
-
-
-KINDS = {
-    0x00: Kind("1A", 1, True, False),
-    0x01: Kind("1B", 1, True, False),
-    0x02: Kind("1A+", 1, True, False),
-    0x03: Kind("1B+", 1, True, False),
-    0x04: Kind("2B", 2, True, False),
-    0x06: Kind("CM1", 1, None, None),
-    0x08: Kind("3B", 3, True, False),
-    0x09: Kind("Zero", 1, False, True),
-    0x0A: Kind("CM3", 3, None, None),
-    0x0C: Kind("Zero W", 1, False, True),
-    0x0D: Kind("3B+", 3, True, False),
-    0x0E: Kind("3A+", 3, True, False),
-    0x10: Kind("CM3+", 3, None, None),
-    0x11: Kind("4B", 4, True, True),
-    0x12: Kind("Zero 2 W", 3, False, True),
-    0x13: Kind("400", 4, False, True),
-    0x14: Kind("CM4", 4, None, None),
-    0x15: Kind("CM4S", 4, None, None),
-    0x17: Kind("5", 5, False, True),
-    0x18: Kind("CM5", 5, None, None),
-    0x19: Kind("500", 5, False, True),
-    0x1A: Kind("CM5 Lite", 5, None, None),
-}
-"""By the type in bits 4 to 11 of a new-style revision code (Raspberry Pi documentation, "Revision codes")."""
-NAMES = {
-    "Zero 2": 0x12,
-    "Zero W": 0x0C,
-    "Zero": 0x09,
-    "Compute Module 5 Lite": 0x1A,
-    "Compute Module 5": 0x18,
-    "Compute Module 4S": 0x15,
-    "Compute Module 4": 0x14,
-    "Compute Module 3 Plus": 0x10,
-    "Compute Module 3": 0x0A,
-    "Compute Module": 0x06,
-    "500": 0x19,
-    "400": 0x13,
-    "5 Model B": 0x17,
-    "5": 0x17,
-    "4 Model B": 0x11,
-    "3 Model A Plus": 0x0E,
-    "3 Model B Plus": 0x0D,
-    "3 Model B": 0x08,
-    "2 Model B": 0x04,
-    "Model B Plus": 0x03,
-    "Model A Plus": 0x02,
-    "Model B": 0x01,
-    "Model A": 0x00,
-}
-"""How the model line of the device tree begins after "Raspberry Pi", the longer name first: for boards without a
-new-style code."""
-UNKNOWN = Kind("", 0, None, None)
-
-
-@dataclass(frozen=True)
 class Board:
     """One machine. ``kind.jack`` and ``kind.usb_device`` are None where nobody can know."""
 
     is_pi: bool
     model: str
     """As the device tree (elsewhere the BIOS) calls it; empty if nothing does."""
-    kind: Kind
+    kind: Model
     revision: int
     """The revision code; 0 if there is none."""
     kernel: str
@@ -121,7 +57,7 @@ def this_board(root: Path = ROOT) -> Board:
     model = _line(tree / "model")
     is_pi = any(name.startswith("raspberrypi,") for name in compatible) or model.startswith("Raspberry Pi")
     revision = _revision(root, tree) if is_pi else 0
-    kind = (_kind_by_code(revision) or _kind_by_name(model) or UNKNOWN) if is_pi else UNKNOWN
+    kind = (models.by_revision(revision) or models.by_model_line(model) or UNKNOWN) if is_pi else UNKNOWN
     return Board(
         is_pi=is_pi,
         model=model or _line(root / "sys/class/dmi/id/product_name"),
@@ -171,12 +107,12 @@ def gpio_package(board: Board) -> tuple[str, str]:
     """(package on PyPI, why): both bring the module ``RPi.GPIO``, so only one of them can be installed."""
     if not board.is_pi:
         return "rpi-lgpio", "not a Raspberry Pi: only the kernel's own GPIO interface is possible"
-    if board.kind.generation >= 5:
+    if board.kind is not UNKNOWN and not board.kind.gpio_by_registers:
         return "rpi-lgpio", "the pins of a Pi 5 are on another chip, which RPi.GPIO does not support"
     version = _version(board.kernel)
     if version >= LGPIO_FROM:
         return "rpi-lgpio", f"Linux {board.kernel}: RPi.GPIO's edges fail from {LGPIO_FROM[0]}.{LGPIO_FROM[1]} on"
-    if board.kind.generation == 0 or version == (0, 0):
+    if board.kind is UNKNOWN or version == (0, 0):
         return "rpi-lgpio", "board or kernel is not known: the kernel's own GPIO interface works on all of them"
     return "RPi.GPIO", f"Pi {board.kind.name} with Linux {board.kernel}: the original works and needs no compiler"
 
@@ -233,19 +169,6 @@ def _revision(root: Path, tree: Path) -> int:
         return int.from_bytes(raw, "big")
     match = re.search(r"^Revision\s*:\s*([0-9a-fA-F]{1,8})\s*$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     return int(match[1], 16) if match else 0
-
-
-def _kind_by_code(revision: int) -> Kind | None:
-    """Bit 23 marks a new-style code; the old ones are a list of twenty, which the model line tells as well."""
-    return KINDS.get(revision >> 4 & 0xFF) if revision >> 23 & 1 else None
-
-
-def _kind_by_name(model: str) -> Kind | None:
-    rest = model.removeprefix("Raspberry Pi ")
-    for name, code in NAMES.items():
-        if re.match(rf"{name}\b", rest):
-            return KINDS[code]
-    return None
 
 
 def _kernel_bits(root: Path) -> int:

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hw.board import models
+
 PLACES = ("boot/firmware/config.txt", "boot/config.txt")
 BACKUP = "config.txt.quietbox-backup"
 
@@ -24,28 +26,6 @@ SCOPE = "dtoverlay="
 ALL = "[all]"
 SETTINGS = (MICROPHONE, GADGET, JACK)
 OURS = {BEGIN, GLUED, END, ALL, SCOPE, *SETTINGS}
-
-MODELS = (
-    ("Zero 2", "pi0 pi0w pi02"),
-    ("Zero W", "pi0 pi0w"),
-    ("Zero", "pi0"),
-    ("Compute Module 5", "pi5 cm5"),
-    ("Pi 500", "pi5 pi500"),
-    ("Pi 5", "pi5"),
-    ("Compute Module 4S", "pi4 cm4s"),
-    ("Compute Module 4", "pi4 cm4"),
-    ("Pi 400", "pi4 pi400"),
-    ("Pi 4", "pi4"),
-    ("Compute Module 3 Plus", "pi3 cm3 cm3+"),
-    ("Compute Module 3", "pi3 cm3"),
-    ("Pi 3 Model A Plus", "pi3 pi3+"),
-    ("Pi 3 Model B Plus", "pi3 pi3+"),
-    ("Pi 3", "pi3"),
-    ("Pi 2", "pi2"),
-    ("Compute Module", "pi1 cm1"),
-    ("Pi Model", "pi1"),
-)
-"""What a device tree's model text contains -> the sections of config.txt that speak to that board; first match."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +144,7 @@ def _obeyed(text: str, model: str) -> list[tuple[str, str]]:
     """The (key, value) of each dtparam and dtoverlay line outside the sections that this board skips. A filter of
     another kind (a pin, a screen, a serial number) is not tried out: its lines count as skipped.
     """
-    mine = set(next((sections.split() for name, sections in MODELS if name in model), []))
+    mine = (models.by_model_line(model) or models.UNKNOWN).filters
     obeyed = True
     other = False
     found = []

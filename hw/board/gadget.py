@@ -1,11 +1,8 @@
 """The board's USB port as a plain USB microphone: a PC that is plugged in records what the box plays, without a driver.
 
-    python -m hw.board.gadget up|down|status [--config FILE] [--root DIR]
-
-``up`` (as root; ``quietbox-gadget.service`` does it at boot) builds a gadget in the kernel's configfs if the settings
-say ``[cable] usb = true``, else does nothing; twice is as good as once, and a failure leaves nothing behind. ``down``
-takes it away again. The kernel then has a sound card ``UAC1Gadget``; what is played there, the PC records: 48 kHz mono
-16 bits.
+``Gadget.up`` (``edge.tools.usb_microphone`` calls it, as root, at boot) builds a gadget in the kernel's configfs; twice
+is as good as once, and a failure leaves nothing behind. ``down`` removes it. The kernel then has a sound card
+``UAC1Gadget``; what is played there, the PC records: 48 kHz mono, 16 bits.
 
 USB Audio Class 1, not 2: Windows, macOS and Linux all bring a driver for class 1. With class 2 the kernel's gadget was
 refused by Windows for years ("This device cannot start", code 10; raspberrypi/linux#4587, libusbgx#24) and by
@@ -19,21 +16,18 @@ for both roles; with a USB microphone plugged in there, it cannot be the device.
 What no test without a board shows, and none here claims: that dwc2 binds, that each PC takes the descriptors, how it
 sounds, and how long the PC's own queues are. Tested are the order and content of what is written, repetition, removal
 and undoing (in a folder that behaves as configfs does); that the kernel binds it and Linux's USB sound driver makes a
-microphone of it (``hw.virtual.pi gadget``, whose controller carries no sound); and the box's side on made-up cards: a
+microphone of it (``hw.prove.pi gadget``, whose controller carries no sound); and the box's side on made-up cards: a
 card that nobody reads never touches the jack.
 """
 
-import argparse
 import contextlib
 import errno
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from edge import UserError, config_file
-from edge.console import run_main
+from edge import UserError
 from hw.board.bootconfig import GADGET
 
 NAME = "quietbox"
@@ -222,36 +216,3 @@ def _remove(folder: Path) -> None:
         for entry in folder.iterdir():
             entry.rmdir() if entry.is_dir() else entry.unlink()
         folder.rmdir()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done (or nothing to do), 1 it cannot be done, or ``status`` finds it down."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hw.board.gadget", description="The box as a USB microphone for a PC."
-    )
-    parser.add_argument("order", choices=("up", "down", "status"))
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config_file.SYSTEM_FILE})")
-    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="a folder to use instead of /")
-    options = parser.parse_args(arguments)
-    gadget = Gadget(options.root)
-    try:
-        if options.order == "up":
-            if not config_file.find(options.config).cable.usb:
-                print("USB microphone: not wanted ([cable] usb = false)")
-                return 0
-            print(f"USB microphone: {gadget.up()}")
-        elif options.order == "down":
-            print(f"USB microphone: {gadget.down()}")
-        else:
-            print(f"USB microphone: {gadget.status()}")
-            return 0 if gadget.bound_to else 1
-        return 0
-    except UserError as error:
-        print(f"USB microphone: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"USB microphone: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 1
-
-
-if __name__ == "__main__":
-    run_main(main, "USB microphone")

@@ -7,7 +7,8 @@ import time
 
 from edge import UserError, config, config_file
 from edge.console import run_main
-from hw.board.panel import LedPattern, Panel
+from hw.board.led import LedPattern
+from hw.board.panel import Panel
 from hw.image.settings import OUT
 from hw.image.versions import warn
 

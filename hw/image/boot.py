@@ -9,19 +9,11 @@ from pathlib import Path
 
 from edge import UserError
 from edge.config_file import documented
+from hw.board import models
 from hw.image import debian
 
 HERE = Path(__file__).parent
 FIRMWARE = ("bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat")
-BOARDS = (
-    "bcm2837-rpi-3",
-    "bcm2837-rpi-zero-2-w",
-    "bcm2837-rpi-cm3",
-    "bcm2711-rpi-4-b",
-    "bcm2711-rpi-400",
-    "bcm2711-rpi-cm4",
-)
-"""How the device trees of the boards that this image fits begin: 64-bit, known to Debian 12's kernel and firmware."""
 EARLY = (
     *("ext4", "crc32c_generic", "mmc_block", "sdhci-iproc", "bcm2835", "sdhci-pltfm", "gpio-regulator"),
     *("reset-raspberrypi", "raspberrypi-exp-gpio", "gpio-raspberrypi-exp", "clk-raspberrypi", "bcm2835-dma"),
@@ -95,9 +87,8 @@ def fill(folder: Path, root: Path, root_id: str) -> None:
         shutil.copyfile(root / "usr/lib/raspi-firmware" / name, folder / name)
     shutil.copyfile(root / f"boot/vmlinuz-{version}", folder / "vmlinuz")
     trees = root / f"usr/lib/linux-image-{version}/broadcom"
-    for tree in sorted(trees.glob("*.dtb")):
-        if tree.name.startswith(BOARDS):
-            shutil.copyfile(tree, folder / tree.name)
+    for name in models.image_trees():
+        shutil.copyfile(trees / name, folder / name)
     (folder / "overlays").mkdir()
     for source in sorted((HERE / "overlays").glob("*.dts")):
         _compile(source, folder / "overlays" / f"{source.stem}.dtbo")

@@ -25,6 +25,7 @@ from hw.board.boards import (
     this_board,
     throttling,
 )
+from hw.board.models import UNKNOWN
 
 PI_4 = ("Raspberry Pi 4 Model B Rev 1.4", "raspberrypi,4-model-b\0brcm,bcm2711", 0xC03114)
 
@@ -86,14 +87,6 @@ def test_every_model(
     assert model in words[0] and all(line.endswith(".") and "\n" not in line for line in words)
 
 
-def test_code_and_name_agree_on_every_kind() -> None:
-    """The two ways to know a board name the same kinds."""
-    assert set(boards.NAMES.values()) == set(boards.KINDS)
-    for name, code in boards.NAMES.items():
-        assert boards._kind_by_name(f"Raspberry Pi {name} Rev 1.0") == boards.KINDS[code]
-        assert boards._kind_by_code(1 << 23 | code << 4) == boards.KINDS[code]
-
-
 def test_kernel_programs_memory_and_config(tmp_path: Path) -> None:
     board_tree(tmp_path, *PI_4)
     write(tmp_path, "bin/sh", b"\x7fELF\x01")  # 32-bit Raspberry Pi OS on a 64-bit kernel
@@ -115,7 +108,7 @@ def test_no_pi(tmp_path: Path) -> None:
     assert not this_board(tmp_path).is_pi
     write(tmp_path, "sys/class/dmi/id/product_name", "ThinkPad\n")
     board = this_board(tmp_path)
-    assert not board.is_pi and board.kind == boards.UNKNOWN
+    assert not board.is_pi and board.kind == UNKNOWN
     assert next(in_words(board)) == "This is not a Raspberry Pi but ThinkPad."
     told = facts(tmp_path)
     assert (told["jack"], told["usb_gadget"], told["config_txt"]) == (False, False, None)
@@ -293,4 +286,4 @@ def test_needs_only_python() -> None:
     froms = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     imports = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     ours = {name for name in (*froms, *imports) if name and name.split(".")[0] not in sys.stdlib_module_names}
-    assert ours <= {"hw.board.bootconfig", "edge.console"}  # which needs only Python, too: tests/box/test_console.py
+    assert ours <= {"hw.board", "hw.board.models", "hw.board.bootconfig", "edge.console"}  # which need only Python, too

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.tools.usb_microphone import main
 from hw.board import gadget as gadget_module
-from hw.board.gadget import ATTRIBUTES, CONFIGURATION, FUNCTION, PRODUCT, Gadget, NoGadget, main
+from hw.board.gadget import ATTRIBUTES, CONFIGURATION, FUNCTION, PRODUCT, Gadget, NoGadget
 
 CONTROLLER = "3f980000.usb"
 ON = "[cable]\nusb = true\n"

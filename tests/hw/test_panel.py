@@ -17,10 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.config import TAKEN_PINS, PanelConfig
+from edge.config import PanelConfig
 from edge.config_file import BadConfig, parse
-from hw.board import panel
-from hw.board.panel import TICK_S, Button, FakePins, LedPattern, Panel, PanelError, PinsApart, brightness
+from hw.board import led, panel, pins
+from hw.board.button import Button
+from hw.board.led import LedPattern, brightness
+from hw.board.models import TAKEN_PINS
+from hw.board.panel import TICK_S, Panel
+from hw.board.pins import FakePins, PanelError, PinsApart
 
 ROOT = Path(__file__).resolve().parents[2]
 WIRING = ROOT / "docs/wiring.md"
@@ -159,7 +163,7 @@ def test_the_fake_shows_and_obeys() -> None:
         fake = bench.fake
         until(lambda: fake.log)
         bench.look = LedPattern.DIM
-        until(lambda: fake.log[-1][1] == panel.DIM)
+        until(lambda: fake.log[-1][1] == led.DIM)
         bench.look = LedPattern.FAST
         until(lambda: [share for _, share in fake.log].count(1.0) > 3)
         fake.press()
@@ -295,7 +299,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.syspath_prepend(str(tmp_path))
     device = tmp_path / "gpiochip0"
     device.touch()
-    monkeypatch.setattr(panel, "DEVICES", (str(device),))
+    monkeypatch.setattr(pins, "DEVICES", (str(device),))
     monkeypatch.setattr(panel, "RETRY_S", 0.1)
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     return made
@@ -351,8 +355,8 @@ def test_a_library_that_never_returns_holds_up_nothing(
     library: Library, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """It even keeps the interpreter's lock, which inside this process would stop the sound for good."""
-    monkeypatch.setattr(panel, "OPEN_S", 3.0)
-    monkeypatch.setattr(panel, "SILENCE_S", 1.0)
+    monkeypatch.setattr(pins, "OPEN_S", 3.0)
+    monkeypatch.setattr(pins, "SILENCE_S", 1.0)
     library.order("trouble", f"{where}:hang")
     gaps_s: list[float] = []
     done = threading.Event()
@@ -416,9 +420,9 @@ def test_a_box_that_is_killed_leaves_no_light(library: Library, tmp_path: Path) 
             sys.executable,
             "-c",
             f"import sys, time; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-            "from hw.board import panel; from edge.config import PanelConfig\n"
-            f"panel.DEVICES = {panel.DEVICES!r}\n"
-            "panel.Panel(PanelConfig(), lambda: panel.LedPattern.LIT, print, print, print).start()\n"
+            "from hw.board import led, panel, pins; from edge.config import PanelConfig\n"
+            f"pins.DEVICES = {pins.DEVICES!r}\n"
+            "panel.Panel(PanelConfig(), lambda: led.LedPattern.LIT, print, print, print).start()\n"
             "time.sleep(60)",
         ]
     )
@@ -446,7 +450,7 @@ def test_a_machine_without_gpio(library: Library, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("backend", ["auto", "gpio"])
 def test_a_machine_without_the_library(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel, "RETRY_S", 0.05)
-    monkeypatch.setattr(panel.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pins.importlib.util, "find_spec", lambda name: None)
     with Bench(PanelConfig(backend=backend)) as bench:
         until(lambda: bench.said)
         time.sleep(0.2)

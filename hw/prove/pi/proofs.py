@@ -148,7 +148,7 @@ def gadget() -> str:
         try:
             wait_for(lambda: state() == "running", 60)
             wait_for(lambda: "quietbox" in Path("/proc/asound/cards").read_text().lower(), 20)
-            port = call("/opt/quietbox/current/bin/python", "-m", "hw.board.gadget", "status")
+            port = call("/opt/quietbox/current/bin/python", "-m", "edge.tools.usb_microphone", "status")
             cards = re.findall(r"^ *(\d+) \[(\w+) *\]: (.*)$", Path("/proc/asound/cards").read_text(), re.M)
             number, _, name = next(card for card in cards if "USB-Audio" in card[2])
             offer = Path(f"/proc/asound/card{number}/stream0").read_text()
