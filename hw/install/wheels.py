@@ -229,9 +229,9 @@ def settings_fault(folder: Path, settings: Path) -> str:
     """
     check = (
         "import sys; from pathlib import Path; from edge import UserError\n"
-        "try: from edge.config_file import load\n"
-        "except ImportError: from edge.config import load\n"  # a kept version of before config_file
-        "try: load(Path(sys.argv[1]))\n"
+        "try: import edge.config_file as settings\n"
+        "except ImportError: import edge.config as settings\n"  # a kept version of before config_file
+        "try: settings.load(Path(sys.argv[1]))\n"
         "except UserError as error: sys.exit(str(error))"
     )
     try:
