@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
-from edge.devices.convert import Resampler
+from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
 from edge.files.arrays import read_npz

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, negotiate, open_pcm, resolve
-from edge.devices.convert import Decoder, Resampler
+from edge.dsp.resample import Decoder, Resampler
 from edge.dsp.spectrum import Floats
 
 STALL_MS = 250

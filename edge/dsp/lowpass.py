@@ -1,6 +1,6 @@
-"""The low-pass of ``convert`` for 16 kHz, designed ahead: SciPy's signal package would cost the start seconds on a Pi.
+"""The low-pass of ``edge.dsp.resample`` for 16 kHz, designed ahead: SciPy's signal package would cost the start seconds on a Pi.
 
-``convert.design`` made it, a test makes it again.
+``edge.dsp.resample.design`` made it, a test makes it again.
 """
 
 FIRST_HALF = (

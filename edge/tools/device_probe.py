@@ -34,9 +34,9 @@ from edge.devices.cards import (
     StreamParams,
     open_pcm,
 )
-from edge.devices.convert import Decoder
 from edge.devices.mixer import Level, Mixer
 from edge.devices.playback import Playback
+from edge.dsp.resample import Decoder
 from edge.dsp.spectrum import Floats
 from edge.health import dbfs
 from edge.realtime import lock_memory_and_freeze_gc, request_realtime_priority

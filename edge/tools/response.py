@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge import HOP_MS, command_for
 from edge.console import run_main
-from edge.devices.convert import Resampler, band_edges_hz
+from edge.dsp.resample import Resampler, band_edges_hz
 
 RATE_PAIRS = [(rate, 16_000) for rate in (48_000, 44_100, 96_000, 32_000, 22_050, 8_000)]
 RATE_PAIRS += [(16_000, rate) for rate in (48_000, 44_100, 96_000, 32_000, 22_050, 8_000)] + [(16_000, 16_000)]

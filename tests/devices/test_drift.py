@@ -9,7 +9,7 @@ itself, sound and all; the other cases take its count as read.
 import numpy as np
 import pytest
 
-from edge.devices.convert import DriftControl, Resampler
+from edge.dsp.resample import DriftControl, Resampler
 
 TARGET_MS = 30.0
 FRAMES_PER_MS = 48
