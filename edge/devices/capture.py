@@ -8,7 +8,8 @@ import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, negotiate, open_pcm, resolve
-from edge.dsp.resample import Decoder, Resampler
+from edge.devices.sample_format import Decoder
+from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 
 STALL_MS = 250

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge.devices.cards import Capabilities, DeviceBusy, DeviceMissing, Direction, OpenPcm, StreamParams
 from edge.devices.mixer import Level, Mixer
-from edge.dsp.resample import SAMPLE_BYTES, Decoder, Encoder
+from edge.devices.sample_format import SAMPLE_BYTES, Decoder, Encoder
 from edge.dsp.spectrum import Floats
 
 Source = Callable[[NDArray[np.int64], int], NDArray[np.floating]]

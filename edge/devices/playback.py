@@ -8,9 +8,11 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, is_jack, negotiate, open_pcm, resolve
+from edge.devices.drift import DriftControl
 from edge.devices.mixer import Mixer
+from edge.devices.sample_format import Encoder
 from edge.dsp.peak import PeakLimiter
-from edge.dsp.resample import DriftControl, Encoder, Resampler
+from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 
 JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))

@@ -1,6 +1,7 @@
-"""The low-pass of ``edge.dsp.resample`` for 16 kHz, designed ahead: SciPy's signal package would cost the start seconds on a Pi.
+"""Taps of the resampler's low-pass for 16 kHz, computed in advance: importing SciPy's signal package takes seconds on
+a Pi.
 
-``edge.dsp.resample.design`` made it, a test makes it again.
+``edge.dsp.resample.design`` computed them; a test repeats that.
 """
 
 FIRST_HALF = (

@@ -1,158 +1,20 @@
-"""Everything between a device's samples and our hops: sample formats, sample rates, two clocks.
-
-``Decoder`` -> ``Resampler`` on the way in, ``Resampler`` -> ``Encoder`` on the way out; where microphone and jack run
-on two crystals, ``DriftControl`` reads the playback queue and tells the outgoing ``Resampler`` how far to steer.
+"""Sample rate conversion, hop by hop, between a device's rate and 16 kHz; ``steer`` follows a clock that drifts.
 
 ``python -m edge.tools.response`` measures the conversion as it runs.
 """
 
 import math
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import HOP_MS, RATE_HZ
+from edge import RATE_HZ
 from edge.dsp.lowpass import FIRST_HALF
 from edge.dsp.spectrum import Floats
 
-SAMPLE_BYTES = {"S16_LE": 2, "S24_LE": 4, "S24_3LE": 3, "S32_LE": 4}
-"""ALSA's names of the formats we read and write, and what one sample takes: S24_LE is the low 24 bits of a word."""
-
 STEER_LIMIT_PPM = 1000.0
 """Two crystals are 10-100 ppm apart, bad ones a few hundred; more than this is a wrong rate, not drift."""
-
-
-class BadSampleFormat(ValueError):
-    """The device's format is not one of ``SAMPLE_BYTES``, or it has no such channel."""
-
-
-def _check(sample_format: str, channels: int) -> None:
-    if sample_format not in SAMPLE_BYTES:
-        raise BadSampleFormat(f"sample format {sample_format!r} is not one of {', '.join(SAMPLE_BYTES)}")
-    if channels < 1:
-        raise BadSampleFormat(f"a device with {channels} channels delivers no sound")
-
-
-class Decoder:
-    """Interleaved device bytes -> float32 mono, +-1.0, at the device's rate.
-
-    ``channel`` counts from 0; None takes the mean of all. ``gain_db`` is the microphone's fixed gain; what it pushes
-    beyond +-1.0 is limited there. ``clips`` counts samples that reached full scale before or after the gain (before
-    the mean is taken, so a clipping microphone cannot hide behind a quiet one). At 0 dB a 16-bit sample decoded here
-    and encoded by ``Encoder`` has the same bits again.
-    """
-
-    def __init__(
-        self, sample_format: str, channels: int, channel: int | None, max_frames: int, gain_db: float = 0.0
-    ) -> None:
-        _check(sample_format, channels)
-        if channel is not None and not 0 <= channel < channels:
-            raise BadSampleFormat(f"channel {channel} of a device whose channels are 0 to {channels - 1}")
-        self.clips = 0
-        self.frame_bytes = SAMPLE_BYTES[sample_format] * channels
-        self._format = sample_format
-        self._channels = channels
-        self._max_frames = max_frames
-        self._lanes = slice(None) if channel is None else slice(channel, channel + 1)
-        lanes = channels if channel is None else 1
-        gain = 10 ** (gain_db / 20)
-        full_scale = 2.0**15 if sample_format == "S16_LE" else 2.0**31
-        self._scale = np.float32(gain / full_scale)
-        # 24-bit microphones in 32-bit words stop short of the word's end: one 16-bit step below it is full scale.
-        self._clip_level = np.float32(min(1.0, gain * (1 - 2.0**-15)))
-        self._words = np.zeros((max_frames, lanes), np.int32)
-        self._word_bytes = self._words.view(np.uint8).reshape(max_frames, lanes, 4)
-        self._samples = np.zeros((max_frames, lanes), np.float32)
-        self._level = np.zeros((max_frames, lanes), np.float32)
-        self._clipped = np.zeros((max_frames, lanes), np.bool_)
-        self._mono = np.zeros(max_frames, np.float32)
-
-    def decode(self, raw: bytes | bytearray | memoryview) -> Floats:
-        """Whole frames of ``raw`` (bytes, at most ``max_frames``; a torn last frame is dropped) -> float32 view, valid
-        until the next call.
-        """
-        frames = len(raw) // self.frame_bytes
-        assert frames <= self._max_frames
-        samples = self._samples[:frames]
-        np.multiply(self._integers(raw, frames), self._scale, out=samples, casting="same_kind", dtype=np.float32)
-        self._limit(samples, frames)
-        if samples.shape[1] == 1:
-            return samples[:, 0]
-        return np.mean(samples, axis=1, out=self._mono[:frames])
-
-    def _integers(self, raw: bytes | bytearray | memoryview, frames: int) -> NDArray[Any]:
-        """(frames, lanes): the chosen channels as integers; everything wider than 16 bits left-aligned in 32."""
-        count = frames * self._channels
-        words = self._words[:frames]
-        if self._format == "S16_LE":
-            return np.frombuffer(raw, "<i2", count).reshape(frames, self._channels)[:, self._lanes]
-        if self._format == "S24_3LE":
-            packed = np.frombuffer(raw, np.uint8, 3 * count).reshape(frames, self._channels, 3)
-            self._word_bytes[:frames, :, 1:] = packed[:, self._lanes]
-            return words
-        whole = np.frombuffer(raw, "<i4", count).reshape(frames, self._channels)[:, self._lanes]
-        if self._format == "S32_LE":
-            return whole
-        return np.left_shift(whole, 8, out=words)  # the top byte may be a sign or rubbish; the shift drops it
-
-    def _limit(self, samples: Floats, frames: int) -> None:
-        clipped = self._clipped[:frames]
-        np.abs(samples, out=self._level[:frames])
-        np.greater_equal(self._level[:frames], self._clip_level, out=clipped)
-        clips = int(np.count_nonzero(clipped))
-        if clips:
-            self.clips += clips
-            np.clip(samples, -1.0, 1.0, out=samples)
-
-
-class Encoder:
-    """float32 mono, +-1.0 -> interleaved device bytes, the same sample in every channel.
-
-    Rounds to the nearest step, saturates beyond full scale (Inf too), writes NaN as silence. No step above
-    ``peak_dbfs`` is written: where the nearest one would be, it is the one below.
-    """
-
-    def __init__(self, sample_format: str, channels: int, max_frames: int, peak_dbfs: float = 0.0) -> None:
-        _check(sample_format, channels)
-        self.frame_bytes = SAMPLE_BYTES[sample_format] * channels
-        bits = {"S16_LE": 16, "S32_LE": 32}.get(sample_format, 24)
-        self._max_frames = max_frames
-        self._full_scale = 2.0 ** (bits - 1)
-        self.set_peak(peak_dbfs)
-        self._scaled = np.zeros(max_frames, np.float64)  # float32 has no 2^31 - 1
-        self._nan = np.zeros(max_frames, np.bool_)
-        self._words = np.zeros((max_frames, 1), np.int32)
-        self._packed: NDArray[Any]
-        self._source: NDArray[Any] = self._words
-        if sample_format == "S24_3LE":
-            self._source = self._words.view(np.uint8).reshape(max_frames, 1, 4)[:, :, :3]
-            self._packed = np.zeros((max_frames, channels, 3), np.uint8)
-        else:
-            self._packed = np.zeros((max_frames, channels), "<i2" if bits == 16 else "<i4")
-        self._bytes = memoryview(self._packed.reshape(-1).view(np.uint8).data)
-
-    def set_peak(self, peak_dbfs: float) -> None:
-        """From the next call on; at most 0 dBFS."""
-        steps = math.floor(self._full_scale * 10 ** (peak_dbfs / 20))
-        self._lowest, self._highest = -steps, min(steps, self._full_scale - 1)
-
-    def encode(self, samples: Floats) -> memoryview:
-        """float32, at most ``max_frames`` -> bytes, a view valid until the next call."""
-        frames = len(samples)
-        assert frames <= self._max_frames
-        scaled, nan = self._scaled[:frames], self._nan[:frames]
-        np.multiply(samples, self._full_scale, out=scaled, dtype=np.float64)
-        np.isnan(scaled, out=nan)
-        np.copyto(scaled, 0.0, where=nan)
-        np.rint(scaled, out=scaled)
-        np.clip(scaled, self._lowest, self._highest, out=scaled)
-        np.copyto(self._words[:frames, 0], scaled, casting="unsafe")
-        np.copyto(self._packed[:frames], self._source[:frames], casting="unsafe")
-        return self._bytes[: frames * self.frame_bytes]
-
-
 PROTOTYPE_TAPS = 135
 """Equiripple low-pass at three times the lower rate (48 kHz): 2.8 ms long, 0.12 dB ripple, 70 dB, 1 kHz transition."""
 BRIDGE_SAMPLES = 4
@@ -338,71 +200,3 @@ class Resampler:
         """Forget the past samples and the fraction of a position; keep the steering."""
         self._history.fill(0)
         self._position = 0
-
-
-class DriftControl:
-    """Playback queue (ms) in, steering (ppm) out: holds the queue at ``target_ms`` between two free-running clocks.
-
-    What the queue does beyond what our steering explains is the drift between the clocks. An observer with two equal
-    poles at ``observe_s`` learns both, the queue and the drift, from readings as coarse as they come (the jack's
-    position moves in 10 ms steps, so the reading saws between 0 and 10 ms above what is really queued: the target is
-    held by the saw's mean). The steering is the learned drift plus what returns the queue in ``return_s``, limited to
-    +-1000 ppm and to ``SLEW_PPM_PER_S``. The observer is told the steering really applied, so a limit winds nothing up.
-    Pure: time is told in hops. After camilladsp's rate adjust, which steers by the averaged queue alone.
-
-    From knowing nothing, 300 ppm apart, the queue is within +-2 ms of the target after 40 s and stays. Clocks less than
-    100 ppm apart leave up to 3.1 ms: 10 ms steps seen every 5 ms do not tell where in 5 ms the queue is until the
-    clocks have slid past each other. A drift of 1000 ppm leaves no steering to spare and is only
-    kept from growing worse.
-    """
-
-    SLEW_PPM_PER_S = 60.0
-
-    def __init__(
-        self, target_ms: float, hop_ms: float = HOP_MS, observe_s: float = 12.0, return_s: float = 8.0
-    ) -> None:
-        self.target_ms = target_ms
-        self.queue_ms = target_ms
-        """The observer's queue: the mean of the saw, without its teeth."""
-        self.learned_ppm = 0.0
-        """How much faster playback runs than capture, as far as known."""
-        self.ppm = 0.0
-        """What to steer the outgoing ``Resampler`` by."""
-        self._hop_s = hop_ms / 1000
-        self._observe_s = observe_s
-        self._return_s = return_s
-        self._seen_s = 0.0
-
-    def update(self, queue_ms: float, hops: int = 1) -> float:
-        """One reading of the queue, ``hops`` hops after the last one, always taken at the same place of the loop
-        -> ``ppm``.
-        """
-        elapsed_s = hops * self._hop_s
-        self._observe(queue_ms, elapsed_s)
-        wanted = self.learned_ppm + 1000 * (self.target_ms - self.queue_ms) / self._return_s
-        step = self.SLEW_PPM_PER_S * elapsed_s
-        self.ppm = _within(_within(wanted, self.ppm - step, self.ppm + step), -STEER_LIMIT_PPM, STEER_LIMIT_PPM)
-        return self.ppm
-
-    def _observe(self, queue_ms: float, elapsed_s: float) -> None:
-        """Predict the queue from drift and steering (1 ppm moves it 0.001 ms a second), then correct both."""
-        self._seen_s += elapsed_s
-        self.queue_ms += 1e-3 * (self.ppm - self.learned_ppm) * elapsed_s
-        surprise_ms = queue_ms - self.queue_ms
-        share = elapsed_s / self._observe_s
-        self.queue_ms += surprise_ms * min(1.0, max(2 * share, elapsed_s / self._seen_s))  # at first the plain mean
-        if self._seen_s > 1.0:
-            learned = self.learned_ppm - 1000 * surprise_ms * min(share, 1.0) / self._observe_s
-            self.learned_ppm = _within(learned, -STEER_LIMIT_PPM, STEER_LIMIT_PPM)
-
-    def reset(self, keep_ppm: bool = True) -> None:
-        """The queue was filled anew (start, xrun): forget its level; keep the drift, which belongs to the crystals."""
-        self.queue_ms = self.target_ms
-        self._seen_s = 0.0
-        if not keep_ppm:
-            self.learned_ppm = 0.0
-        self.ppm = self.learned_ppm
-
-
-def _within(value: float, low: float, high: float) -> float:
-    return min(max(value, low), high)

@@ -36,7 +36,7 @@ from edge.devices.cards import (
 )
 from edge.devices.mixer import Level, Mixer
 from edge.devices.playback import Playback
-from edge.dsp.resample import Decoder
+from edge.devices.sample_format import Decoder
 from edge.dsp.spectrum import Floats
 from edge.health import dbfs
 from edge.realtime import lock_memory_and_freeze_gc, request_realtime_priority

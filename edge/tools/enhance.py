@@ -24,8 +24,9 @@ import soundfile
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
 from edge.config import Config, beside_reference
+from edge.devices.sample_format import Encoder
 from edge.dsp.peak import PeakLimiter
-from edge.dsp.resample import Encoder, Resampler
+from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 from edge.files import atomic
 from edge.health import dbfs, quieter_db

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.devices.sample_format import SAMPLE_BYTES, BadSampleFormat, Decoder, Encoder
 from edge.dsp.lowpass import FIRST_HALF
-from edge.dsp.resample import SAMPLE_BYTES, BadSampleFormat, Decoder, Encoder, Resampler, band_edges_hz, design
+from edge.dsp.resample import Resampler, band_edges_hz, design
 from edge.tools.response import RATE_PAIRS, main, measure_response
 
 FORMATS = sorted(SAMPLE_BYTES)

@@ -9,7 +9,8 @@ itself, sound and all; the other cases take its count as read.
 import numpy as np
 import pytest
 
-from edge.dsp.resample import DriftControl, Resampler
+from edge.devices.drift import DriftControl
+from edge.dsp.resample import Resampler
 
 TARGET_MS = 30.0
 FRAMES_PER_MS = 48
