@@ -14,10 +14,12 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES
 from edge.chain import Chain
 from edge.config import Config
+from edge.devices.alsa import open_pcm
 from edge.devices.cable import Cable
 from edge.devices.capture import Capture
-from edge.devices.cards import DeviceError, Event, OpenPcm, clock_of, open_pcm
+from edge.devices.cards import clock_of
 from edge.devices.mixer import OutputMixer
+from edge.devices.pcm import DeviceError, Event, OpenPcm
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 from edge.health import Health

@@ -70,10 +70,10 @@ def devices(options: argparse.Namespace) -> int:
     """What sound cards there are."""
     from rich.console import Console
 
-    from edge.devices import cards
+    from edge.devices import alsa, cards
 
-    found = cards.list_cards()
-    named = {direction: cards.list_pcms(direction) for direction in ("capture", "playback")}
+    found = cards.list_cards(open_device=alsa.open_pcm)
+    named = {direction: alsa.list_pcms(direction) for direction in ("capture", "playback")}
     if options.json:
         print(json.dumps({"cards": [dataclasses.asdict(card) for card in found], "named": named}, indent=2))
         return 0

@@ -18,8 +18,10 @@ from edge import HOP_MS, UserError, runtime
 from edge.box import Box, State
 from edge.chain import Chain
 from edge.config import Config
+from edge.devices.alsa import open_pcm
 from edge.devices.cable import Cable, CableState
-from edge.devices.cards import OpenPcm, clock_of, open_pcm
+from edge.devices.cards import clock_of
+from edge.devices.pcm import OpenPcm
 from edge.health import Counters, summary
 from edge.journal import Journal, notify
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority

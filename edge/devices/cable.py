@@ -12,7 +12,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from edge import HOP_MS
-from edge.devices.cards import DeviceError, Event, clock_of
+from edge.devices.cards import clock_of
+from edge.devices.pcm import DeviceError, Event
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 from edge.realtime import request_realtime_priority

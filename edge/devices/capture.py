@@ -7,7 +7,9 @@ import os
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
-from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, negotiate, open_pcm, resolve
+from edge.devices.alsa import open_pcm
+from edge.devices.cards import resolve
+from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
 from edge.devices.sample_format import Decoder
 from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats

@@ -1,315 +1,16 @@
-"""Which sound cards there are, what each offers, who holds it; and the one door to ALSA.
-
-Everything above this file knows devices as ``Pcm`` objects that ``open_pcm`` hands out; ``edge/devices/fake.py``
-hands out the same from made-up cards. A ``Pcm`` never blocks (only ``wait`` does) and never raises: a failure is a
-negative errno.
-"""
+"""Which sound cards there are, what each offers, and who holds it, as /proc reports it."""
 
 import difflib
-import errno
-import functools
 import os
 import re
-import select
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
-from edge import UserError
-from edge.devices.alsa_mixer import alsa_mixer
-from edge.devices.mixer import Mixer
-
-Direction = Literal["capture", "playback"]
+from edge.devices.pcm import Capabilities, DeviceError, DeviceMissing, Direction, OpenPcm, StreamParams
 
 PROC = Path("/proc")
 DEV = Path("/dev")
-
-
-class Event(IntEnum):
-    """What one read or write met; the hop is valid (perhaps silent) up to SHORT, after that the device must be opened
-    again.
-    """
-
-    OK = 0
-    SHORT = 1
-    """The card gave less than it announced, or took a hop too few: handled, counted."""
-    XRUN = 2
-    """The card's buffer ran over or dry; it was started again, a short silence stands for what is lost."""
-    STALLED = 3
-    """Nothing moved for a quarter of a second."""
-    GONE = 4
-    """The card was pulled out or failed."""
-    END = 5
-    """A source with an end (a file) has ended."""
-
-
-class DeviceError(UserError):
-    """A device cannot be used; the text is one line that names the thing and the way out."""
-
-
-class DeviceMissing(DeviceError):
-    """No such card or ALSA name, or it is not plugged in."""
-
-
-class DeviceBusy(DeviceError):
-    """Another process holds the card."""
-
-
-class DeviceRefused(DeviceError):
-    """The card is there but does not do what we need, or we may not use it."""
-
-
-@dataclass(frozen=True)
-class StreamParams:
-    """How a device is, or is to be, opened."""
-
-    rate_hz: int
-    channels: int
-    sample_format: str
-    period_frames: int
-    periods: int
-
-    @property
-    def buffer_frames(self) -> int:
-        return self.period_frames * self.periods
-
-    def sounds_like(self, other: "StreamParams") -> bool:
-        """Same samples; the card may cut them into periods as it likes."""
-        mine = (self.rate_hz, self.channels, self.sample_format)
-        return mine == (other.rate_hz, other.channels, other.sample_format)
-
-    def __str__(self) -> str:
-        channels = {1: "mono", 2: "stereo"}.get(self.channels, f"{self.channels} channels")
-        return f"{self.rate_hz} Hz {channels} {self.sample_format} {self.period_frames}x{self.periods}"
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a device can do by itself; an empty field is unknown. ``rates_hz`` of a range lists its two ends."""
-
-    formats: tuple[str, ...] = ()
-    rates_hz: tuple[int, ...] = ()
-    any_rate_between: bool = False
-    channels: tuple[int, ...] = ()
-
-    def covers(self, terms: StreamParams) -> bool:
-        """Whether ``terms`` are worth trying."""
-        if self.formats and terms.sample_format not in self.formats:
-            return False
-        if self.channels and terms.channels not in self.channels:
-            return False
-        if self.any_rate_between:
-            return self.rates_hz[0] <= terms.rate_hz <= self.rates_hz[-1]
-        return not self.rates_hz or terms.rate_hz in self.rates_hz
-
-    def __str__(self) -> str:
-        joint = " to " if self.any_rate_between else "/"
-        rates = joint.join(str(rate) for rate in self.rates_hz) or "unknown rates"
-        channels = "/".join(str(count) for count in self.channels) or "?"
-        return f"{'/'.join(self.formats) or 'unknown formats'} at {rates} Hz, {channels} channel(s)"
-
-
-class Pcm(Protocol):
-    """One opened direction of one device. Nothing here raises; negative figures are -errno (-EPIPE is an xrun, after
-    which the device is ready to start again).
-    """
-
-    granted: StreamParams
-    clock: str
-    """Names the crystal behind it: two devices with the same text cannot drift apart."""
-
-    def offer(self) -> Capabilities: ...
-
-    def read(self) -> tuple[int, bytes]:
-        """At most one period; (0, b"") if none is there. The first call starts the card."""
-        ...
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Frames taken; the first call starts the card."""
-        ...
-
-    def avail(self) -> int:
-        """Frames that can be read or written now."""
-        ...
-
-    def wait(self, timeout_ms: int) -> bool:
-        """Sleep until a period can be moved (or the card failed); False if the time is over."""
-        ...
-
-    def mixer(self) -> Mixer | None:
-        """The card's own volume controls, not opened yet; None where there can be none."""
-        ...
-
-    def close(self) -> None: ...
-
-
-OpenPcm = Callable[[str, Direction, StreamParams], Pcm]
-"""(ALSA name or card id, direction, terms to ask for) -> Pcm with the terms it granted; raises DeviceError."""
-
-
-def negotiate(
-    open_device: OpenPcm, device: str, direction: Direction, wishes: Sequence[StreamParams], needed: str
-) -> tuple[Pcm, StreamParams]:
-    """Open ``device`` on the first of ``wishes`` that it grants by itself: (device, the wish). Raises DeviceError.
-
-    ALSA quietly grants something else rather than refuse, so every answer is read back and compared. ``needed`` says in
-    words what the wishes have in common, for the refusal.
-    """
-    offer = Capabilities()
-    for wish in wishes:
-        if not offer.covers(wish):
-            continue
-        pcm = open_device(device, direction, wish)
-        if pcm.granted.sounds_like(wish):
-            return pcm, wish
-        if not offer.formats:
-            offer = pcm.offer()
-        pcm.close()
-    raise DeviceRefused(f"{device} has no {direction} with {needed}; it supports {offer}")
-
-
-# The real thing.
-
-
-class AlsaPcm:
-    """``Pcm`` over pyalsaaudio, in non-blocking mode (a blocking read cannot time out)."""
-
-    def __init__(self, device: str, direction: Direction, terms: StreamParams) -> None:
-        alsa = _alsa()
-        self._pcm = alsa.PCM(
-            type=alsa.PCM_CAPTURE if direction == "capture" else alsa.PCM_PLAYBACK,
-            mode=alsa.PCM_NONBLOCK,
-            device=device,
-            rate=terms.rate_hz,
-            channels=terms.channels,
-            format=getattr(alsa, f"PCM_FORMAT_{terms.sample_format}"),
-            periodsize=terms.period_frames,
-            periods=terms.periods,
-        )
-        info = self._pcm.info()
-        period = info["period_size"]
-        self.granted = StreamParams(
-            info["rate"], info["channels"], info["format_name"], period, max(1, info["buffer_size"] // period)
-        )
-        self.clock = card_id(info["card_no"]) if info["card_no"] >= 0 else f"pcm:{device}"
-        self._native = device.startswith("hw:")
-        self._capturing = direction == "capture"
-        self._fruitless = 0
-        self._poll = select.poll()
-        for descriptor, events in self._pcm.polldescriptors():
-            self._poll.register(descriptor, events)
-
-    def offer(self) -> Capabilities:
-        rates = self._pcm.getrates()
-        ranged = isinstance(rates, tuple)
-        rates = (rates,) if isinstance(rates, int) else tuple(rates)
-        # A plugin claims every channel count up to 2^32 and getchannels() would try them all.
-        channels = tuple(self._pcm.getchannels()) if self._native else ()
-        return Capabilities(tuple(self._pcm.getformats()), rates, ranged, channels)
-
-    def read(self) -> tuple[int, bytes]:
-        try:
-            frames, data = self._pcm.read()
-        except _alsa().ALSAAudioError as error:
-            return -_errno_of(error), b""
-        self._fruitless = 0 if frames > 0 else self._fruitless + 1
-        return frames, data
-
-    def write(self, data: bytes | memoryview) -> int:
-        try:
-            return int(self._pcm.write(data))
-        except _alsa().ALSAAudioError as error:
-            return -_errno_of(error)
-
-    def avail(self) -> int:
-        return int(self._pcm.avail())
-
-    def wait(self, timeout_ms: int) -> bool:
-        if self._fruitless > 2:  # a source at its end says "ready" and gives nothing: do not spin on it
-            time.sleep(0.005)
-        ready = self._poll.poll(timeout_ms)
-        if ready:
-            # Plugins hide what happened behind descriptors of their own, and asking is what re-arms them.
-            self._pcm.polldescriptors_revents(ready)
-        return bool(ready)
-
-    def mixer(self) -> Mixer | None:
-        return alsa_mixer(self.clock)
-
-    def close(self) -> None:
-        if not self._capturing:
-            try:
-                self._pcm.drop()  # else close() waits for the queue to play out, or for ever on a dead card
-            except _alsa().ALSAAudioError:
-                pass
-        self._pcm.close()
-
-
-def open_pcm(device: str, direction: Direction, terms: StreamParams) -> AlsaPcm:
-    """The one door to ALSA. ``device`` is a card's id, ``auto``, or any ALSA name; raises DeviceError."""
-    try:
-        alsa = _alsa()
-    except ImportError as error:
-        raise DeviceRefused(
-            f"pyalsaaudio does not load ({error}); install libasound2 and run install.sh again"
-        ) from None
-    name = resolve(device, direction)
-    try:
-        return AlsaPcm(name, direction, terms)
-    except alsa.ALSAAudioError as error:
-        raise _explain(device, name, direction, error) from None
-
-
-@functools.cache
-def _alsa() -> Any:
-    """pyalsaaudio, with ALSA's own chatter on stderr switched off: we say it in one line ourselves."""
-    import alsaaudio
-
-    _hush()
-    return alsaaudio
-
-
-_silencer: Any = None
-
-
-def _hush() -> None:
-    """Give libasound an error handler that says nothing (pyalsaaudio has no call for it)."""
-    import ctypes
-
-    global _silencer
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
-    _silencer = handler(lambda *_: None)
-    try:
-        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(_silencer)
-    except (OSError, AttributeError):
-        _silencer = None
-
-
-_ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
-
-
-def _errno_of(error: Exception) -> int:
-    """pyalsaaudio 0.11 raises only strerror's text, followed by the device's name in brackets."""
-    return _ERRNO_BY_TEXT.get(str(error).rsplit(" [", 1)[0], errno.EIO)
-
-
-def _explain(device: str, name: str, direction: Direction, error: Exception) -> DeviceError:
-    """The error of an open as one line with a way out."""
-    number = _errno_of(error)
-    if number in (errno.EBUSY, errno.EAGAIN):
-        who = holder(name, direction)
-        return DeviceBusy(f"{device} is in use by {who or 'another process'}; stop it or choose another card")
-    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return missing(device, direction)
-    if number in (errno.EACCES, errno.EPERM):
-        return DeviceRefused(
-            f"{device} cannot be opened by this user (permission denied); add the user to the group audio"
-        )
-    return DeviceRefused(f"{device} does not open for {direction}: {str(error).rsplit(' [', 1)[0]}")
-
 
 # Names.
 
@@ -387,27 +88,16 @@ class Card:
     ports: tuple[Port, ...] = field(default=())
 
 
-def list_cards(
-    *, proc: Path = PROC, dev: Path = DEV, open_device: OpenPcm | None = None, ask: bool = True
-) -> list[Card]:
-    """Every card the kernel knows, by number; empty where it knows none. ``ask`` opens idle ports for a moment to learn
-    what they offer.
+def list_cards(*, proc: Path = PROC, dev: Path = DEV, open_device: OpenPcm | None = None) -> list[Card]:
+    """Every card the kernel knows, by number; empty where it knows none.
+
+    ``open_device`` (``edge.devices.alsa.open_pcm``) opens idle ports for a moment to read their capabilities; without
+    it nothing is opened.
     """
-    opener = open_device or open_pcm
-    cards = _known_cards(proc)
     return [
-        replace(card, ports=tuple(_filled(card, port, proc, dev, opener, ask) for port in card.ports)) for card in cards
+        replace(card, ports=tuple(_filled(card, port, proc, dev, open_device) for port in card.ports))
+        for card in _known_cards(proc)
     ]
-
-
-def list_pcms(direction: Direction) -> list[str]:
-    """Named ALSA devices beside the cards (from the asoundrc files), as far as they carry a hint."""
-    try:
-        alsa = _alsa()
-        names = alsa.pcms(alsa.PCM_CAPTURE if direction == "capture" else alsa.PCM_PLAYBACK)
-    except Exception:  # no ALSA configuration at all
-        return []
-    return [name for name in names if ":" not in name and name not in ("null", "default")]
 
 
 def _known_cards(proc: Path) -> list[Card]:
@@ -479,7 +169,7 @@ def is_jack(device: str, root: Path = PROC) -> bool:
     )
 
 
-def _filled(card: Card, port: Port, proc: Path, dev: Path, opener: OpenPcm, ask: bool) -> Port:
+def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm | None) -> Port:
     """``port`` with its holder and its offer."""
     letter = "c" if port.direction == "capture" else "p"
     who = _holder(card.number, port.device, letter, proc, dev)
@@ -488,10 +178,12 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, opener: OpenPcm, ask:
         return _with_offer(replace(port, held_by=who), usb)
     if who:
         return replace(port, held_by=who, note="in use")
-    if not ask:
+    if open_device is None:
         return replace(port, note="not asked")
     try:
-        pcm = opener(f"hw:CARD={card.id},DEV={port.device}", port.direction, StreamParams(48_000, 2, "S16_LE", 480, 4))
+        pcm = open_device(
+            f"hw:CARD={card.id},DEV={port.device}", port.direction, StreamParams(48_000, 2, "S16_LE", 480, 4)
+        )
     except DeviceError as error:
         return replace(port, note=str(error))
     try:

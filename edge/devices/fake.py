@@ -18,8 +18,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.devices.cards import Capabilities, DeviceBusy, DeviceMissing, Direction, OpenPcm, StreamParams
 from edge.devices.mixer import Level, Mixer
+from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, Direction, OpenPcm, StreamParams
 from edge.devices.sample_format import SAMPLE_BYTES, Decoder, Encoder
 from edge.dsp.spectrum import Floats
 
@@ -220,7 +220,7 @@ def opener(*cards: FakeCard) -> OpenPcm:
 
 
 class FakePcm:
-    """``edge.devices.cards.Pcm`` of a fake card."""
+    """``edge.devices.pcm.Pcm`` of a fake card."""
 
     def __init__(self, card: FakeCard, direction: Direction, granted: StreamParams) -> None:
         self.granted = granted

@@ -7,9 +7,11 @@ import os
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
-from edge.devices.cards import Event, OpenPcm, Pcm, StreamParams, is_jack, negotiate, open_pcm, resolve
+from edge.devices.alsa import open_pcm
+from edge.devices.cards import is_jack, resolve
 from edge.devices.drift import DriftControl
 from edge.devices.mixer import Mixer
+from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
 from edge.devices.sample_format import Encoder
 from edge.dsp.peak import PeakLimiter
 from edge.dsp.resample import Resampler

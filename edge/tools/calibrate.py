@@ -13,7 +13,8 @@ import numpy as np
 from edge import HOP_SAMPLES, RATE_HZ, UserError, files
 from edge.box import Box
 from edge.config import Config
-from edge.devices.cards import Event, OpenPcm, open_pcm
+from edge.devices.alsa import open_pcm
+from edge.devices.pcm import Event, OpenPcm
 from edge.dsp.antinoise import SecondaryPath
 from edge.dsp.spectrum import Floats
 from edge.files import atomic

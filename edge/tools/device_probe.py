@@ -20,9 +20,11 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES
 from edge.box import LOST, LOST_OUTPUT
 from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
+from edge.devices.alsa import open_pcm
 from edge.devices.alsa_mixer import alsa_mixer
 from edge.devices.capture import Capture
-from edge.devices.cards import (
+from edge.devices.mixer import Level, Mixer
+from edge.devices.pcm import (
     Capabilities,
     DeviceBusy,
     DeviceError,
@@ -32,9 +34,7 @@ from edge.devices.cards import (
     OpenPcm,
     Pcm,
     StreamParams,
-    open_pcm,
 )
-from edge.devices.mixer import Level, Mixer
 from edge.devices.playback import Playback
 from edge.devices.sample_format import Decoder
 from edge.dsp.spectrum import Floats

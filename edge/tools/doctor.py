@@ -25,8 +25,9 @@ from edge.config_file import SYSTEM_FILE, BadConfig, load
 from edge.console import printable
 from edge.devices import cards, mixer
 from edge.devices.capture import LIVE_RATIO
-from edge.devices.cards import Card, DeviceMissing, Direction
+from edge.devices.cards import Card
 from edge.devices.mixer import Level
+from edge.devices.pcm import DeviceMissing, Direction
 from edge.files import changeable_by_others
 from edge.tools import device_probe
 from edge.tools.device_probe import Heard, Lane, Played, Trouble
@@ -376,7 +377,7 @@ class Doctor:
     def _card(self, direction: Direction, device: str) -> Finding:
         """Whether the settings mean a card that is there."""
         word = "microphone" if direction == "capture" else "output"
-        known = cards.list_cards(proc=self._proc, dev=self._dev, ask=False)
+        known = cards.list_cards(proc=self._proc, dev=self._dev)
         figures = {"cards": [dataclasses.asdict(card) for card in known if _has(card, direction)]}
         there = ", ".join(card.id for card in known if _has(card, direction)) or "none"
         try:

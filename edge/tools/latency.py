@@ -13,7 +13,8 @@ from scipy.signal import chirp, correlate
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
 from edge.box import Box
 from edge.config import Config
-from edge.devices.cards import Event, OpenPcm, open_pcm
+from edge.devices.alsa import open_pcm
+from edge.devices.pcm import Event, OpenPcm
 from edge.dsp.spectrum import Floats
 
 CHIRPS = 5

@@ -22,7 +22,7 @@ Tables = dict[str, dict[str, object]]
 
 def look(root: Path = ROOT) -> Tables:
     """The settings that this board asks for; all that is left out takes its default."""
-    listed = cards.list_cards(proc=root / "proc", dev=root / "dev", ask=False)
+    listed = cards.list_cards(proc=root / "proc", dev=root / "dev")
     heard = {card.id for card in listed if any(p.direction == "capture" and p.looks_like for p in card.ports)}
     played = {card.id for card in listed if any(p.direction == "playback" and p.looks_like for p in card.ports)}
     told: Tables = {}

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from edge import UserError, files
 from edge.devices import cards
+from edge.devices.pcm import Direction
 from hw.board import boards, bootconfig
 from hw.install import ledger, wheels
 from hw.install.ledger import Ledger
@@ -112,7 +113,7 @@ class Job:
         self.systemd = self.live and Path("/run/systemd/system").is_dir()
         self.board = boards.this_board(self.root)
         self.ledger = Ledger(self.root, MANIFEST)
-        self.cards = cards.list_cards(proc=self.at("proc"), dev=self.at("dev"), ask=False)
+        self.cards = cards.list_cards(proc=self.at("proc"), dev=self.at("dev"))
         self.extras: list[str] = self.ledger.extras if options.extras is None else options.extras
         """Of ``wheels.CHOICES``: what was asked for now, or last time."""
         self.reboot = False
@@ -263,7 +264,7 @@ class Job:
             found.discard(MEMS_CARD)  # its output is always listed, whether or not an amplifier is wired to it
         return found.pop() if len(found) == 1 else ""
 
-    def ports(self, direction: cards.Direction) -> list[cards.Card]:
+    def ports(self, direction: Direction) -> list[cards.Card]:
         return [
             card for card in self.cards if any(port.direction == direction and port.looks_like for port in card.ports)
         ]
@@ -400,7 +401,7 @@ class Job:
             yield Step(f"{step.says}: sound servers leave {', '.join(ids)} alone after the next reboot", step.do)
 
     def likely_cards(self) -> set[str]:
-        directions: tuple[cards.Direction, ...] = ("capture", "playback")
+        directions: tuple[Direction, ...] = ("capture", "playback")
         return {best.id for way in directions if (best := cards.best_card(self.cards, way))}
 
     def start(self) -> None:
@@ -447,7 +448,7 @@ class Job:
         for direction, found in (("microphones", self.ports("capture")), ("outputs", self.ports("playback"))):
             names = sorted({card.id for card in found})
             if len(names) > 1:
-                way: cards.Direction = "capture" if direction == "microphones" else "playback"
+                way: Direction = "capture" if direction == "microphones" else "playback"
                 best = cards.best_card(self.cards, way)
                 taken = best.id if best else "none"
                 yield (

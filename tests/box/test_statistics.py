@@ -15,8 +15,8 @@ from edge import HOP_SAMPLES, RATE_HZ, cli, journal, runtime, service
 from edge.box import Box
 from edge.chain import Chain
 from edge.config import CaptureConfig, Config, HowlConfig, LimiterConfig, PlaybackConfig, SuppressConfig
-from edge.devices.cards import Capabilities
 from edge.devices.fake import FakeCard, VirtualClock, opener
+from edge.devices.pcm import Capabilities
 from edge.dsp.spectrum import Floats
 from edge.health import Counters, summary
 from edge.tools import report

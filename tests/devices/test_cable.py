@@ -27,8 +27,8 @@ from edge.config_file import BadConfig
 from edge.devices import cable as cable_module
 from edge.devices.cable import Cable, CableState
 from edge.devices.capture import Capture
-from edge.devices.cards import Capabilities, Direction, Pcm, StreamParams
 from edge.devices.fake import JACK_OFFER, FakeCard, Source, VirtualClock, noise, opener
+from edge.devices.pcm import Capabilities, Direction, Pcm, StreamParams
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 

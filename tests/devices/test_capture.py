@@ -9,7 +9,6 @@ from scipy.signal import find_peaks
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.devices.capture import MOST_RESTARTS, Capture
-from edge.devices.cards import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Event
 from edge.devices.fake import (
     I2S_OFFER,
     USB_OFFER,
@@ -22,6 +21,7 @@ from edge.devices.fake import (
     silence,
     tone,
 )
+from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Event
 from edge.dsp.spectrum import Floats
 
 NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))

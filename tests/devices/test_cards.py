@@ -1,4 +1,4 @@
-"""The card list on a made-up Pi 4: jack, I2S microphone, USB microphone, HDMI; and the words of every refusal."""
+"""The card list on a made-up Pi 4: jack, I2S microphone, USB microphone, HDMI; and the words for a wrong name."""
 
 import dataclasses
 import json
@@ -8,21 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge.devices import cards
-from edge.devices.cards import (
-    Capabilities,
-    DeviceMissing,
-    DeviceRefused,
-    StreamParams,
-    best_card,
-    clock_of,
-    holder,
-    is_jack,
-    list_cards,
-    missing,
-    negotiate,
-    resolve,
-)
+from edge.devices.cards import best_card, clock_of, holder, is_jack, list_cards, missing, resolve
 from edge.devices.fake import I2S_OFFER, JACK_OFFER, FakeCard, VirtualClock, opener
+from edge.devices.pcm import DeviceMissing
 
 CARDS = """\
  0 [Headphones     ]: bcm2835_headpho - bcm2835 Headphones
@@ -177,41 +165,3 @@ def test_wrong_name_gets_the_nearest_right_one(pi: Path, wrong: str, near: str) 
 def test_right_card_without_that_direction(pi: Path) -> None:
     text = str(missing("Headphones", "capture", pi))
     assert text == "Headphones has no capture (cards with capture: sndrpigooglevoi, Device)"
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "words"),
-    [
-        ("No such file or directory [x]", DeviceMissing, "no sound card"),
-        ("No such device [x]", DeviceMissing, "no sound card"),
-        ("Device or resource busy [x]", cards.DeviceBusy, "in use by another process"),
-        ("Permission denied [x]", DeviceRefused, "group audio"),
-        ("Invalid argument [x]", DeviceRefused, "Invalid argument"),
-        ("something new", DeviceRefused, "something new"),
-    ],
-)
-def test_alsa_errors_become_one_line(text: str, kind: type[Exception], words: str) -> None:
-    error = cards._explain("x", "x", "capture", Exception(text))
-    assert type(error) is kind and words in str(error) and "\n" not in str(error)
-
-
-def test_negotiation_trusts_only_what_was_granted() -> None:
-    """ALSA grants 48 kHz when asked for 16: the first wish that is truly granted wins, and nothing stays open."""
-    card = FakeCard("Mic", VirtualClock(), capture=I2S_OFFER)
-    wishes = [
-        StreamParams(16_000, 1, "S16_LE", 80, 4),
-        StreamParams(44_100, 1, "S16_LE", 220, 4),
-        StreamParams(48_000, 2, "S32_LE", 240, 4),
-    ]
-    pcm, wish = negotiate(card.open_pcm, "Mic", "capture", wishes, "anything")
-    assert wish is wishes[2] and pcm.granted == wishes[2]
-    assert card.opened == 2  # 44.1 kHz was never tried: the card had said what it offers
-
-
-def test_offer_covers() -> None:
-    offer = Capabilities(("S16_LE",), (8_000, 48_000), True, (2,))
-    assert offer.covers(StreamParams(44_100, 2, "S16_LE", 441, 4))
-    assert not offer.covers(StreamParams(96_000, 2, "S16_LE", 960, 4))
-    assert not offer.covers(StreamParams(48_000, 1, "S16_LE", 480, 4))
-    assert Capabilities().covers(StreamParams(1, 1, "S16_LE", 1, 1))
-    assert str(offer) == "S16_LE at 8000 to 48000 Hz, 2 channel(s)"

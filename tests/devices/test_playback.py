@@ -8,17 +8,8 @@ import pytest
 
 from edge import HOP_SAMPLES
 from edge.devices.capture import Capture
-from edge.devices.cards import (
-    Capabilities,
-    DeviceBusy,
-    DeviceMissing,
-    DeviceRefused,
-    Direction,
-    Event,
-    Pcm,
-    StreamParams,
-)
 from edge.devices.fake import JACK_OFFER, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
+from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Pcm, StreamParams
 from edge.devices.playback import MOST_REFUSED, Playback
 from edge.dsp.spectrum import Floats
 

@@ -25,8 +25,8 @@ from edge.config import (
     PlaybackConfig,
     SuppressConfig,
 )
-from edge.devices.cards import Capabilities, Event
 from edge.devices.fake import FakeCard, VirtualClock, opener
+from edge.devices.pcm import Capabilities, Event
 from edge.devices.playback import Playback
 from edge.devices.sample_format import SAMPLE_BYTES, Encoder
 from edge.dsp.antinoise import SecondaryPath

@@ -13,8 +13,9 @@ import soundfile
 from scipy.signal import correlate
 
 from edge import HOP_SAMPLES
+from edge.devices.alsa import list_pcms
 from edge.devices.capture import Capture
-from edge.devices.cards import DeviceMissing, DeviceRefused, Event, list_pcms
+from edge.devices.pcm import DeviceMissing, DeviceRefused, Event
 from edge.devices.playback import Playback
 from hw.prove.demo import SOUNDS, slipped
 from hw.virtual import sound

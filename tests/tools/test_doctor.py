@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from edge import RATE_HZ, cli, runtime
 from edge.config import CableConfig, CaptureConfig, Config, PlaybackConfig
-from edge.devices.cards import DeviceError
 from edge.devices.fake import (
     I2S_OFFER,
     JACK_OFFER,
@@ -35,6 +34,7 @@ from edge.devices.fake import (
     silence,
     tone,
 )
+from edge.devices.pcm import DeviceError
 from edge.tools import device_probe, doctor
 from edge.tools.device_probe import Heard, Played, Trouble
 from edge.tools.doctor import FAIL, OK, WARN, Doctor, Finding, judge_heard, judge_played

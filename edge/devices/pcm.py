@@ -1,0 +1,158 @@
+"""What the box knows of a sound device: ``Pcm``, how one is opened, and what a hop's read or write can report.
+
+``edge.devices.alsa`` opens real cards, ``edge.devices.fake`` made-up ones; both give ``Pcm`` objects. A ``Pcm`` never
+blocks (only ``wait`` does) and never raises: a failure is a negative errno.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, Protocol
+
+from edge import UserError
+from edge.devices.mixer import Mixer
+
+Direction = Literal["capture", "playback"]
+
+
+class Event(IntEnum):
+    """What one read or write met; the hop is valid (perhaps silent) up to SHORT, after that the device must be opened
+    again.
+    """
+
+    OK = 0
+    SHORT = 1
+    """The card gave less than it announced, or took a hop too few: handled, counted."""
+    XRUN = 2
+    """The card's buffer ran over or dry; it was started again, a short silence stands for what is lost."""
+    STALLED = 3
+    """Nothing moved for a quarter of a second."""
+    GONE = 4
+    """The card was pulled out or failed."""
+    END = 5
+    """A source with an end (a file) has ended."""
+
+
+class DeviceError(UserError):
+    """A device cannot be used; the text is one line that names the thing and the way out."""
+
+
+class DeviceMissing(DeviceError):
+    """No such card or ALSA name, or it is not plugged in."""
+
+
+class DeviceBusy(DeviceError):
+    """Another process holds the card."""
+
+
+class DeviceRefused(DeviceError):
+    """The card is there but does not do what we need, or we may not use it."""
+
+
+@dataclass(frozen=True)
+class StreamParams:
+    """How a device is, or is to be, opened."""
+
+    rate_hz: int
+    channels: int
+    sample_format: str
+    period_frames: int
+    periods: int
+
+    @property
+    def buffer_frames(self) -> int:
+        return self.period_frames * self.periods
+
+    def sounds_like(self, other: "StreamParams") -> bool:
+        """Same samples; the card may cut them into periods as it likes."""
+        mine = (self.rate_hz, self.channels, self.sample_format)
+        return mine == (other.rate_hz, other.channels, other.sample_format)
+
+    def __str__(self) -> str:
+        channels = {1: "mono", 2: "stereo"}.get(self.channels, f"{self.channels} channels")
+        return f"{self.rate_hz} Hz {channels} {self.sample_format} {self.period_frames}x{self.periods}"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a device can do by itself; an empty field is unknown. ``rates_hz`` of a range lists its two ends."""
+
+    formats: tuple[str, ...] = ()
+    rates_hz: tuple[int, ...] = ()
+    any_rate_between: bool = False
+    channels: tuple[int, ...] = ()
+
+    def covers(self, terms: StreamParams) -> bool:
+        """Whether ``terms`` are worth trying."""
+        if self.formats and terms.sample_format not in self.formats:
+            return False
+        if self.channels and terms.channels not in self.channels:
+            return False
+        if self.any_rate_between:
+            return self.rates_hz[0] <= terms.rate_hz <= self.rates_hz[-1]
+        return not self.rates_hz or terms.rate_hz in self.rates_hz
+
+    def __str__(self) -> str:
+        joint = " to " if self.any_rate_between else "/"
+        rates = joint.join(str(rate) for rate in self.rates_hz) or "unknown rates"
+        channels = "/".join(str(count) for count in self.channels) or "?"
+        return f"{'/'.join(self.formats) or 'unknown formats'} at {rates} Hz, {channels} channel(s)"
+
+
+class Pcm(Protocol):
+    """One opened direction of one device. Nothing here raises; negative figures are -errno (-EPIPE is an xrun, after
+    which the device is ready to start again).
+    """
+
+    granted: StreamParams
+    clock: str
+    """Names the crystal behind it: two devices with the same text cannot drift apart."""
+
+    def offer(self) -> Capabilities: ...
+
+    def read(self) -> tuple[int, bytes]:
+        """At most one period; (0, b"") if none is there. The first call starts the card."""
+        ...
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Frames taken; the first call starts the card."""
+        ...
+
+    def avail(self) -> int:
+        """Frames that can be read or written now."""
+        ...
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Sleep until a period can be moved (or the card failed); False if the time is over."""
+        ...
+
+    def mixer(self) -> Mixer | None:
+        """The card's own volume controls, not opened yet; None where there can be none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+OpenPcm = Callable[[str, Direction, StreamParams], Pcm]
+"""(ALSA name or card id, direction, terms to ask for) -> Pcm with the terms it granted; raises DeviceError."""
+
+
+def negotiate(
+    open_device: OpenPcm, device: str, direction: Direction, wishes: Sequence[StreamParams], needed: str
+) -> tuple[Pcm, StreamParams]:
+    """Open ``device`` on the first of ``wishes`` that it grants by itself: (device, the wish). Raises DeviceError.
+
+    ALSA quietly grants something else rather than refuse, so every answer is read back and compared. ``needed`` says in
+    words what the wishes have in common, for the refusal.
+    """
+    offer = Capabilities()
+    for wish in wishes:
+        if not offer.covers(wish):
+            continue
+        pcm = open_device(device, direction, wish)
+        if pcm.granted.sounds_like(wish):
+            return pcm, wish
+        if not offer.formats:
+            offer = pcm.offer()
+        pcm.close()
+    raise DeviceRefused(f"{device} has no {direction} with {needed}; it supports {offer}")

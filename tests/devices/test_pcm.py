@@ -1,0 +1,45 @@
+"""Opening a device: ALSA's errors as one line each, and parameters that are really granted."""
+
+import pytest
+
+from edge.devices import alsa
+from edge.devices.fake import I2S_OFFER, FakeCard, VirtualClock
+from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, StreamParams, negotiate
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("No such file or directory [x]", DeviceMissing, "no sound card"),
+        ("No such device [x]", DeviceMissing, "no sound card"),
+        ("Device or resource busy [x]", DeviceBusy, "in use by another process"),
+        ("Permission denied [x]", DeviceRefused, "group audio"),
+        ("Invalid argument [x]", DeviceRefused, "Invalid argument"),
+        ("something new", DeviceRefused, "something new"),
+    ],
+)
+def test_alsa_errors_become_one_line(text: str, kind: type[Exception], words: str) -> None:
+    error = alsa._explain("x", "x", "capture", Exception(text))
+    assert type(error) is kind and words in str(error) and "\n" not in str(error)
+
+
+def test_negotiation_trusts_only_what_was_granted() -> None:
+    """ALSA grants 48 kHz when asked for 16: the first wish that is truly granted wins, and nothing stays open."""
+    card = FakeCard("Mic", VirtualClock(), capture=I2S_OFFER)
+    wishes = [
+        StreamParams(16_000, 1, "S16_LE", 80, 4),
+        StreamParams(44_100, 1, "S16_LE", 220, 4),
+        StreamParams(48_000, 2, "S32_LE", 240, 4),
+    ]
+    pcm, wish = negotiate(card.open_pcm, "Mic", "capture", wishes, "anything")
+    assert wish is wishes[2] and pcm.granted == wishes[2]
+    assert card.opened == 2  # 44.1 kHz was never tried: the card had said what it offers
+
+
+def test_which_requests_are_worth_trying() -> None:
+    offer = Capabilities(("S16_LE",), (8_000, 48_000), True, (2,))
+    assert offer.covers(StreamParams(44_100, 2, "S16_LE", 441, 4))
+    assert not offer.covers(StreamParams(96_000, 2, "S16_LE", 960, 4))
+    assert not offer.covers(StreamParams(48_000, 1, "S16_LE", 480, 4))
+    assert Capabilities().covers(StreamParams(1, 1, "S16_LE", 1, 1))
+    assert str(offer) == "S16_LE at 8000 to 48000 Hz, 2 channel(s)"
