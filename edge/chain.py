@@ -35,8 +35,7 @@ class Chain:
         self.reference: ReferenceCanceller | None = None
         """What works on the second microphone, if there is one."""
         if config.reference.channel:
-            # only a network tells speech at the voice well enough to be compared
-            listener = open_listener() if config.suppress.engine in ("auto", "network", "rnn") else None
+            listener = open_listener(config.suppress.engine)
             self.reference = ReferenceCanceller(config.reference.path_ms, config.feedforward.highpass_hz, listener)
         self.engine: Engine = engine or open_configured(config)
         self.voice = VoiceDecision(config.voice.on, config.voice.off, config.voice.hold_ms)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge import UserError, config, config_file, console
+from edge import UserError, config_file, console, engines
 from edge.config import Config
 
 if TYPE_CHECKING:
@@ -477,7 +477,7 @@ def _parser() -> argparse.ArgumentParser:
     made = verb("enhance", enhance_files, "cleans sound files with the same processing as the live box", as_json=True)
     made.add_argument("inputs", nargs="+", metavar="IN", help="sound files, or folders of them")
     made.add_argument("-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder")
-    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="suppressor to use")
+    made.add_argument("--engine", choices=engines.CHOICES, help="suppressor to use")
     made.add_argument("--limit-db", type=_limit_db, metavar="N", help="maximum attenuation of noise")
     made.add_argument(
         "--channel", type=_channel, default=0, metavar="N", help="use channel N (from 1); default: mix all"
@@ -515,7 +515,7 @@ def _parser() -> argparse.ArgumentParser:
     made = verb(
         "serve", serve, "serves the noise suppressor to another program (ZeroMQ), or to other boxes", as_json=True
     )
-    made.add_argument("--engine", choices=config.ENGINES + config.FOREIGN_ENGINES, help="suppressor to use")
+    made.add_argument("--engine", choices=engines.CHOICES, help="suppressor to use")
     made.add_argument("--rate", type=_rate, metavar="HZ", help="sample rate of the program's chunks (44100)")
     made.add_argument("--chain", action="store_true", help="run the box's whole chain, not the suppressor alone")
     made.add_argument("--boxes", action="store_true", help="serve boxes with engine = remote instead of a program")

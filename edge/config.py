@@ -9,10 +9,10 @@ import runpy
 from dataclasses import dataclass, field
 from typing import Any
 
-ENGINES = ("auto", "network", "rnn", "dsp", "off")
-"""Ours, best first, and the choice among them."""
-FOREIGN_ENGINES = ("deepfilternet3", "dtln", "gtcrn", "rnnoise", "window", "remote")
-"""Other people's, each with all of ours below it."""
+from edge import engines
+from edge.engines import Family
+
+OURS = engines.names(Family.OURS)
 
 
 def key(
@@ -67,8 +67,9 @@ class SuppressConfig:
 
     engine: str = key(
         "auto",
-        "auto: the first of network, rnn and dsp that works here; from deepfilternet3 on: third-party engines",
-        choices=ENGINES + FOREIGN_ENGINES,
+        f"auto: the first of {', '.join(OURS[:-1])} and {OURS[-1]} that works here; "
+        f"from {engines.names(Family.THIRD_PARTY)[0]} on: third-party engines",
+        choices=engines.CHOICES,
     )
     model: str = key(
         "quietbox",

@@ -39,13 +39,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, command_for, config
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, command_for, config, engines
 from edge.chain import Chain
 from edge.console import run_main
 from edge.dsp.spectrum import Floats
+from edge.engines import Family
 from edge.files import BadFile, atomic, check_regular
-from edge.suppress import FOREIGN, files_of, open_engine
 from edge.suppress import engine as contract
+from edge.suppress import files_of, open_engine
 from edge.suppress.mask import MaskEngine
 from edge.suppress.shipped import BadModel, Model
 from edge.tools import bench
@@ -163,8 +164,8 @@ def _config(limit_db: float, whole: bool) -> config.Config:
 
 
 NOISY = Engine(lambda samples, limit_db: Heard(samples), lambda: 0.0, list)
-OURS = [name for name in config.ENGINES if name not in ("auto", "off")]
-BOXED = {f"{name}-box" if name in PEERS else name: name for name in FOREIGN}
+OURS = [*engines.names(Family.OURS)]
+BOXED = {f"{name}-box" if name in PEERS else name: name for name in engines.names(Family.THIRD_PARTY)}
 """Other people's engines as the box runs them; where there is the peer by itself, too, with a suffix."""
 ENGINES: dict[str, Engine] = {
     "noisy": NOISY,

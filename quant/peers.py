@@ -19,10 +19,10 @@ import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.spectrum import Floats
-from edge.suppress import FOREIGN, BadModel, engine
+from edge.suppress import BadModel, engine, open_core
 from edge.suppress.foreign import dtln, gtcrn, rnnoise
-from edge.suppress.foreign.adapter import Core
 from edge.suppress.foreign.assets import FLOATS, asset, library, pointer
+from edge.suppress.foreign.core import Core
 
 
 class Heard(NamedTuple):
@@ -117,7 +117,7 @@ def speexdsp(samples: Floats, limit_db: float) -> Heard:
 
 @cache
 def _core(name: str) -> Core:
-    return FOREIGN[name]("quietbox")
+    return open_core(name)
 
 
 def _hear(name: str, samples: Floats) -> Heard:

@@ -6,12 +6,23 @@ the same buffers, so that nothing changes abruptly but the gains.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, BINS, DELAY_SAMPLES, Floats, Spectra, Transform, band_weights
 from edge.suppress.engine import Engine
+
+
+def open_estimator(model: str, notes: list[str]) -> Estimator:
+    """``engine = "off"``: it has no model and nothing to note."""
+    return Unity()
+
+
+def files(model: str) -> list[Path]:
+    """It has none."""
+    return []
 
 
 class Unity(Estimator):

@@ -14,9 +14,8 @@ import weakref
 import numpy as np
 
 from edge import HOP_SAMPLES, UserError
-from edge.config import Config, RemoteConfig
+from edge.config import RemoteConfig
 from edge.dsp.spectrum import Floats
-from edge.suppress import open_engine
 from edge.suppress.engine import Engine
 from edge.suppress.link import Link
 from edge.suppress.mask import MaskEngine
@@ -28,18 +27,6 @@ REPORTED = ("answered", "filled", "switches", "late", "lost")
 """Counts of the ``Tally`` that go into the status file and the journal."""
 RETURN_HOPS = 40
 """The machine is heard again once 200 ms of answers were in time without a gap."""
-
-
-def open_configured(config: Config) -> "RemoteEngine | MaskEngine":
-    """The machine above our own engines, or those alone with a note that says why."""
-    suppress = config.suppress
-    below = open_engine("auto", suppress.limit_db, suppress.model, suppress.sleep_s)
-    assert isinstance(below, MaskEngine)
-    try:
-        return open_remote(config.remote, suppress.limit_db, below, max(0, config.box.priority - 1))
-    except BadModel as refusal:
-        below.notes.append(f"engine remote cannot be used: {refusal}; {below.name} works")
-        return below
 
 
 def open_remote(settings: RemoteConfig, limit_db: float, below: MaskEngine, priority: int = 0) -> "RemoteEngine":

@@ -4,6 +4,7 @@ The path of a frame: band powers -> noise floor -> a-priori SNR -> cepstral smoo
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,16 @@ from numpy.typing import NDArray
 from edge import HOP_MS
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, BINS, Floats, Spectra, band_weights
+
+
+def open_estimator(model: str, notes: list[str]) -> Estimator:
+    """``engine = "dsp"``: it has no model and nothing to note."""
+    return Wiener()
+
+
+def files(model: str) -> list[Path]:
+    """It has none."""
+    return []
 
 
 def per_hop(time_ms: float) -> np.float32:

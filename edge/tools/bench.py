@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, engines
 from edge.chain import Chain
 from edge.config import Config
 from edge.dsp.howl import HowlGuard
 from edge.dsp.reference import ReferenceCanceller
 from edge.dsp.spectrum import Floats
-from edge.suppress import BUILDERS, FOREIGN, files_of, open_configured
+from edge.engines import Family
+from edge.suppress import files_of, open_configured
 from edge.suppress.engine import Engine
 
 WARM_UP_HOPS = 200
@@ -60,7 +61,8 @@ def bench_engines(config: Config, seconds: float, names: Sequence[str] | None = 
     """
     signal = speech_like(seconds)
     if names is None:
-        names = [*([config.suppress.engine] if config.suppress.engine in FOREIGN else []), *BUILDERS]
+        theirs = [name for name in engines.names(Family.THIRD_PARTY) if name == config.suppress.engine]
+        names = [*theirs, *engines.names(Family.OURS, Family.NONE)]
     rows = []
     for name in names:
         chain = Chain(_with(config, name))
@@ -71,7 +73,7 @@ def bench_engines(config: Config, seconds: float, names: Sequence[str] | None = 
 
 def engines_named(text: str) -> list[str]:
     """``all``, or names with commas between -> names; raises UserError."""
-    known = [*BUILDERS, *FOREIGN]
+    known = [*engines.names(Family.OURS, Family.NONE, Family.THIRD_PARTY)]
     names = [*dict.fromkeys(name.strip() for name in text.split(",") if name.strip())]
     if names == ["all"]:
         return known
@@ -150,8 +152,7 @@ def voice_like(seconds: int) -> Floats:
 def _with(config: Config, engine: str) -> Config:
     """The settings with another engine; a model's path belongs to the engine it was set for."""
     suppress = config.suppress
-    ours = ("auto", *BUILDERS)
-    same = suppress.engine == engine or (suppress.engine in ours and engine in ours)
+    same = suppress.engine == engine or (engines.fallback_chain(suppress.engine) and engines.fallback_chain(engine))
     return replace(config, suppress=replace(suppress, engine=engine, model=suppress.model if same else "quietbox"))
 
 

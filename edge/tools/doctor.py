@@ -256,12 +256,10 @@ class Doctor:
             yield Finding("real time", OK, f"priority {wanted} and locked memory are granted to this user")
 
     def _model(self) -> Iterator[Finding]:
-        from edge.suppress.shipped import BadModel, Model
+        from edge.suppress.open import BadModel, files_with_cards
 
-        engine, refused, checked = self.config.suppress.engine, [], []
-        files = [(self.config.suppress.model, ".npz"), (self.config.suppress.model, ".onnx"), ("rnn", ".npz")]
-        for name, suffix in files if engine in ("auto", "network") else files[2:] if engine == "rnn" else []:
-            model = Model(name)
+        refused, checked = [], []
+        for model, suffix in files_with_cards(self.config.suppress.engine, self.config.suppress.model):
             try:
                 model.read(suffix)
                 checked.append(model.file(suffix).name)

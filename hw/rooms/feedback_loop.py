@@ -25,10 +25,11 @@ from rich.table import Table
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
-from edge.config import ENGINES, FOREIGN_ENGINES, Config, GateConfig, HowlConfig, SuppressConfig
+from edge.config import Config, GateConfig, HowlConfig, SuppressConfig
 from edge.console import run_main
 from edge.dsp.howl import HowlGuard
 from edge.dsp.spectrum import Floats
+from edge.engines import CHOICES
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds" / "clean"
 STABLE_WITHIN_S = 0.5
@@ -258,8 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--closes-s", type=float, default=0.0, metavar="S", help="seconds after the start at which the loop closes (0)"
     )
-    engines = ENGINES + FOREIGN_ENGINES
-    parser.add_argument("--engine", default="off", choices=engines, help="suppressor in the loop (off)")
+    parser.add_argument("--engine", default="off", choices=CHOICES, help="suppressor in the loop (off)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content")
     parser.add_argument("--without", type=Path, metavar="FOLDER", help="sounds (16 kHz mono) instead of feedback loops")
     options = parser.parse_args(arguments)

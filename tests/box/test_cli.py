@@ -8,14 +8,17 @@ from rich.console import Console
 
 from edge import cli, console
 from edge.devices.cards import Card, Port
-from edge.suppress import BUILDERS, open_engine
+from edge.engines import Family, names
+from edge.suppress import open_engine
 from edge.tools import doctor
 
 
 def test_bench_prints_a_row_for_every_engine_and_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--seconds", "0.5", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert {f"whole chain, {name}" for name in BUILDERS if open_engine(name, 30).name == name} <= rows.keys()
+    assert {
+        f"whole chain, {name}" for name in names(Family.OURS, Family.NONE) if open_engine(name, 30).name == name
+    } <= rows.keys()
     assert {"whole chain, dsp", "whole chain, off"} <= rows.keys()
     assert {"feedforward", "limiter", "gate", "equaliser"} <= rows.keys()
     for row in rows.values():

@@ -15,6 +15,7 @@ from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.blocks import Blocks, held_samples
 from edge.suppress.foreign.adapter import SPOILT_LIMIT, Adapter
+from edge.suppress.foreign.core import Core
 from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.wiener import Wiener
 
@@ -24,7 +25,7 @@ RIPPLE_DB = -26
 """Two converters ripple by up to 0.2 dB each, which is 5 % of the sound; a shift by one sample makes -6 dB of noise."""
 
 
-class Tape:
+class Tape(Core):
     """A core that gives back what it heard ``delay_samples`` ago, in the way that its test wants."""
 
     name = "tape"

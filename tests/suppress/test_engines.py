@@ -21,8 +21,9 @@ pytest.importorskip("onnxruntime")
 
 from edge import HOP_SAMPLES, cli, suppress  # noqa: E402
 from edge.box import Box  # noqa: E402
-from edge.config import ENGINES, Config, SuppressConfig  # noqa: E402
+from edge.config import Config, SuppressConfig  # noqa: E402
 from edge.dsp.spectrum import BANDS, BINS, Features, Floats, Spectra  # noqa: E402
+from edge.engines import AUTO, Family, names  # noqa: E402
 from edge.suppress import network as engine  # noqa: E402
 from edge.suppress import open_engine, probe, shipped  # noqa: E402
 from edge.suppress.mask import MaskEngine, Unity  # noqa: E402
@@ -726,6 +727,5 @@ def test_the_journal_says_why_once(tmp_path: Path) -> None:
 
 
 def test_every_name_a_user_can_write_can_be_opened(box: Path) -> None:
-    assert {*ENGINES} == {"auto", *suppress.BUILDERS}
-    for name in ENGINES:
+    for name in (AUTO, *names(Family.OURS, Family.NONE)):
         assert open_engine(name, 30).name == ("network" if name == "auto" else name)

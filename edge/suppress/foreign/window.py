@@ -25,6 +25,7 @@ from edge import RATE_HZ
 from edge.config import WindowConfig
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.foreign.assets import PACKAGED, open_session
+from edge.suppress.foreign.core import Core
 from edge.suppress.shipped import FOLDER, MAJOR_VERSION, BadModel, Model
 
 OURS = "quietbox-window"
@@ -230,7 +231,7 @@ def _checked(who: str, geometry: Geometry) -> Geometry:
 # --- the engine ----------------------------------------------------------------------------------------------------
 
 
-class WindowCore:
+class WindowCore(Core):
     """``engine = "window"``: a step of sound in place, ``step_frames`` hops of the network's own transform."""
 
     name = "window"
