@@ -11,9 +11,12 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES
 from edge.config import Config
 from edge.dsp.antinoise import AntiNoise, BadPath, SecondaryPath
+from edge.dsp.eq import VoiceBodyEq
+from edge.dsp.fader import Fader
 from edge.dsp.feedforward import Feedforward
-from edge.dsp.guard import Fader, Limiter, SoftGate, VoiceBodyEq
+from edge.dsp.gate import SoftGate
 from edge.dsp.howl import HowlGuard
+from edge.dsp.limiter import Limiter
 from edge.dsp.reference import ABSURD_POWER, ReferenceCanceller
 from edge.dsp.spectrum import Floats
 from edge.dsp.voice import VoiceDecision
@@ -31,25 +34,21 @@ class Chain:
         """``engine`` stands in for the configured one in tests and benchmarks. ``volume_db`` (at most 0) is for whoever
         plays at an ear: files and other programs get full level. ``line_out`` asks for ``line``.
         """
-        self.feedforward = Feedforward(config.feedforward.highpass_hz, config.feedforward.mains)
+        self.feedforward = Feedforward(config.feedforward)
         self.reference: ReferenceCanceller | None = None
         """What works on the second microphone, if there is one."""
         if config.reference.channel:
             listener = open_listener(config.suppress.engine)
             self.reference = ReferenceCanceller(config.reference.path_ms, config.feedforward.highpass_hz, listener)
         self.engine: Engine = engine or open_configured(config)
-        self.voice = VoiceDecision(config.voice.on, config.voice.off, config.voice.hold_ms)
-        self.eq = VoiceBodyEq(config.eq.gain_db, config.eq.low_hz, config.eq.high_hz)
-        gate = config.gate
-        self.gate = SoftGate(gate.floor_dbfs, gate.ceiling_dbfs, gate.hold_ms, gate.depth_db) if gate.on else None
+        self.voice = VoiceDecision(config.voice)
+        self.eq = VoiceBodyEq(config.eq)
+        self.gate = SoftGate(config.gate) if config.gate.on else None
         self.volume = Volume(volume_db)
         self.mute = Fader(config.box.fade_ms)
-        limiter = config.limiter
-        self.line = LineOut(limiter, config.box.fade_ms) if line_out else None
+        self.line = LineOut(config.limiter, config.box.fade_ms) if line_out else None
         """The clean sound before the volume, if it is asked for."""
-        self.limiter = Limiter(
-            limiter.threshold_dbfs, limiter.peak_dbfs, limiter.delay_ms, limiter.attack_ms, limiter.release_ms
-        )
+        self.limiter = Limiter(config.limiter)
         self.notes = list(self.engine.notes)
         """Why something is not what was wished for, one sentence each."""
         self.antinoise = self._new_antinoise(config) if config.antinoise.on else None

@@ -50,8 +50,7 @@ from numpy.typing import NDArray
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, files
 from edge.console import run_main
-from edge.dsp.feedforward import Complexes, Doubles
-from edge.dsp.spectrum import Floats
+from edge.dsp.spectrum import Complexes, Doubles, Floats
 from edge.files import atomic
 from edge.files.arrays import read_npz
 

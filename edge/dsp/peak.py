@@ -27,16 +27,16 @@ class PeakLimiter:
     left to the hard clip behind it, which only catches rounding. The gain moves along a raised cosine of 0.25 ms and
     comes back by 8.7 dB in ``RELEASE_MS``.
 
-    While nothing in sight is above the ceiling, samples pass with their bits. Samples that are no numbers become
+    While nothing in sight is above the ceiling, samples pass with their bits. NaN and Inf become
     silence. Nothing is allocated while it runs.
     """
 
     LOOKAHEAD_MS = 0.25
-    """As much as the chain's limiter needs to turn down (its default ``attack_ms``)."""
+    """The attack time of the chain's limiter (the default of ``limiter.attack_ms``)."""
     RELEASE_MS = 60.0
     """As the chain's limiter: longer than a pitch period of 100 Hz, so that the gain does not follow the voice."""
 
-    def __init__(self, rate_hz: int, max_samples: int, peak_dbfs: float = 0.0) -> None:
+    def __init__(self, rate_hz: int, max_samples: int, peak_dbfs: float) -> None:
         """``max_samples``: the most that one call of ``process`` brings. ``peak_dbfs``: at most 0."""
         assert rate_hz > 0 and max_samples > 0
         self.delay_samples = ahead = max(1, round(rate_hz * self.LOOKAHEAD_MS / 1000))
@@ -59,7 +59,7 @@ class PeakLimiter:
         self._wanted = np.ones(room)
         self._windows = np.lib.stride_tricks.sliding_window_view(self._wanted, ahead + 1)
         self._gain = np.ones(max_samples)
-        self._odd = np.zeros(max_samples, np.bool_)
+        self._mask = np.zeros(max_samples, np.bool_)
 
     @property
     def peak_dbfs(self) -> float:
@@ -80,7 +80,7 @@ class PeakLimiter:
         sight = line[: 2 * ahead + count]
         highest = max(float(sight.max()), -float(sight.min()))
         if not highest < math.inf:
-            self._silence_odd(new)
+            self._silence_nonfinite(new)
             highest = float(np.abs(sight).max())
         samples[:] = sight[ahead : ahead + count]
         if highest > self._ceiling or self._envelope[0] > self._ceiling:
@@ -106,7 +106,7 @@ class PeakLimiter:
         np.multiply(samples, gain, out=samples, casting="same_kind")
         np.minimum(samples, limit, out=samples)
         np.maximum(samples, -limit, out=samples)
-        self.limited_samples += int(np.count_nonzero(np.less(gain, 1, out=self._odd[:count])))
+        self.limited_samples += int(np.count_nonzero(np.less(gain, 1, out=self._mask[:count])))
         before_next = float(envelope[count])
         self._envelope[0] = before_next if before_next > limit else 0.0
 
@@ -125,11 +125,11 @@ class PeakLimiter:
             reach += step
         return held
 
-    def _silence_odd(self, new: Floats) -> None:
-        odd = self._odd[: len(new)]
-        np.isfinite(new, out=odd)
-        np.logical_not(odd, out=odd)
-        np.copyto(new, 0, where=odd)
+    def _silence_nonfinite(self, new: Floats) -> None:
+        mask = self._mask[: len(new)]
+        np.isfinite(new, out=mask)
+        np.logical_not(mask, out=mask)
+        np.copyto(new, 0, where=mask)
 
     def reset(self) -> None:
         """Forget the signal; the peak and the count stay."""

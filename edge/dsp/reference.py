@@ -12,7 +12,7 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
 from edge.dsp.estimator import Estimator
-from edge.dsp.feedforward import HighPass
+from edge.dsp.highpass import HighPass
 from edge.dsp.spectrum import BANDS, Floats, Spectra, Transform
 
 FFT_SAMPLES = 2 * HOP_SAMPLES

@@ -34,6 +34,8 @@ SILENCE = (math.log10(POWER_FLOOR) + 1) / 2
 
 Floats = NDArray[np.float32]
 Spectra = NDArray[np.complex64]
+Doubles = NDArray[np.float64]
+Complexes = NDArray[np.complex128]
 
 
 def analysis_window() -> Floats:

@@ -1,21 +1,22 @@
-"""When somebody speaks: a speech probability in, a yes or no out."""
+"""The voice decision: a speech probability in, speaking or not out."""
 
 from edge import HOP_MS
+from edge.config import VoiceConfig
 
 
 class VoiceDecision:
-    """Hysteresis and hold: yes from ``on`` upwards, no once below ``off`` for ``hold_ms`` without a break.
+    """Hysteresis and hold: speech from ``on`` upwards, none after ``hold_ms`` below ``off`` without interruption.
 
-    The hold (an off-delay) bridges the gaps between words and sentences, so that nothing that hangs on the decision
-    (gate, LED, adaptation) flutters with the syllables. NaN counts as no speech.
+    The hold (an off-delay) bridges the gaps between words and sentences, so that nothing that depends on the decision
+    (gate, LED, adaptation) switches with the syllables. NaN counts as no speech.
     """
 
-    def __init__(self, on: float = 0.6, off: float = 0.4, hold_ms: float = 750) -> None:
-        assert 0 <= off <= on <= 1, "0 <= off <= on <= 1"
-        assert hold_ms >= 0, "hold_ms >= 0"
-        self._on = on
-        self._off = off
-        self._hold_hops = round(hold_ms / HOP_MS)
+    def __init__(self, config: VoiceConfig) -> None:
+        assert 0 <= config.off <= config.on <= 1, "0 <= off <= on <= 1"
+        assert config.hold_ms >= 0, "hold_ms >= 0"
+        self._on = config.on
+        self._off = config.off
+        self._hold_hops = round(config.hold_ms / HOP_MS)
         self._hops_left = 0
         self.speaking = False
         """The last decision."""

@@ -1,26 +1,27 @@
-"""The headphone volume, and the tap before it for a line output: what is set for an ear does not turn down a cable."""
+"""The headphone volume, and the tap before it for a line output: the volume does not affect the cable."""
 
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
 from edge.config import LimiterConfig
-from edge.dsp.guard import Fader, Limiter
+from edge.dsp.fader import Fader
+from edge.dsp.limiter import Limiter
 from edge.dsp.spectrum import Floats
 
 
 class Volume:
-    """A gain in dB that follows ``target_db`` without a click; at 0 dB every bit passes, as long as nothing changes.
+    """A gain in dB that moves to ``target_db`` without a click; steady at 0 dB, every bit passes.
 
     It moves by ``_SLOPE_DB_PER_S``: in dB, because the ear hears ratios, so a change is as smooth at -60 dB as at full
-    scale. Within a hop the gain is a straight line, over at most 12 % of itself.
+    scale. Within a hop the gain is linear, over at most 12 % of itself.
     """
 
     delay_samples = 0
 
     _SLOPE_DB_PER_S = 200.0
-    """20 dB take 0.1 s: fast for a hand at a knob, and 1 dB a hop, too slow to be heard as a click."""
+    """20 dB take 0.1 s, 1 dB a hop: fast enough for a volume control, too slow to click."""
 
-    def __init__(self, volume_db: float = 0.0) -> None:
+    def __init__(self, volume_db: float) -> None:
         assert volume_db <= 0
         self.target_db = volume_db
         """Where the gain goes, dB, at most 0; may be set between two hops."""
@@ -48,17 +49,15 @@ class Volume:
 
 
 class LineOut:
-    """The sound before the headphone volume and the anti-noise, for a cable beside the jack: muted and bypassed as the
-    jack is, as late, and under the same peak by a limiter of its own.
+    """The sound before the headphone volume and the anti-noise, for a cable beside the jack: muted and bypassed with
+    the jack, at the same delay, and below the same peak by a limiter of its own.
     """
 
     def __init__(self, limiter: LimiterConfig, fade_ms: float) -> None:
         self.hop = np.zeros(HOP_SAMPLES, np.float32)
-        """What the cable gets of the hop walked last: float32, 80 samples, +-1.0."""
+        """What the cable gets of the last hop: float32, 80 samples, +-1.0."""
         self._mute = Fader(fade_ms)
-        self._limiter = Limiter(
-            limiter.threshold_dbfs, limiter.peak_dbfs, limiter.delay_ms, limiter.attack_ms, limiter.release_ms
-        )
+        self._limiter = Limiter(limiter)
 
     def process(self, hop: Floats, mute: Fader) -> None:
         """Take float32, 80 samples, which stay as they are; ``mute`` is the jack's, before it has moved."""
@@ -68,6 +67,7 @@ class LineOut:
         self._limiter.process(self.hop)
 
     def silence(self) -> None:
+        """What the cable gets while the chain is silent."""
         self.hop.fill(0)
 
     def reset(self) -> None:

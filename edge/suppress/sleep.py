@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from edge.config import VoiceConfig
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import BANDS, WINDOW_SAMPLES, Features, Floats, Spectra, analysis_window
 from edge.dsp.voice import VoiceDecision
@@ -62,7 +63,7 @@ class Sleeper(Estimator):
         """``after_s``: it sleeps when nobody has spoken for so long."""
         self.name = network.name
         self.network = network
-        self._lately = VoiceDecision(SPEECH, SPEECH, 1000 * after_s)
+        self._lately = VoiceDecision(VoiceConfig(on=SPEECH, off=SPEECH, hold_ms=1000 * after_s))
         self._features = Features()
         self._gains = np.ones(BANDS, np.float32)
         self._speech = 0.0

@@ -14,8 +14,6 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, engines
 from edge.chain import Chain
 from edge.config import Config
-from edge.dsp.howl import HowlGuard
-from edge.dsp.reference import ReferenceCanceller
 from edge.dsp.spectrum import Floats
 from edge.engines import Family
 from edge.suppress import files_of, open_configured
@@ -156,10 +154,20 @@ def _with(config: Config, engine: str) -> Config:
     return replace(config, suppress=replace(suppress, engine=engine, model=suppress.model if same else "quietbox"))
 
 
+def with_optional_stages(config: Config) -> Config:
+    """The settings with reference and howl guard on; anti-noise stays as it is, since it needs a calibration."""
+    reference = config.reference
+    return replace(
+        config,
+        reference=reference if reference.channel else replace(reference, channel=2),
+        howl=replace(config.howl, on=True),
+    )
+
+
 def bench_stages(config: Config, seconds: float) -> list[HopTimes]:
-    """Every stage of the configured chain by itself."""
+    """Every stage of the configured chain by itself; reference and howl guard even where the settings have none."""
     signal = speech_like(seconds)
-    chain = Chain(config)
+    chain = Chain(with_optional_stages(config))
     stages: dict[str, Callable[[Floats], object]] = {
         "feedforward": chain.feedforward.process,
         f"suppress, {chain.engine.name}": chain.engine.process,
@@ -168,10 +176,10 @@ def bench_stages(config: Config, seconds: float) -> list[HopTimes]:
     }
     if gate := chain.gate:
         stages["gate"] = lambda hop: gate.process(hop, False)
+    reference, howl = chain.reference, chain.howl
+    assert reference and howl
     other = np.roll(signal, 3)[:HOP_SAMPLES].copy()
-    canceller = chain.reference or ReferenceCanceller(config.reference.path_ms)
-    stages[f"reference, {config.reference.path_ms:g} ms, adapting"] = lambda hop: canceller.process(hop, other, 0.0)
-    howl = chain.howl or HowlGuard(config.howl.span_ms, config.playback.queue_ms / 2)
+    stages[f"reference, {config.reference.path_ms:g} ms, adapting"] = lambda hop: reference.process(hop, other, 0.0)
 
     def guard(hop: Floats) -> None:
         howl.hear(hop)

@@ -26,7 +26,7 @@ from scipy.signal import correlate
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import Config
 from edge.console import run_main
-from edge.dsp.feedforward import HighPass
+from edge.dsp.highpass import HighPass
 from edge.dsp.spectrum import Floats
 from hw.virtual.sound import NoVirtualSound, PacedRig
 from models.measures import si_sdr_db

@@ -14,6 +14,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from edge import UserError
+from edge.config import VoiceConfig
 from edge.dsp.spectrum import Floats, Spectra
 from edge.dsp.voice import VoiceDecision
 from edge.suppress.foreign import deepfilter
@@ -210,7 +211,7 @@ def test_the_window_is_power_complementary() -> None:
 
 
 def test_ten_db_of_local_snr_is_where_speech_begins() -> None:
-    decision = VoiceDecision()
+    decision = VoiceDecision(VoiceConfig())
     assert not decision.decide(deepfilter.speech_probability(9.9))
     assert decision.decide(deepfilter.speech_probability(10.1))
     said = [deepfilter.speech_probability(float(db)) for db in np.linspace(-20, 40, 200)]

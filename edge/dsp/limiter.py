@@ -1,6 +1,6 @@
-"""The end of the chain, just before somebody's ear: voice body, soft gate, mute, limiter. Read in that order.
+"""The limiter, always last: no sample leaves above the peak, whatever comes in.
 
-``python -m edge.dsp.guard`` prints how fast the limiter is.
+``python -m edge.dsp.limiter`` prints how fast it is.
 """
 
 import math
@@ -8,149 +8,16 @@ from time import perf_counter
 
 import numpy as np
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge import HOP_SAMPLES, RATE_HZ
+from edge.config import LimiterConfig
 from edge.console import run_main
-from edge.dsp.feedforward import Doubles, HopFilter, biquad, prewarped, silence_nonfinite
-from edge.dsp.spectrum import Floats
-
-
-class VoiceBodyEq:
-    """Raises (or lowers) the body of a voice, 100 Hz to 1 kHz, by ``gain_db``; 0 dB passes every bit unchanged.
-
-    ``H = 1 + (g - 1) B`` with B a first-order Butterworth band-pass: the classic peaking equaliser (gain exactly g and
-    no phase shift at the geometric centre, 1 far outside), wide enough to span the band. The stated edges are B's
-    -3 dB points.
-    """
-
-    delay_samples = 0
-
-    def __init__(self, gain_db: float = 0.0, low_hz: float = 100.0, high_hz: float = 1000.0) -> None:
-        assert 0 < low_hz < high_hz < RATE_HZ / 2 and abs(gain_db) <= 24
-        self._filter: HopFilter | None = None
-        if gain_db != 0.0:
-            low, high = prewarped(low_hz), prewarped(high_hz)
-            below = (1.0, high - low, low * high)
-            self._filter = HopFilter(biquad((1.0, 10 ** (gain_db / 20) * (high - low), low * high), below))
-
-    def process(self, hop: Floats) -> None:
-        if self._filter is not None:
-            silence_nonfinite(hop)
-            self._filter.process(hop)
-
-    def reset(self) -> None:
-        if self._filter is not None:
-            self._filter.reset()
-
-
-class SoftGate:
-    """Turns down what is too quiet to be speech, by at most ``depth_db``, never in a way that is heard as switching.
-
-    A hop's level is the RMS of its loudest quarter (1.25 ms) in dBFS, so a consonant that starts late in a hop still
-    opens that hop. Below ``floor_dbfs`` the gain is -depth, above ``ceiling_dbfs`` 0 dB, in between a straight line in
-    dB. A hop above the ceiling, or one the voice decision calls speech, opens the gate and holds it open for
-    ``hold_ms`` more. Opening cross-fades over the first millisecond of the same hop; closing falls at
-    ``closing_db_per_s``.
-    """
-
-    delay_samples = 0
-    _QUARTERS = 4
-    _OPENING_SAMPLES = RATE_HZ // 1000
-
-    def __init__(
-        self,
-        floor_dbfs: float = -70.0,
-        ceiling_dbfs: float = -48.0,
-        hold_ms: float = 800.0,
-        depth_db: float = 30.0,
-        closing_db_per_s: float = 100.0,
-    ) -> None:
-        assert floor_dbfs < ceiling_dbfs and hold_ms >= 0 and depth_db >= 0 and closing_db_per_s > 0
-        self._floor_dbfs, self._ceiling_dbfs, self._depth_db = floor_dbfs, ceiling_dbfs, depth_db
-        self._hold_hops = round(hold_ms / HOP_MS)
-        self._closing_db = closing_db_per_s * HOP_MS / 1000
-        self._opening = np.ones(HOP_SAMPLES)
-        self._opening[: self._OPENING_SAMPLES] = np.arange(1, self._OPENING_SAMPLES + 1) / self._OPENING_SAMPLES
-        self._closing = np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES
-        self._quarters = np.zeros((self._QUARTERS, HOP_SAMPLES // self._QUARTERS))
-        self._powers = np.zeros(self._QUARTERS)
-        self._ramp = np.zeros(HOP_SAMPLES)
-        self._hold_left = 0
-        self.gain_db: float = -depth_db
-
-    def process(self, hop: Floats, speaking: bool = False) -> None:
-        level_dbfs = self._level_dbfs(hop)
-        if speaking or level_dbfs >= self._ceiling_dbfs:
-            self._hold_left, wanted_db = self._hold_hops, 0.0
-        elif self._hold_left > 0:
-            self._hold_left, wanted_db = self._hold_left - 1, 0.0
-        else:
-            wanted_db = self.curve_db(level_dbfs)
-        before_db, self.gain_db = self.gain_db, max(wanted_db, self.gain_db - self._closing_db)
-        if before_db == self.gain_db == 0.0:
-            return
-        before, after = 10 ** (before_db / 20), 10 ** (self.gain_db / 20)
-        np.multiply(self._opening if after > before else self._closing, after - before, out=self._ramp)
-        self._ramp += before
-        np.multiply(hop, self._ramp, out=hop, casting="same_kind")
-
-    def curve_db(self, level_dbfs: float) -> float:
-        """The gain a steady level settles at, -depth_db..0."""
-        share = (self._ceiling_dbfs - level_dbfs) / (self._ceiling_dbfs - self._floor_dbfs)
-        return -self._depth_db * min(1.0, max(0.0, share))
-
-    def _level_dbfs(self, hop: Floats) -> float:
-        quarters = self._quarters
-        quarters.reshape(-1)[:] = hop
-        np.einsum("ij,ij->i", quarters, quarters, out=self._powers)
-        power = float(self._powers.max()) / quarters.shape[1]
-        # -200 also for NaN: the limiter silences it, and the gate must not carry it into the next hop
-        return 10 * math.log10(power) if power > 1e-20 else -200.0
-
-    def reset(self) -> None:
-        """Closed, as after a long silence."""
-        self._hold_left = 0
-        self.gain_db = -self._depth_db
-
-
-class Fader:
-    """Mute: set ``target`` to 0 or 1 and the gain walks there in a straight line, ``fade_ms`` for the whole way.
-
-    At 1 the hop passes bit for bit, at 0 it is exact silence; the delay never changes.
-    """
-
-    delay_samples = 0
-
-    def __init__(self, fade_ms: float = 20.0, start: float = 1.0) -> None:
-        assert fade_ms > 0 and 0 <= start <= 1
-        self._start = start
-        self._steps = np.arange(1, HOP_SAMPLES + 1) / (fade_ms * RATE_HZ / 1000)
-        self._gains = np.zeros(HOP_SAMPLES)
-        self.target = start
-        self.gain = start
-
-    def process(self, hop: Floats) -> None:
-        target, gain, gains = self.target, self.gain, self._gains
-        if gain == target:
-            if target == 0.0:
-                hop.fill(0)  # not a product: 0 x NaN is NaN
-            elif target != 1.0:
-                np.multiply(hop, np.float32(target), out=hop)
-            return
-        if target > gain:
-            np.add(gain, self._steps, out=gains)
-            np.minimum(gains, target, out=gains)
-        else:
-            np.subtract(gain, self._steps, out=gains)
-            np.maximum(gains, target, out=gains)
-        np.multiply(hop, gains, out=hop, casting="same_kind")
-        self.gain = float(gains[-1])
-
-    def reset(self) -> None:
-        self.target = self.gain = self._start
+from edge.dsp.biquad import silence_nonfinite
+from edge.dsp.peak import ceiling
+from edge.dsp.spectrum import Doubles, Floats
 
 
 class Limiter:
-    """The peak limiter, always last: float32 block of any length, changed in place, any finite or broken content.
+    """The peak limiter: float32 block of any length, changed in place, finite or not.
 
     It caps samples. How loud that is at the ear is decided by output and headphone: it is no hearing protection.
 
@@ -165,7 +32,7 @@ class Limiter:
     A hard ceiling follows: no sample ever leaves above ``peak_dbfs``. NaN and Inf become silence on the way in.
 
     The defaults: -2 dBFS leaves all but the loudest speech alone (-6 dBFS took 3 dB of SI-SDR from a voice whose peaks
-    reach full scale); the delay is four attack times, so the gain has covered 98 % of its way when the sample that
+    reach full scale); the delay is four attack times, so the gain is within 2 % of its target when the sample that
     caused it leaves; what still overshoots ends at -1 dBFS; 60 ms of release keep the gain from following a 100 Hz
     voice.
 
@@ -176,36 +43,29 @@ class Limiter:
 
     _CHUNK_SAMPLES = 128
     _STEEP = 1e-2
-    _HUSH = 1e-30
+    """Release factors below it overflow f_r^-128; they take another form of the running maximum."""
+    _FLUSHED = 1e-30
+    """Envelope and gain below it are set to 0."""
 
-    def __init__(
-        self,
-        threshold_dbfs: float = -2.0,
-        peak_dbfs: float = -1.0,
-        delay_ms: float = 1.0,
-        attack_ms: float = 0.25,
-        release_ms: float = 60.0,
-    ) -> None:
-        assert threshold_dbfs <= 0 and peak_dbfs <= 0 and min(delay_ms, attack_ms, release_ms) >= 0
-        self.delay_samples = round(delay_ms * RATE_HZ / 1000)
+    def __init__(self, config: LimiterConfig) -> None:
+        assert config.threshold_dbfs <= 0 and config.peak_dbfs <= 0
+        assert min(config.delay_ms, config.attack_ms, config.release_ms) >= 0
+        self.delay_samples = round(config.delay_ms * RATE_HZ / 1000)
         self.nonfinite_samples = 0
-        """NaN or Inf that came in."""
+        """NaN or Inf received so far."""
         self.limited_samples = 0
         """Samples that left with a gain below 0.99."""
         self.ceiling_samples = 0
         """Samples that only the hard ceiling stopped."""
+        threshold, peak = 10 ** (config.threshold_dbfs / 20), 10 ** (config.peak_dbfs / 20)
         # constants as arrays of no dimension: NumPy takes them faster than Python numbers, which counts at 2 samples
-        self._one_plus_threshold = np.array(1.0 + 10 ** (threshold_dbfs / 20))
+        self._one_plus_threshold = np.array(1.0 + threshold)
         self._one, self._zero, self._audible = np.array(1.0), np.array(0.0), np.array(0.99)
-        peak = 10 ** (peak_dbfs / 20)
-        ceiling = np.float32(peak)
-        if float(ceiling) > peak:
-            ceiling = np.nextafter(ceiling, np.float32(0))
-        self._ceiling, self._lowest = np.array(ceiling), np.array(-ceiling)
-        threshold = 10 ** (threshold_dbfs / 20)
+        highest = np.float32(ceiling(config.peak_dbfs))
+        self._ceiling, self._lowest = np.array(highest), np.array(-highest)
         self.steady_levels = min(threshold, peak), min((1 + threshold) ** 2 / 4, peak)
         """(lowest, highest) level, 0..1, at which a steady sound leaves that is limited and within full scale."""
-        release, attack = decay_per_sample(release_ms), decay_per_sample(attack_ms)
+        release, attack = decay_per_sample(config.release_ms), decay_per_sample(config.attack_ms)
         chunk = self._CHUNK_SAMPLES
         # element 0 of both is the value before the chunk
         self._envelope_buffer = np.zeros(chunk + 1)
@@ -228,6 +88,7 @@ class Limiter:
         self._target_buffer.fill(1)
 
     def process(self, block: Floats) -> None:
+        """float32, any number of samples, in place and ``delay_samples`` late."""
         samples = block.shape[0]
         if samples <= self._CHUNK_SAMPLES:
             if samples:
@@ -266,7 +127,7 @@ class Limiter:
             np.maximum.accumulate(envelope, out=envelope)
             np.multiply(envelope, self._shrink, out=envelope)
         else:
-            self._follow_steeply(envelope, self._steep_release)
+            self._running_maximum(envelope, self._steep_release)
         np.subtract(self._one_plus_threshold, level, out=target)
         np.minimum(target, self._one, out=target)
         np.maximum(target, self._zero, out=target)
@@ -286,11 +147,11 @@ class Limiter:
             np.maximum(block, self._lowest, out=block)
 
     def _carry(self, envelope: float, gain: float) -> None:
-        """What decays for ever would end in subnormal numbers, many times slower to compute."""
-        self._envelope_buffer[0] = envelope if envelope > self._HUSH else 0.0
-        self._target_buffer[0] = gain if gain > self._HUSH else 0.0
+        """Flush tiny values: an endless decay ends in subnormal numbers, which are many times slower to compute."""
+        self._envelope_buffer[0] = envelope if envelope > self._FLUSHED else 0.0
+        self._target_buffer[0] = gain if gain > self._FLUSHED else 0.0
 
-    def _follow_steeply(self, envelope: Doubles, release: float) -> None:
+    def _running_maximum(self, envelope: Doubles, release: float) -> None:
         """The running maximum by doubling, for releases so short that f_r^-n would overflow: 0.01^32 leaves nothing."""
         for step in (1, 2, 4, 8, 16):
             if step < envelope.shape[0]:
@@ -298,7 +159,7 @@ class Limiter:
 
 
 def decay_per_sample(time_ms: float) -> float:
-    """exp(-1 / samples): what is left after one sample of a decay to 1/e in ``time_ms``; 0 ms leaves nothing."""
+    """exp(-1 / samples): the factor per sample of a decay to 1/e in ``time_ms``, 0 for 0 ms."""
     samples = time_ms * RATE_HZ / 1000
     return math.exp(-1 / samples) if samples > 0 else 0.0
 
@@ -319,7 +180,7 @@ def limiter_speed(seconds: float = 0.5) -> list[tuple[int, float, float]]:
     noise = np.random.default_rng(1).normal(0, 0.5, RATE_HZ).astype(np.float32)
     for samples in (2, 4, HOP_SAMPLES, 1024):
         blocks = noise[: RATE_HZ // samples * samples].reshape(-1, samples)[:100]
-        limiter, block = Limiter(), np.empty(samples, np.float32)
+        limiter, block = Limiter(LimiterConfig()), np.empty(samples, np.float32)
         spent_s, best_s = 0.0, math.inf
         while spent_s < seconds:  # the best round of several: other programs only ever add time
             begin = perf_counter()
@@ -339,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, "guard")
+    run_main(main, "limiter")
