@@ -358,9 +358,9 @@ def make_keys(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Would the box work here?"""
-    from edge.tools import doctor
+    from edge.tools.doctor.command import show
 
-    return doctor.show(options.config, seconds=options.seconds, as_json=options.json, sound=not options.no_sound)
+    return show(options.config, seconds=options.seconds, as_json=options.json, sound=not options.no_sound)
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -1,6 +1,6 @@
 """Microphone and output tried for some seconds by the code the box runs, with a note of every sample and its moment.
 
-``in_child`` does so in a process of its own, because a driver that hangs takes the interpreter with it.
+``run_in_child`` does so in a process of its own, because a driver that hangs takes the interpreter with it.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ LOUD_MS = 100
 
 
 @dataclass(frozen=True)
-class Lane:
+class ChannelLevels:
     """One channel of a microphone, before any gain of ours. Levels in dBFS, without the offset."""
 
     level_dbfs: float
@@ -66,7 +66,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Heard:
+class MicrophoneProbe:
     """Some seconds of a microphone."""
 
     granted: str
@@ -75,13 +75,13 @@ class Heard:
     """By the monotonic clock; 0 if too little came to tell."""
     seconds: float
     xruns: int
-    lanes: tuple[Lane, ...]
+    lanes: tuple[ChannelLevels, ...]
     lost: str
     """How the microphone was lost; empty if it was not."""
 
 
 @dataclass(frozen=True)
-class Played:
+class OutputProbe:
     """Some seconds of silence played."""
 
     granted: str
@@ -94,7 +94,7 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class ProbeFailure:
     """Why something could not be tried: ``kind`` is "busy", "missing", "refused", "hangs" or "died"."""
 
     kind: str
@@ -180,7 +180,7 @@ class _Taps:
 
 def listen(
     settings: CaptureConfig, seconds: float, opener: OpenPcm = open_pcm, now: Callable[[], float] = time.monotonic
-) -> Heard:
+) -> MicrophoneProbe:
     """Hear the microphone for so long, natively and on all its channels; raises DeviceError.
 
     The start, where the box mutes a settling microphone, does not count for the levels.
@@ -208,7 +208,7 @@ def listen(
     finally:
         capture.close()
     skip = round(tap.granted.rate_hz * min((settings.mute_ms + settings.fade_ms) / 1000, seconds / 4))
-    return Heard(
+    return MicrophoneProbe(
         granted=capture.granted,
         rate_hz=tap.granted.rate_hz,
         measured_hz=round(tap.measured_hz(), 1),
@@ -219,7 +219,7 @@ def listen(
     )
 
 
-def _lanes(data: bytes, terms: StreamParams, skip: int) -> tuple[Lane, ...]:
+def _lanes(data: bytes, terms: StreamParams, skip: int) -> tuple[ChannelLevels, ...]:
     """Every channel of what was heard, from frame ``skip`` on; none if there is nothing after it."""
     lanes = []
     for channel in range(terms.channels):
@@ -233,12 +233,12 @@ def _lanes(data: bytes, terms: StreamParams, skip: int) -> tuple[Lane, ...]:
     return tuple(lanes)
 
 
-def _lane(samples: Floats, decoder: Decoder, rate_hz: int) -> Lane:
+def _lane(samples: Floats, decoder: Decoder, rate_hz: int) -> ChannelLevels:
     dc = float(np.mean(samples, dtype=np.float64))
     sound = samples.astype(np.float64) - dc
     stretch = min(len(sound), rate_hz * LOUD_MS // 1000)
     stretches = sound[: len(sound) // stretch * stretch].reshape(-1, stretch)
-    return Lane(
+    return ChannelLevels(
         level_dbfs=dbfs(float(np.mean(np.square(sound)))),
         loudest_dbfs=dbfs(float(np.square(stretches).mean(axis=1).max())),
         peak_dbfs=dbfs(float(np.square(np.abs(samples).max()))),
@@ -254,7 +254,7 @@ def play(
     opener: OpenPcm = open_pcm,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Played:
+) -> OutputProbe:
     """Play silence for so long, a hop every 5 ms; raises DeviceError."""
     taps = _Taps(opener, now)
     playback = Playback(
@@ -280,7 +280,7 @@ def play(
             sleep(max(0.0, began_s + hops * HOP_MS / 1000 - now()))
     finally:
         playback.close()
-    return Played(
+    return OutputProbe(
         granted=playback.granted,
         rate_hz=tap.granted.rate_hz,
         measured_hz=0.0 if clockless else round(tap.measured_hz(), 1),
@@ -293,30 +293,30 @@ def play(
 # In a process of its own.
 
 
-def listen_in_child(settings: CaptureConfig, seconds: float) -> Heard | Trouble:
+def microphone_in_child(settings: CaptureConfig, seconds: float) -> MicrophoneProbe | ProbeFailure:
     """``listen``, whatever the driver does."""
-    told = in_child("listen", {"settings": dataclasses.asdict(settings), "seconds": seconds}, seconds)
-    if isinstance(told, Trouble):
+    told = run_in_child("listen", {"settings": dataclasses.asdict(settings), "seconds": seconds}, seconds)
+    if isinstance(told, ProbeFailure):
         return told
-    return Heard(**{**told, "lanes": tuple(Lane(**lane) for lane in told["lanes"])})
+    return MicrophoneProbe(**{**told, "lanes": tuple(ChannelLevels(**lane) for lane in told["lanes"])})
 
 
-def play_in_child(settings: PlaybackConfig, seconds: float) -> Played | Trouble:
+def output_in_child(settings: PlaybackConfig, seconds: float) -> OutputProbe | ProbeFailure:
     """``play``, whatever the driver does."""
-    told = in_child("play", {"settings": dataclasses.asdict(settings), "seconds": seconds}, seconds)
-    return told if isinstance(told, Trouble) else Played(**told)
+    told = run_in_child("play", {"settings": dataclasses.asdict(settings), "seconds": seconds}, seconds)
+    return told if isinstance(told, ProbeFailure) else OutputProbe(**told)
 
 
-def mixer_in_child(clock: str) -> list[Level] | Trouble:
+def mixer_in_child(clock: str) -> list[Level] | ProbeFailure:
     """What the mixer of an output is at (``clock`` as ``Pcm.clock``); empty if it has none. Nothing is changed."""
-    told = in_child("mixer", {"clock": clock})
-    if isinstance(told, Trouble):
+    told = run_in_child("mixer", {"clock": clock})
+    if isinstance(told, ProbeFailure):
         return told
     return [Level(**{**row, "range_db": tuple(row["range_db"]) if row["range_db"] else None}) for row in told]
 
 
-def in_child(order: str, words: dict[str, Any], seconds: float = 0.0, limit_s: float = START_LIMIT_S) -> Any:
-    """Carry out one of ``ORDERS`` in a new process: its answer, or Trouble. Takes at most a little longer than
+def run_in_child(order: str, words: dict[str, Any], seconds: float = 0.0, limit_s: float = START_LIMIT_S) -> Any:
+    """Carry out one of ``ORDERS`` in a new process: its answer, or ProbeFailure. Takes at most a little longer than
     ``seconds`` and ``limit_s`` together, even if the process cannot be killed.
     """
     code = f"import sys; sys.path[:] = {sys.path!r}; from edge.tools import device_probe; device_probe.obey()"
@@ -330,15 +330,15 @@ def in_child(order: str, words: dict[str, Any], seconds: float = 0.0, limit_s: f
     try:
         said, _ = child.communicate(timeout=seconds + limit_s)
     except subprocess.TimeoutExpired:
-        return Trouble("hangs", f"gave no answer within {seconds + limit_s:.0f} s")
+        return ProbeFailure("hangs", f"gave no answer within {seconds + limit_s:.0f} s")
     finally:
         _end(child)
     try:
         answer = json.loads(said.decode(errors="replace").splitlines()[-1])
     except (ValueError, IndexError):
         how = f"ended by signal {-child.returncode}" if child.returncode < 0 else "ended without an answer"
-        return Trouble("died", f"the device probe {how}")
-    return Trouble(**answer["trouble"]) if "trouble" in answer else answer["told"]
+        return ProbeFailure("died", f"the device probe {how}")
+    return ProbeFailure(**answer["trouble"]) if "trouble" in answer else answer["told"]
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -10,7 +10,8 @@ from edge import cli, console
 from edge.devices.cards import Card, Port
 from edge.engines import Family, names
 from edge.suppress import open_engine
-from edge.tools import doctor
+from edge.tools.doctor import command
+from edge.tools.doctor.finding import FAIL, Finding
 
 
 def test_bench_prints_a_row_for_every_engine_and_stage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +44,7 @@ def test_a_card_may_be_held_by_a_process_of_any_name(name: str, capsys: pytest.C
     port = Port("playback", 0, "", "jack", held_by=f"{name} (process 1)")
     table = cli._devices_table([Card("x", 0, "", "", (port,))])
     Console(width=200).print(table)
-    doctor._print_table([doctor.Finding("output", doctor.FAIL, f"busy: {name}", "x")])
+    command._print_table([Finding("output", FAIL, f"busy: {name}", "x")])
     said = capsys.readouterr().out
     assert not set(said) & {"\x1b", "\x9b"} and said.count(console.printable(name)) == 2
 

@@ -13,7 +13,9 @@ import pytest
 
 from edge import UserError, cli, runtime
 from edge.net import keys
-from edge.tools.doctor import OK, WARN, Doctor
+from edge.tools.doctor import settings
+from edge.tools.doctor.context import Context
+from edge.tools.doctor.finding import OK, WARN
 
 NOBODY = 65534
 
@@ -198,8 +200,8 @@ def test_the_doctor_names_settings_that_others_can_change(tmp_path: Path) -> Non
     file = tmp_path / "etc/quietbox/quietbox.toml"
     file.parent.mkdir(parents=True)
     file.write_text("")
-    (found,) = Doctor(root=tmp_path)._settings()
+    (found,) = settings.settings(Context(root=tmp_path))
     assert found.verdict is OK
     file.chmod(0o666)
-    (found,) = Doctor(root=tmp_path)._settings()
+    (found,) = settings.settings(Context(root=tmp_path))
     assert found.verdict is WARN and found.fix == f"chmod go-w {file}" and "by others" in found.found

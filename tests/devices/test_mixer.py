@@ -19,9 +19,12 @@ from edge.devices.alsa_mixer import AlsaMixer, alsa_mixer
 from edge.devices.fake import FakeMixer, jack_mixer
 from edge.devices.mixer import Level, OutputMixer, as_wanted, chosen, in_words, wanted
 from edge.devices.playback import Playback
-from edge.tools import device_probe, doctor
-from edge.tools.device_probe import Trouble
-from edge.tools.doctor import OK, WARN, judge_volume
+from edge.tools import device_probe
+from edge.tools.device_probe import ProbeFailure
+from edge.tools.doctor import settings, sound
+from edge.tools.doctor.context import Context
+from edge.tools.doctor.finding import OK, WARN
+from edge.tools.doctor.verdicts import judge_volume
 from hw.virtual.sound import ExactRig
 
 PCM = Level("PCM", db=-20.0, range_db=(-102.39, 4.0), percent=77, muted=True)
@@ -231,7 +234,7 @@ def test_a_cable_instead_of_the_jack_has_no_volume_to_be_set() -> None:
         ({"mixer": "off"}, [replace(FINE, db=-9.0)], {}, OK, "-9.0 dB, unmuted, which the box does not change", ""),
         ({"mixer": "Amp"}, [FINE, MIC], {}, WARN, '"Amp" is not a control', 'mixer = "auto", or one of "PCM", "Mic"'),
         ({"volume_db": -60.0}, [FINE], {}, WARN, "almost inaudible", "raise [playback] volume_db"),
-        ({}, Trouble("hangs", "gave no answer within 20 s"), {}, WARN, "no answer", 'mixer = "off"'),
+        ({}, ProbeFailure("hangs", "gave no answer within 20 s"), {}, WARN, "no answer", 'mixer = "off"'),
     ],
 )
 def test_the_doctors_row(settings: Any, levels: Any, running: Any, verdict: Any, found: str, fix: str) -> None:
@@ -248,9 +251,9 @@ def test_the_doctor_asks_the_output_of_the_settings(tmp_path: Path) -> None:
         return [FINE]
 
     (tmp_path / "q.toml").write_text('[playback]\ndevice = "hw:CARD=Amp"\nvolume_db = -9\n')
-    patient = doctor.Doctor(tmp_path / "q.toml", mixer=levels)
-    list(patient._settings())
-    (row,) = patient._volume()
+    context = Context(tmp_path / "q.toml", mixer=levels)
+    list(settings.settings(context))
+    (row,) = sound.volume(context)
     assert asked == ["Amp"] and "volume_db -9 dB; mixer PCM 0.0 dB" in row.found
 
 

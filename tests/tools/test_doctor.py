@@ -35,9 +35,13 @@ from edge.devices.fake import (
     tone,
 )
 from edge.devices.pcm import DeviceError
-from edge.tools import device_probe, doctor
-from edge.tools.device_probe import Heard, Played, Trouble
-from edge.tools.doctor import FAIL, OK, WARN, Doctor, Finding, judge_heard, judge_played
+from edge.tools import device_probe
+from edge.tools.device_probe import MicrophoneProbe, OutputProbe, ProbeFailure
+from edge.tools.doctor import cards, command, machine, running, service, sound
+from edge.tools.doctor import settings as settings_check
+from edge.tools.doctor.context import Context
+from edge.tools.doctor.finding import FAIL, OK, WARN, Finding, Verdict
+from edge.tools.doctor.verdicts import judge_microphone, judge_output
 from hw.virtual.sound import ExactRig, PacedRig
 
 CARDS = """\
@@ -50,7 +54,7 @@ SETTINGS = '[capture]\ndevice = "mic"\nmute_ms = 0\nfade_ms = 0\n[playback]\ndev
 QUIET = 10 ** (-75 / 20)
 
 
-def hear(source: Source, config: CaptureConfig | None = None, **card: Any) -> tuple[Heard, CaptureConfig]:
+def hear(source: Source, config: CaptureConfig | None = None, **card: Any) -> tuple[MicrophoneProbe, CaptureConfig]:
     """Five seconds of a made-up I2S microphone on a made-up clock."""
     clock = VirtualClock()
     config = config or CaptureConfig(device="Mic")
@@ -59,12 +63,12 @@ def hear(source: Source, config: CaptureConfig | None = None, **card: Any) -> tu
 
 
 @functools.cache
-def some_noise() -> Heard:
+def some_noise() -> MicrophoneProbe:
     return hear(noise(0.1))[0]
 
 
-def verdicts(heard: tuple[Heard, CaptureConfig]) -> dict[str, Finding]:
-    return {finding.check: finding for finding in judge_heard(*heard)}
+def verdicts(heard: tuple[MicrophoneProbe, CaptureConfig]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in judge_microphone(*heard)}
 
 
 # What is heard.
@@ -129,7 +133,7 @@ def test_large_offset() -> None:
 
 
 @pytest.mark.parametrize(("ppm", "verdict"), [(0, OK), (-15_000, OK), (-25_000, FAIL), (90_000, FAIL)])
-def test_rate_against_the_clock(ppm: float, verdict: doctor.Verdict) -> None:
+def test_rate_against_the_clock(ppm: float, verdict: Verdict) -> None:
     found = verdicts(hear(noise(0.1), clock_error_ppm=ppm))["microphone rate"]
     assert found.verdict is verdict
     assert found.figures["measured_hz"] == pytest.approx(48_000 * (1 + ppm * 1e-6), rel=2e-3)
@@ -175,7 +179,7 @@ def test_a_microphone_that_gives_nothing() -> None:
 # What is played.
 
 
-def output(**card: Any) -> Played:
+def output(**card: Any) -> OutputProbe:
     clock = VirtualClock()
     jack = FakeCard("Headphones", clock, playback=JACK_OFFER, position_step_ms=10, **card)
     wait = lambda seconds: clock.wait_until(clock.now() + seconds)  # noqa: E731
@@ -183,20 +187,20 @@ def output(**card: Any) -> Played:
 
 
 @pytest.mark.parametrize(("ppm", "verdict"), [(0, OK), (500, OK), (40_000, FAIL)])
-def test_output_rate(ppm: float, verdict: doctor.Verdict) -> None:
-    found = judge_played(output(clock_error_ppm=ppm))
+def test_output_rate(ppm: float, verdict: Verdict) -> None:
+    found = judge_output(output(clock_error_ppm=ppm))
     assert found.verdict is verdict and "48000 Hz stereo" in found.found
 
 
 def test_output_that_stands_still_or_goes() -> None:
-    assert judge_played(dataclasses.replace(output(), lost="is gone")).verdict is FAIL
-    assert judge_played(dataclasses.replace(output(), measured_hz=0.0)).verdict is WARN
-    clockless = Played("spk: ..., clockless", 16_000, 0.0, 1.5, 0, "")
-    assert judge_played(clockless).verdict is OK
+    assert judge_output(dataclasses.replace(output(), lost="is gone")).verdict is FAIL
+    assert judge_output(dataclasses.replace(output(), measured_hz=0.0)).verdict is WARN
+    clockless = OutputProbe("spk: ..., clockless", 16_000, 0.0, 1.5, 0, "")
+    assert judge_output(clockless).verdict is OK
 
 
 @functools.cache
-def some_silence() -> Played:
+def some_silence() -> OutputProbe:
     return output()
 
 
@@ -230,12 +234,12 @@ def good(word: str) -> Any:
 
 
 def refuse(kind: str, text: str) -> Any:
-    return lambda config, seconds: Trouble(kind, text)
+    return lambda config, seconds: ProbeFailure(kind, text)
 
 
 def side(root: Path, direction: Any, device: str = "auto", told: Any = None) -> dict[str, Finding]:
-    patient = Doctor(root=root, listen=told or good("capture"), play=told or good("playback"))
-    return {finding.check: finding for finding in patient._side(direction, device)}
+    context = Context(root=root, listen=told or good("capture"), play=told or good("playback"))
+    return {finding.check: finding for finding in sound.check_device(context, direction, device)}
 
 
 def test_chosen_cards_are_named(pi: Path) -> None:
@@ -308,17 +312,17 @@ def test_a_device_that_does_not_open(pi: Path, kind: str, text: str, fix: str) -
 def test_sound_server_is_named_with_the_way_to_stop_it(pi: Path) -> None:
     write(pi, "proc/812/comm", "pipewire\n")
     write(pi, "proc/813/comm", "bash\n")
-    (found,) = Doctor(root=pi)._sound_servers()
+    (found,) = cards.sound_servers(Context(root=pi))
     assert found.verdict is WARN and "pipewire (process 812)" in found.found and "mask --now pipewire" in found.fix
 
 
 def test_a_port_that_is_no_device_is_told_before_a_card_is_missed(pi: Path) -> None:
-    patient = Doctor(root=pi)
-    patient.config = Config(cable=CableConfig(usb=True))
-    (missing,) = patient._cable()
+    context = Context(root=pi)
+    context.config = Config(cable=CableConfig(usb=True))
+    (missing,) = cards.cable(context)
     assert missing.verdict is WARN and "/sys/class" not in missing.found and "dwc2" in missing.fix
     write(pi, "sys/class/udc/fe980000.usb/uevent", "")
-    (found,) = patient._cable()
+    (found,) = cards.cable(context)
     assert "dwc2" not in found.fix
 
 
@@ -327,9 +331,9 @@ def test_governor_and_power(pi: Path) -> None:
     write(pi, "sys/class/hwmon/hwmon0/name", "rpi_volt\n")
     write(pi, "sys/class/hwmon/hwmon0/in0_lcrit_alarm", "1\n")
     write(pi, "sys/class/thermal/thermal_zone0/temp", "76000\n")
-    patient = Doctor(root=pi)
-    (governor,) = patient._governor()
-    (power,) = patient._power_and_heat()
+    context = Context(root=pi)
+    (governor,) = machine.governor(context)
+    (power,) = machine.power_and_heat(context)
     assert governor.verdict is WARN and "performance" in governor.fix
     assert power.verdict is WARN and "under-voltage now" in power.found and "supply" in power.fix
 
@@ -343,10 +347,10 @@ def test_governor_and_power(pi: Path) -> None:
         (b"\xff\xfe", FAIL, "not a text file"),
     ],
 )
-def test_settings(pi: Path, content: str | bytes | None, verdict: doctor.Verdict, words: str) -> None:
+def test_settings(pi: Path, content: str | bytes | None, verdict: Verdict, words: str) -> None:
     if content is not None:
         write(pi, "etc/quietbox/quietbox.toml", content)
-    (found,) = Doctor(root=pi)._settings()
+    (found,) = settings_check.settings(Context(root=pi))
     assert found.verdict is verdict and words in found.found
 
 
@@ -372,8 +376,8 @@ UNIT = {
         ({"LoadState": "not-found"}, WARN),
     ],
 )
-def test_service_states(change: dict[str, str], verdict: doctor.Verdict) -> None:
-    assert doctor._service_state(UNIT | change).verdict is verdict
+def test_service_states(change: dict[str, str], verdict: Verdict) -> None:
+    assert service._service_state(UNIT | change).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -385,9 +389,9 @@ def test_service_states(change: dict[str, str], verdict: doctor.Verdict) -> None
     ],
 )
 def test_limits_of_the_service(change: dict[str, str], words: str) -> None:
-    patient = Doctor()
-    patient._unit = UNIT | change
-    (found,) = patient._real_time()
+    context = Context()
+    context.unit = UNIT | change
+    (found,) = service.real_time(context)
     assert found.verdict is (WARN if words else OK) and words in found.fix
 
 
@@ -395,11 +399,11 @@ def test_a_model_that_is_not_the_one_on_its_card(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write(folder, "mine.npz", b"weights")
     write(folder, "CARD.md", f"| `mine.npz` | sha256 `{'0' * 64}` |\n")
-    patient = Doctor()
-    patient.config = dataclasses.replace(
+    context = Context()
+    context.config = dataclasses.replace(
         Config(), suppress=dataclasses.replace(Config().suppress, model=str(folder), engine="network")
     )
-    (found,) = patient._model()
+    (found,) = settings_check.model(context)
     assert found.verdict is WARN and "sha256 differs" in found.found
 
 
@@ -408,14 +412,14 @@ def test_a_model_that_is_not_the_one_on_its_card(tmp_path: Path) -> None:
 
 def test_figures_of_a_running_box() -> None:
     status = {"pid": 1, "state": "running", "engine": "dsp", "level_in_dbfs": -30.0, "hop_p99_us": 700, "xruns_in": 2}
-    assert doctor._running_box(status).verdict is OK
-    assert doctor._running_side(status, "microphone").verdict is OK
-    assert doctor._running_side(status | {"level_in_dbfs": -120.0}, "microphone").verdict is FAIL
-    assert doctor._running_engine(status).verdict is OK
-    assert doctor._running_engine(status | {"hop_p99_us": 4800}).verdict is WARN
-    assert doctor._running_box(status | {"state": "fault"}).verdict is FAIL
-    assert doctor._running_box({}).verdict is OK
-    assert doctor._running_side({"xruns_in": "x", "queue_ms": None}, "output").verdict is OK
+    assert running.running_box(status).verdict is OK
+    assert running.running_side(status, "microphone").verdict is OK
+    assert running.running_side(status | {"level_in_dbfs": -120.0}, "microphone").verdict is FAIL
+    assert running.running_engine(status).verdict is OK
+    assert running.running_engine(status | {"hop_p99_us": 4800}).verdict is WARN
+    assert running.running_box(status | {"state": "fault"}).verdict is FAIL
+    assert running.running_box({}).verdict is OK
+    assert running.running_side({"xruns_in": "x", "queue_ms": None}, "output").verdict is OK
 
 
 # The real thing, on ALSA in user space.
@@ -459,22 +463,22 @@ def test_a_silent_microphone_fails_in_the_table(tmp_path: Path) -> None:
 def test_a_source_without_a_clock_has_the_wrong_rate() -> None:
     with ExactRig() as rig:
         rig.feed(np.full((RATE_HZ, 1), 1000, np.int16))
-        heard = device_probe.listen_in_child(CaptureConfig(device="mic"), 1)
-    assert isinstance(heard, Heard)
+        heard = device_probe.microphone_in_child(CaptureConfig(device="mic"), 1)
+    assert isinstance(heard, MicrophoneProbe)
     assert verdicts((heard, CaptureConfig(device="mic")))["microphone rate"].verdict is FAIL
 
 
 def test_a_name_that_nobody_knows() -> None:
     with ExactRig():
-        patient = Doctor(seconds=1)
-        patient.config = dataclasses.replace(Config(), capture=CaptureConfig(device="nosuch"))
-        (found,) = patient._side("capture", "nosuch")
+        context = Context(seconds=1)
+        context.config = dataclasses.replace(Config(), capture=CaptureConfig(device="nosuch"))
+        (found,) = sound.check_device(context, "capture", "nosuch")
     assert (found.check, found.verdict) == ("microphone card", FAIL) and "nosuch" in found.found and found.fix
 
 
 def test_sound_can_be_left_alone() -> None:
-    checks = [check.__name__ for check in Doctor(sound=False)._checks()]
-    assert "_no_sound" in checks and not {"_microphone", "_output"} & {*checks}
+    checks = [check.__name__ for check in command.checks(use_sound=False)]
+    assert "no_sound" in checks and not {"microphone", "output"} & {*checks}
 
 
 def test_a_running_box_is_asked_and_not_disturbed(tmp_path: Path) -> None:
@@ -496,7 +500,7 @@ def test_a_running_box_is_asked_and_not_disturbed(tmp_path: Path) -> None:
             box.wait(10)
     found = rows(done)
     assert found["running box"]["verdict"] in ("ok", "warn")  # a busy machine steps down
-    assert found["running box"]["figures"]["seconds"] >= doctor.HEARD_S, "asked in its first second, it is asked again"
+    assert found["running box"]["figures"]["seconds"] >= running.HEARD_S, "asked in its first second, it is asked again"
     assert found["microphone"]["verdict"] == "ok" and found["microphone"]["figures"]["level_dbfs"] > -30
     assert (
         "in use by the running box" in found["microphone"]["found"]
@@ -509,31 +513,31 @@ def test_a_box_that_has_just_started_gets_time_to_take_its_cards(monkeypatch: py
     """As after an upgrade: else its own cards would be called busy."""
     heard = {"state": "running", "seconds": 3.0}
     told = iter([None, {"state": "waiting"}, {"state": "waiting"}, heard])
-    monkeypatch.setattr(doctor.runtime, "read_status", lambda: next(told))
-    assert doctor._settled_status(started=True, enough_s=2.5)[0] == heard
-    monkeypatch.setattr(doctor.runtime, "read_status", lambda: None)
-    assert doctor._settled_status(started=False, enough_s=2.5)[0] == {}, "where none runs nothing is waited for"
-    monkeypatch.setattr(doctor, "SETTLE_S", 0.3)
-    monkeypatch.setattr(doctor.runtime, "read_status", lambda: {"state": "waiting"})
-    assert doctor._settled_status(started=True, enough_s=2.5)[0] == {"state": "waiting"}, "nor for ever"
+    monkeypatch.setattr(runtime, "read_status", lambda: next(told))
+    assert running.settled_status(started=True, enough_s=2.5)[0] == heard
+    monkeypatch.setattr(runtime, "read_status", lambda: None)
+    assert running.settled_status(started=False, enough_s=2.5)[0] == {}, "where none runs nothing is waited for"
+    monkeypatch.setattr(running, "SETTLE_S", 0.3)
+    monkeypatch.setattr(runtime, "read_status", lambda: {"state": "waiting"})
+    assert running.settled_status(started=True, enough_s=2.5)[0] == {"state": "waiting"}, "nor for ever"
 
 
 def test_a_box_that_has_just_started_gets_time_to_hear_something(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right after an upgrade its level is that of nothing: no microphone is called silent on that."""
     fresh = {"state": "running", "engine": "network", "seconds": 0.3, "level_in_dbfs": -120.0, "hop_p99_us": 100.0}
     told = iter([{"state": "running", "seconds": 0.0}, fresh, fresh | {"seconds": 2.6, "level_in_dbfs": -40.0}])
-    monkeypatch.setattr(doctor.runtime, "read_status", lambda: next(told))
-    status, waited_s = doctor._settled_status(started=True, enough_s=2.5)
+    monkeypatch.setattr(runtime, "read_status", lambda: next(told))
+    status, waited_s = running.settled_status(started=True, enough_s=2.5)
     assert status["level_in_dbfs"] == -40.0 and waited_s >= 0.4
-    assert "polled for 1.2 s" in doctor._running_box(status, 1.2).found
+    assert "polled for 1.2 s" in running.running_box(status, 1.2).found
 
-    monkeypatch.setattr(doctor, "SETTLE_S", 0.2)
-    monkeypatch.setattr(doctor, "STATUS_LATE_S", 0.2)
-    monkeypatch.setattr(doctor.runtime, "read_status", lambda: fresh)
-    status, _ = doctor._settled_status(started=True, enough_s=0.4)
+    monkeypatch.setattr(running, "SETTLE_S", 0.2)
+    monkeypatch.setattr(running, "STATUS_LATE_S", 0.2)
+    monkeypatch.setattr(runtime, "read_status", lambda: fresh)
+    status, _ = running.settled_status(started=True, enough_s=0.4)
     assert status == fresh, "not for ever"
     for figures in (fresh, fresh | {"level_in_dbfs": None, "hop_p99_us": None, "seconds": 0.0}):
-        for found in (doctor._running_side(figures, "microphone", False), doctor._running_engine(figures, False)):
+        for found in (running.running_side(figures, "microphone", False), running.running_engine(figures, False)):
             assert found.verdict is WARN and "too little" in found.found and "again" in found.fix
 
 
@@ -546,20 +550,20 @@ def test_a_device_that_hangs_is_left_in_time(tmp_path: Path) -> None:
         patch.setenv("ALSA_CONFIG_PATH", str(tmp_path / "asound.conf"))
         words = {"settings": dataclasses.asdict(CaptureConfig(device="stuck")), "seconds": 1}
         began = time.monotonic()
-        told = device_probe.in_child("listen", words, 1, limit_s=2)
-    assert isinstance(told, Trouble) and told.kind == "hangs"
+        told = device_probe.run_in_child("listen", words, 1, limit_s=2)
+    assert isinstance(told, ProbeFailure) and told.kind == "hangs"
     assert time.monotonic() - began < 20
 
 
 def test_a_child_that_dies_or_talks_nonsense_is_trouble() -> None:
-    told = device_probe.in_child("no such order", {})
-    assert isinstance(told, Trouble) and told.kind == "died"
+    told = device_probe.run_in_child("no such order", {})
+    assert isinstance(told, ProbeFailure) and told.kind == "died"
 
 
 def test_refusals_keep_their_kind() -> None:
     with ExactRig():
-        told = device_probe.listen_in_child(CaptureConfig(device="nosuch"), 1)
-    assert isinstance(told, Trouble) and told.kind == "missing" and "nosuch" in told.text
+        told = device_probe.microphone_in_child(CaptureConfig(device="nosuch"), 1)
+    assert isinstance(told, ProbeFailure) and told.kind == "missing" and "nosuch" in told.text
     assert issubclass(DeviceError, Exception)
 
 
@@ -599,12 +603,14 @@ CONTENT = st.one_of(st.binary(max_size=50), st.sampled_from(TEXTS), st.sampled_f
 @given(
     st.dictionaries(st.sampled_from(PLACES), st.one_of(CONTENT, st.just("pipe"))),
     st.dictionaries(st.sampled_from(SOUND_PLACES), CONTENT),
-    st.sampled_from([None, Trouble("busy", "x"), Trouble("missing", ""), Trouble("hangs", "[/]")]),
+    st.sampled_from([None, ProbeFailure("busy", "x"), ProbeFailure("missing", ""), ProbeFailure("hangs", "[/]")]),
 )
 def test_never_raises_whatever_it_reads(
-    monkeypatch: pytest.MonkeyPatch, files: dict[str, Any], sound: dict[str, Any], trouble: Trouble | None
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, Any], sound: dict[str, Any], trouble: ProbeFailure | None
 ) -> None:
-    monkeypatch.setattr(device_probe, "in_child", lambda *_, **__: trouble or Trouble("died", "not tried here"))
+    monkeypatch.setattr(
+        device_probe, "run_in_child", lambda *_, **__: trouble or ProbeFailure("died", "not tried here")
+    )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, content in (files | sound).items():
@@ -619,15 +625,15 @@ def test_never_raises_whatever_it_reads(
             else:
                 os.mkfifo(file)
         heard = trouble or some_noise()
-        patient = Doctor(root=root, listen=lambda *_: heard, play=lambda *_: trouble or some_silence())
-        found = patient.examine()
+        context = Context(root=root, listen=lambda *_: heard, play=lambda *_: trouble or some_silence())
+        found = command.examine(context)
     assert {"board", "settings", "microphone card", "output card", "light and button"} <= {each.check for each in found}
     assert json.dumps([dataclasses.asdict(each) for each in found], default=str)
-    doctor._print_table(found)
+    command._print_table(found)
 
 
 def test_a_check_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch, pi: Path) -> None:
-    patient = Doctor(root=pi, listen=lambda *_: 1 / 0, play=good("playback"))  # type: ignore[arg-type, return-value]
-    monkeypatch.setattr(device_probe, "in_child", lambda *_, **__: Trouble("died", ""))
-    broken = [finding for finding in patient.examine() if "failed with an error" in finding.found]
+    context = Context(root=pi, listen=lambda *_: 1 / 0, play=good("playback"))  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(device_probe, "run_in_child", lambda *_, **__: ProbeFailure("died", ""))
+    broken = [finding for finding in command.examine(context) if "failed with an error" in finding.found]
     assert [finding.check for finding in broken] == ["microphone"] and "ZeroDivisionError" in broken[0].found

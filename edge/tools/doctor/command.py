@@ -1,0 +1,74 @@
+"""`quietbox doctor`: every check in its order, as a table or as JSON."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edge.console import printable
+from edge.tools.doctor import cards, machine, service, settings, sound
+from edge.tools.doctor.context import Context
+from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
+
+Check = Callable[[Context], Iterator[Finding]]
+MACHINE: tuple[Check, ...] = (machine.board_in_words, machine.power_and_heat, machine.governor, machine.storage)
+PROGRAM: tuple[Check, ...] = (
+    settings.settings,
+    service.service,
+    service.real_time,
+    settings.model,
+    settings.engine,
+)
+SOUND: tuple[Check, ...] = (cards.sound_servers, sound.microphone, sound.output, sound.volume, cards.cable)
+
+
+def examine(context: Context, report: Callable[[Finding], None] = lambda finding: None) -> list[Finding]:
+    """Every check; ``report`` gets each finding as soon as it is made. Never raises."""
+    found = []
+    for check in checks(context.sound):
+        try:
+            findings = list(check(context))
+        except Exception as fault:  # broken machines are what this is for
+            name = check.__name__.replace("_", " ")
+            error = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+            findings = [Finding(name, WARN, f"this check failed with an error ({error})", "please report it")]
+        for finding in findings:
+            report(finding)
+        found += findings
+    return found
+
+
+def checks(use_sound: bool) -> tuple[Check, ...]:
+    """In their order: the settings come before what depends on them, the service before what it may hold."""
+    return (*MACHINE, *PROGRAM, *(SOUND if use_sound else (sound.no_sound,)), machine.panel)
+
+
+def show(config_file: Path | None, *, seconds: float, as_json: bool, sound: bool) -> int:
+    """Examine this machine and print the table, or JSON; returns 0 if the box would work here, else 1."""
+    if sound and sys.stderr.isatty():
+        print(f"listening for {seconds:g} s; please speak normally", file=sys.stderr)
+    findings = examine(Context(config_file, seconds=seconds, sound=sound))
+    failed = [finding.check for finding in findings if finding.verdict is FAIL]
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, default=str))
+    else:
+        _print_table(findings)
+        print(f"The box would not work: {', '.join(failed)}." if failed else "The box works here.")
+    return 1 if failed else 0
+
+
+def _print_table(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("check", "verdict", "found", "fix"):
+        table.add_column(name, overflow="fold")
+    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+    for finding in findings:
+        verdict = Text(finding.verdict, style=colours[finding.verdict])
+        words = (Text(printable(text)) for text in (finding.found, finding.fix))
+        table.add_row(Text(finding.check), verdict, *words)
+    Console().print(table)
