@@ -38,8 +38,10 @@ class UserError(Exception):
 
 
 def command_for(extra: str) -> str:
-    """What a user calls in the checkout to get ``extra``, one of pyproject.toml's: on a board the installer, elsewhere
-    what makes .venv. There is no package of ours in the package index."""
+    """What a user calls to get ``extra``, one of pyproject.toml's: on a board the installer, in a checkout what makes
+    .venv, elsewhere pip with the wheel. There is no package of ours in the package index."""
     if not sys.prefix.startswith("/opt/quietbox/"):
+        if not os.path.exists(os.path.join(os.path.dirname(__path__[0]), "pyproject.toml")):
+            return f"pip install 'FILE[{extra}]', FILE being the wheel that was installed"
         return f"./install.sh --setup {extra}"
     return "./install.sh --again" if extra == "onnx" else f"./install.sh --with {extra}"

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
@@ -20,8 +21,21 @@ INTERRUPTED = 130
 
 
 def run_main(main: Callable[[], int | None], name: str, if_lost: int = 1) -> NoReturn:
-    """``guarded``, and leave with its status."""
+    """``guarded``, and leave with its status. A command of a package with ``NEEDS_CHECKOUT = True`` ends with status 1
+    where only the wheel is installed."""
+    if _lacks_checkout():
+        complain("needs a checkout of the project (its recordings, units and scripts), not only its wheel", name)
+        sys.exit(1)
     sys.exit(guarded(main, name, if_lost))
+
+
+def _lacks_checkout() -> bool:
+    if (Path(__file__).parents[1] / "pyproject.toml").is_file():
+        return False
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    parts = spec.parent.split(".") if spec and spec.parent else []
+    packages = (sys.modules.get(".".join(parts[: count + 1])) for count in range(len(parts)))
+    return any(getattr(package, "NEEDS_CHECKOUT", False) for package in packages)
 
 
 def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int = 1) -> int:
