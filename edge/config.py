@@ -6,7 +6,7 @@ that ships as ``edge/quietbox.toml``.
 
 import dataclasses
 import runpy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge import engines
@@ -347,6 +347,19 @@ class Config:
     def beside(self) -> str:
         """The cable beside a jack; empty if there is none."""
         return "" if self.playback.device == "off" else self.cable.pcm
+
+    @property
+    def limiter_only(self) -> "Config":
+        """The same devices with every stage of the chain off but the limiter, which is never off."""
+        return replace(
+            self,
+            capture=replace(self.capture, channel=self.voice_channel),
+            reference=replace(self.reference, channel=0),
+            feedforward=replace(self.feedforward, highpass_hz=0, mains="off"),
+            suppress=replace(self.suppress, engine="off"),
+            eq=replace(self.eq, gain_db=0.0),
+            gate=replace(self.gate, on=False),
+        )
 
 
 def beside_reference(reference: int) -> int:

@@ -10,6 +10,7 @@ from edge import cli, console
 from edge.devices.cards import Card, Port
 from edge.engines import Family, names
 from edge.suppress import open_engine
+from edge.tools import tables
 from edge.tools.doctor import command
 from edge.tools.doctor.finding import FAIL, Finding
 
@@ -42,8 +43,7 @@ def test_devices_lists_what_there_is_or_says_there_is_nothing(capsys: pytest.Cap
 @pytest.mark.parametrize("name", ["[/]", "[bold]", "\x1b[2Jx\n", "\x9b31m"])
 def test_a_card_may_be_held_by_a_process_of_any_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     port = Port("playback", 0, "", "jack", held_by=f"{name} (process 1)")
-    table = cli._devices_table([Card("x", 0, "", "", (port,))])
-    Console(width=200).print(table)
+    Console(width=200).print(tables.devices([Card("x", 0, "", "", (port,))]))
     command._print_table([Finding("output", FAIL, f"busy: {name}", "x")])
     said = capsys.readouterr().out
     assert not set(said) & {"\x1b", "\x9b"} and said.count(console.printable(name)) == 2
@@ -60,10 +60,15 @@ def test_status_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, m
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
         ["run", "--seconds", "-1"],
         ["run", "--seconds", "soon"],
+        ["run", "--seconds", "nan"],
+        ["bench", "--seconds", "601"],
+        ["report", "--hours", "0"],
+        ["doctor", "--seconds", "0.5"],
+        ["serve", "--rate", "7999"],
+        ["calibrate", "--level-dbfs", "-5"],
         ["enhance", "a.wav"],
         ["enhance", "a.wav", "-o", "b.wav", "--engine", "best"],
         ["enhance", "a.wav", "-o", "b.wav", "--limit-db", "nan"],
@@ -75,6 +80,13 @@ def test_a_wrong_call_is_explained(arguments: list[str], capsys: pytest.CaptureF
         cli.main(arguments)
     assert ended.value.code == 2
     assert "usage: quietbox" in capsys.readouterr().err
+
+
+def test_without_a_command_it_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("usage: quietbox")
+    assert all(f"\n    {verb} " in printed.err or f"\n    {verb}\n" in printed.err for verb in cli.VERBS)
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
