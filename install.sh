@@ -40,6 +40,13 @@ system_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
+# What the tests run beside that, 50 MB on the smallest Debian 12, less on others (shellcheck 19, systemd 10):
+# device tree compiler, file systems without root, systemd's checkers and journal, jq, ssh-keygen, network namespaces.
+systemd_python=(libsystemd-dev pkg-config)  # it comes as source
+tested_with=(
+    device-tree-compiler e2fsprogs fdisk mtools cpio systemd jq openssh-client strace iproute2 shellcheck
+)
+
 find_python() {
     local name
     for name in python3 python3.13 python3.12 python3.11; do
@@ -75,7 +82,7 @@ locked_here() { .venv/bin/python -c 'import sys; sys.exit(sys.maxsize < 2**32)';
 
 # A virtual environment in .venv with this checkout installed in place. Redone only when what is to be installed changed.
 python_packages() {
-    local extras=$1 stamp wanted torch= quiet=(--quiet --disable-pip-version-check)
+    local extras=$1 stamp wanted torch='' quiet=(--quiet --disable-pip-version-check)
     stamp=.venv/.installed-$extras
     wanted=$(sha256sum pyproject.toml requirements.lock)
     if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c 'import edge.cli'; then
@@ -132,7 +139,14 @@ board() {
 
 case ${1-} in
     '') if on_a_pi; then board; else system_packages; python_packages pictures; demo; fi ;;
-    --setup) system_packages device-tree-compiler openssh-client strace libsystemd-dev pkg-config; python_packages "${2:-pictures}" ;;
+    --setup)
+        case ,${2-}, in
+            *,dev,*) system_packages "${systemd_python[@]}" "${tested_with[@]}" ;;
+            *,systemd,*) system_packages "${systemd_python[@]}" ;;
+            *) system_packages ;;
+        esac
+        python_packages "${2:-pictures}"
+        ;;
     --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0"; echo; board --help ;;
     *) board "$@" ;;
 esac

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine import with_namespaces
 
 from edge import journal
 from edge.journal import FIELDS, KINDS, Journal, datagram, markdown, notify, record
@@ -241,8 +242,8 @@ kill $journald
 
 @pytest.fixture(scope="module")
 def real_records() -> Iterator[list[dict[str, str]]]:
-    if os.getuid() or not JOURNALD.exists() or not shutil.which("unshare") or not shutil.which("journalctl"):
-        pytest.skip("needs root, systemd-journald and unshare")
+    if not JOURNALD.exists() or not shutil.which("journalctl"):
+        pytest.skip("needs systemd-journald: apt-get install systemd")
     script = REAL % (JOURNALD, sys.executable)
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script],
@@ -252,12 +253,11 @@ def real_records() -> Iterator[list[dict[str, str]]]:
         timeout=60,
         check=False,
     )
-    if done.returncode and "unshare failed" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     yield [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@with_namespaces
 def test_a_real_journald_understands_us(real_records: list[dict[str, str]]) -> None:
     first, second = real_records
     assert first["MESSAGE"] == "last minute: fine" and first["_TRANSPORT"] == "journal"

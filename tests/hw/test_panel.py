@@ -1,7 +1,7 @@
 """LED and button: every look differs, every press counts once, and no GPIO, however broken, holds anything up."""
 
 import contextlib
-import importlib.metadata
+import importlib.util
 import os
 import re
 import signal
@@ -465,19 +465,17 @@ def test_a_machine_without_the_library(backend: str, monkeypatch: pytest.MonkeyP
 # The real thing, all of it: the kernel's simulated GPIO under rpi-lgpio.
 
 CONFIGFS = Path("/sys/kernel/config")
+with contextlib.suppress(OSError):
+    subprocess.run(["modprobe", "-q", "gpio-sim"], check=False, stderr=subprocess.DEVNULL)
+on_gpio_sim = pytest.mark.only_where(
+    (CONFIGFS / "gpio-sim").is_dir() and importlib.util.find_spec("RPi") is not None,
+    "a kernel with gpio-sim, and the extra `board`; python -m hw.prove.pi led_follows button has them",
+)
 
 
 @pytest.fixture
 def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder in sysfs that shows and pulls the lines of a simulated chip."""
-    try:
-        importlib.metadata.version("rpi-lgpio")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("rpi-lgpio is not installed (the extra `board`)")
-    with contextlib.suppress(OSError):
-        subprocess.run(["modprobe", "-q", "gpio-sim"], check=False)
-    if not (CONFIGFS / "gpio-sim").is_dir():
-        pytest.skip("this kernel has no gpio-sim, or its configfs is not mounted; hw/virtual has a kernel that does")
     chip = CONFIGFS / "gpio-sim" / f"quietbox{os.getpid()}"
     lines = [chip / "bank0" / f"line{pin}" for pin in (17, 27)]
     chip.mkdir()
@@ -498,6 +496,7 @@ def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         folder.rmdir()
 
 
+@on_gpio_sim
 def test_led_and_button_of_a_simulated_chip(simulated: Path) -> None:
     def level() -> str:
         return (simulated / "sim_gpio17" / "value").read_text().strip()
@@ -529,6 +528,7 @@ def test_led_and_button_of_a_simulated_chip(simulated: Path) -> None:
     assert len(bench.said) == 1
 
 
+@on_gpio_sim
 def test_pins_held_by_somebody_else(simulated: Path) -> None:
     with Bench(PanelConfig()) as first:
         until(lambda: first.said, 20)
