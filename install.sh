@@ -40,9 +40,11 @@ system_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
+# What systemd-python is built with: it comes as source.
+systemd_python=(libsystemd-dev pkg-config)
+
 # What the tests run beside that, 50 MB on the smallest Debian 12, less on others (shellcheck 19, systemd 10):
 # device tree compiler, file systems without root, systemd's checkers and journal, jq, ssh-keygen, network namespaces.
-systemd_python=(libsystemd-dev pkg-config)  # it comes as source
 tested_with=(
     device-tree-compiler e2fsprogs fdisk mtools cpio systemd jq openssh-client strace iproute2 shellcheck
 )
