@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.board.panel import DIM, LedPattern, brightness
+from hw.board.led import DIM, LedPattern, brightness
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs/pictures"
 SVG = "{http://www.w3.org/2000/svg}"
