@@ -11,7 +11,7 @@ customised before is brought up to date.
 DIR is filled on a board with the same system by ``./install.sh --collect-wheels DIR``. For 64-bit Debian 12 systems a
 PC does as well: ``python -m hw.virtual.arm64 --cache CACHE`` leaves CACHE/wheels, and the quicker engine is added by
 ``pip download --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_aarch64 -d CACHE/wheels
-'onnxruntime>=1.20,!=1.21.*,<1.24'``.
+'onnxruntime==1.23.2'``.
 PyPI has no NumPy for 32-bit ARM, so a 32-bit folder can only come from a board (its pip asks piwheels.org).
 Debian packages that the image lacks (python3-venv, alsa-utils; 32-bit also libsndfile1, libopenblas0, libgfortran5) are
 wanted as .deb files in DIR. Needs the Debian packages mtools and e2fsprogs.
@@ -285,8 +285,7 @@ def check_wheels(ready: Path, folder: Path, system: System) -> None:
     wanted = tomllib.loads((wheels.SOURCE / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     extras = {wanted["board"][0]: "LED and button"}
     if system.processor.bits == 64:
-        runtime = next(one for one in wanted["onnx"] if "== 'aarch64'" in one)
-        extras[runtime.split(";")[0]] = "ONNX Runtime (NumPy runs the network)"
+        extras[wanted["onnx"][0]] = "ONNX Runtime (NumPy runs the network)"
     if not _pip(*dry, "quietbox", *extras):
         return
     if missing := _pip(*dry, "quietbox"):

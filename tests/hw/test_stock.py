@@ -258,7 +258,7 @@ def test_wheels_of_another_board_are_refused(image: Path, tmp_path: Path, capsys
     small = make_image(tmp_path / "small.img", ARM, (*HELD, "libsndfile1", "libopenblas0", "libgfortran5"))
     next((tmp_path / "w").glob("rpi_lgpio*")).unlink()
     assert stock.customise(small, tmp_path / "out.img", tmp_path / "w").processor.bits == 32
-    assert "go without LED and button" in capsys.readouterr().out
+    assert "the box will lack LED and button" in capsys.readouterr().out
 
 
 def make_deb(folder: Path, name: str, depends: str = "", architecture: str = "all") -> None:

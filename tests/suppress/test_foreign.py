@@ -82,12 +82,11 @@ def test_the_delay_it_says_is_the_delay_it_has(name: str) -> None:
     assert abs(bench.measured_delay(engine) - engine.delay_samples) <= 2
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", ["dtln", "gtcrn"])  # of those at 48 kHz the converters are in between
 def test_in_the_box_it_is_what_it_is_alone(name: str) -> None:
-    """Block for block its own sound: only the converters around 48 kHz are between the two."""
+    """Block for block its own sound."""
     alone = core(name)
-    if alone.rate_hz != RATE_HZ:
-        pytest.skip("the converters are between the two")
+    assert alone.rate_hz == RATE_HZ
     noisy = read("noisy")
     engine = open_engine(name, 100)
     boxed, walked = noisy.copy(), noisy[: len(noisy) // alone.block_samples * alone.block_samples].copy()
