@@ -122,7 +122,7 @@ demo() {
     .venv/bin/python -m edge.tools.response --picture out/response.png
 }
 
-# The service, by hw/install/job.py. It runs with the system's Python, because the service will: it may not look into
+# The service, by hw/install/command.py. It runs with the system's Python, because the service will: it may not look into
 # anybody's home. Only what changes the system itself needs root.
 board() {
     local python=/usr/bin/python3 argument change=as_root

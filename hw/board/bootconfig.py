@@ -1,7 +1,8 @@
 """The Pi's config.txt: the lines the box needs, in one marked block that comes out again exactly as it went in.
 
-Pure text in, text out; ``hw.install.job`` reads and writes the file. The block stands at the end, under ``[all]``, so
-that no section of the user's (``[pi4]``, ``[cm5]``) filters it and none of the user's own lines is touched.
+Pure text in, text out; ``hw.install.firmware`` reads and writes the file. The block stands at the end, under
+``[all]``, so that no section of the user's (``[pi4]``, ``[cm5]``) filters it and none of the user's own lines is
+touched.
 """
 
 import re

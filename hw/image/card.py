@@ -22,7 +22,7 @@ from edge import UserError
 from edge.console import run_main
 from edge.files import atomic
 from hw.image import boot, bundle, debian, disk, libraries, owner, product, sbom, signature, table
-from hw.install import job, ledger, wheels
+from hw.install import ledger, places, wheels
 
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/quietbox-image"
@@ -161,10 +161,10 @@ def equip(root: Path, place: Path, ids: dict[str, str], build: int = 0, signers:
     shutil.copytree(place, shipped, symlinks=True)
     bundle.stamp(shipped, build)
     (root / "opt/quietbox/current").symlink_to("/run/quietbox-version")
-    (root / job.COMMAND).parent.mkdir(parents=True, exist_ok=True)
-    (root / job.COMMAND).symlink_to(f"/{job.CURRENT}/bin/quietbox")
+    (root / places.COMMAND).parent.mkdir(parents=True, exist_ok=True)
+    (root / places.COMMAND).symlink_to(f"/{places.CURRENT}/bin/quietbox")
     for source in sorted((wheels.SOURCE / "systemd").iterdir()):
-        if where := job.place_of(source.name):
+        if where := places.place_of(source.name):
             (root / where).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, root / where)
     files = HERE / "files"
@@ -180,7 +180,7 @@ def equip(root: Path, place: Path, ids: dict[str, str], build: int = 0, signers:
     (root / "etc/quietbox").mkdir()
     if signers:
         (root / signature.SIGNERS.relative_to("/")).write_text(signers)
-    (root / job.SETTINGS).symlink_to("/run/quietbox-settings/quietbox.toml")
+    (root / places.SETTINGS).symlink_to("/run/quietbox-settings/quietbox.toml")
     for name in ("data", "boot/firmware", "home", "srv"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "etc/hostname").write_text("quietbox\n")

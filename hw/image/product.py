@@ -40,7 +40,7 @@ def collect(cache: Path, given: Path | None) -> Path:
     """
     folder = given or _fetched(cache)
     if not any(folder.glob("numpy-*.whl")):
-        raise UserError(f"{folder} holds no arm64 wheels; python -m hw.virtual.arm64 --cache DIR makes DIR/wheels")
+        raise UserError(f"{folder} holds no arm64 wheels; python -m hw.prove.arm64 --cache DIR makes DIR/wheels")
     if strange := lockfile.strangers(used(folder)):
         raise UserError(f"{strange[0]} is not the file that requirements.lock pins; collect the wheels again")
     return folder

@@ -9,7 +9,7 @@ note, and after the first boot ``quietbox-install.log``. The same input gives th
 customised before is brought up to date.
 
 DIR is filled on a board with the same system by ``./install.sh --collect-wheels DIR``. For 64-bit Debian 12 systems a
-PC does as well: ``python -m hw.virtual.arm64 --cache CACHE`` leaves CACHE/wheels, and the quicker engine is added by
+PC does as well: ``python -m hw.prove.arm64 --cache CACHE`` leaves CACHE/wheels, and the quicker engine is added by
 ``pip download --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_aarch64 -d CACHE/wheels
 'onnxruntime==1.23.2'``.
 PyPI has no NumPy for 32-bit ARM, so a 32-bit folder can only come from a board (its pip asks piwheels.org).
@@ -23,7 +23,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -35,28 +34,20 @@ from pathlib import Path
 from edge import UserError, config_file
 from edge.console import run_main
 from edge.files import atomic
-from hw.install import job, wheels
+from hw.image.partitions import MADE_S, Ext4, Fat, call, check_tools, look, run
+from hw.install import packages, places, wheels
 
 HERE = Path(__file__).parent
 PLACE = "/usr/lib/quietbox-first-boot"
-UNITS = f"/{job.UNITS}"
+UNITS = f"/{places.UNITS}"
 UNIT = "quietbox-first-boot.service"
 NOTE = "quietbox.txt"
 SHIPPED: tuple[str, ...] = ("edge", "hw", "models", "quant", "systemd", "pyproject.toml", "requirements.lock")
 SHIPPED += ("README.md", "LICENSE", "install.sh")
 """What of this checkout the installer needs."""
-MADE = "20240101"
-"""Every file we put into an image is of this day, so that the same input gives the same image."""
-MADE_S = 1704067200
-SECTOR = 512
-FAT, LINUX, GPT = (0x0B, 0x0C, 0x0E), 0x83, 0xEE
-"""Kinds of partition in an MBR."""
-SUPERBLOCK = 1024
-"""Where an ext4 partition's superblock begins (kernel.org, "ext4 Data Structures and Algorithms", The Super Block)."""
-CLEAN, RECOVER = 0x1, 0x4
-PACKED = {b"\xfd7zXZ\0": "xz -dk", b"\x1f\x8b": "gunzip -k", b"PK\x03\x04": "unzip", b"\x28\xb5\x2f\xfd": "zstd -d"}
-"""How a packed file begins -> what unpacks it."""
 SPARE_MB = 16
+GLIBC = {"bookworm": 36, "trixie": 41}
+"""The minor version of glibc 2 in each Debian that has Python from 3.11 on."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +66,6 @@ PROCESSORS = {
     62: Processor("x86_64", "amd64", 64),  # no Pi: the virtual machine in which ``hw.prove.stock`` boots
 }
 """By ``e_machine`` of an ELF file."""
-GLIBC = {"bookworm": 36, "trixie": 41}
-"""The minor version of glibc 2 in each Debian that has Python from 3.11 on."""
-
-
-@dataclass(frozen=True)
-class Partition:
-    """A part of an image, in bytes."""
-
-    kind: int
-    start: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +109,7 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
     """Write ``out``: ``image`` with the product and its first-boot step, packages from ``folder``. What ``image`` was
     is returned; it stays as it is. Raises UserError.
     """
-    _tools()
+    check_tools()
     if out.exists() and not out.is_file():
         raise UserError(
             f"{out} is not a plain file; name another with -o (cards are written afterwards, from the image)"
@@ -150,7 +130,7 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
         if system.free_mb + held_mb < size_mb + SPARE_MB:
             raise UserError(f"{image} has {system.free_mb} MB free in its root, the product needs {size_mb + SPARE_MB}")
         with atomic.part_beside(out) as (_, part):
-            _run("cp", "--sparse=always", "--reflink=auto", str(image), str(part))
+            run("cp", "--sparse=always", "--reflink=auto", str(image), str(part))
             part.chmod(0o644)
             put(work, archive, Fat(part, boot), Ext4(part, root), microphone)
     say(f"{out}: {size_mb} MB added; write it to a card")
@@ -161,48 +141,7 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
     return system
 
 
-def look(image: Path) -> tuple[Partition, Partition]:
-    """The FAT and the ext4 partition of ``image``. Raises UserError that names what is there instead."""
-    if not image.is_file():
-        raise UserError(f"{image}: there is no such file")
-    with image.open("rb") as disk:
-        first = disk.read(SECTOR)
-        for magic, tool in PACKED.items():
-            if first.startswith(magic):
-                raise UserError(f"{image} is packed; unpack it first: {tool} {image}")
-        if len(first) < SECTOR or first[510:] != b"\x55\xaa":
-            raise UserError(f"{image} has no partition table; expected the image of a whole card")
-        found = [
-            Partition(
-                entry[4],
-                int.from_bytes(entry[8:12], "little") * SECTOR,
-                int.from_bytes(entry[12:], "little") * SECTOR,
-            )
-            for entry in (first[at : at + 16] for at in range(446, 510, 16))
-            if entry[4]
-        ]
-        kinds = [partition.kind for partition in found]
-        if GPT in kinds:
-            raise UserError(f"{image} has a GPT; Raspberry Pi OS has an MBR with a FAT and a Linux partition")
-        if len(kinds) != 2 or kinds[0] not in FAT or kinds[1] != LINUX:
-            named = ", ".join(f"{kind:#04x}" for kind in kinds) or "none"
-            raise UserError(f"{image} holds partitions of the kinds {named}; Raspberry Pi OS holds 0x0c and 0x83")
-        end = max(partition.start + partition.size for partition in found)
-        if end > image.stat().st_size:
-            raise UserError(f"{image} is truncated: {image.stat().st_size} bytes of {end}; fetch it again")
-        boot, root = found
-        disk.seek(root.start + SUPERBLOCK)
-        block = disk.read(SUPERBLOCK)
-    if block[56:58] != b"\x53\xef":
-        raise UserError(f"{image}: its Linux partition holds no ext4; Raspberry Pi OS has its root in one")
-    if int.from_bytes(block[96:100], "little") & RECOVER or not block[58] & CLEAN:
-        raise UserError(
-            f"{image}: its root was not unmounted cleanly; use a fresh image, or a card that was shut down properly"
-        )
-    return boot, root
-
-
-def examine(boot: "Fat", root: "Ext4") -> System:
+def examine(boot: Fat, root: Ext4) -> System:
     """What system the partitions hold. Raises UserError if it is not one we know."""
     told = dict(re.findall(r'(?m)^(\w+)="?(.*?)"?$', root.read("/usr/lib/os-release").decode(errors="replace")))
     name, release = told.get("PRETTY_NAME", "an unknown system"), told.get("VERSION_CODENAME", "")
@@ -300,7 +239,7 @@ def packages_wanted(folder: Path, system: System) -> list[Path]:
     """The Debian packages to bring along: every .deb in ``folder`` if the image lacks any that the installer asks for.
     Raises UserError if some are still missing then.
     """
-    needed = [*job.NEEDED, *(job.NEEDED_32 if system.processor.bits == 32 else ())]
+    needed = [*packages.NEEDED, *(packages.NEEDED_32 if system.processor.bits == 32 else ())]
     lacking = [name for name in needed if name not in system.packages]
     if not lacking:
         return []
@@ -308,7 +247,7 @@ def packages_wanted(folder: Path, system: System) -> list[Path]:
     there = set(system.packages)
     depends: list[str] = []
     for deb in debs:
-        told = _run("dpkg-deb", "-f", str(deb), "Package", "Provides", "Architecture", "Depends", "Pre-Depends")
+        told = run("dpkg-deb", "-f", str(deb), "Package", "Provides", "Architecture", "Depends", "Pre-Depends")
         fields = dict(re.findall(r"(?m)^([\w-]+): (.*)$", told))
         if fields["Architecture"] not in ("all", system.processor.debian):
             raise UserError(f"{deb} is for {fields['Architecture']}, the image is {system.processor.debian}")
@@ -324,7 +263,7 @@ def packages_wanted(folder: Path, system: System) -> list[Path]:
     return debs
 
 
-def put(work: Path, archive: Path, boot: "Fat", root: "Ext4", microphone: str) -> None:
+def put(work: Path, archive: Path, boot: Fat, root: Ext4, microphone: str) -> None:
     """Write the archive, the first-boot step and the note. Raises UserError if the image is not sound afterwards."""
     with archive.open("rb") as file:
         made = hashlib.file_digest(file, "sha256").hexdigest()
@@ -345,94 +284,6 @@ def put(work: Path, archive: Path, boot: "Fat", root: "Ext4", microphone: str) -
         f"card; its first boot installs it.\r\nIts log is quietbox-install.log.\r\n"
         f"microphone: {microphone}\r\nproduct.tar: {made}\r\n".encode(),
     )
-
-
-class Fat:
-    """The FAT partition of an image, through mtools."""
-
-    def __init__(self, image: Path, partition: Partition) -> None:
-        self.image = image
-        self._where = f"{image}@@{partition.start}"
-
-    def has(self, name: str) -> bool:
-        return _call("mdir", "-i", self._where, "-b", f"::{name}").returncode == 0
-
-    def put(self, name: str, data: bytes) -> None:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(data)
-            file.flush()
-            os.utime(file.name, (MADE_S, MADE_S))
-            # -m keeps the day; FAT has no time zones, and TZ decides what is written.
-            _run("mcopy", "-i", self._where, "-o", "-m", file.name, f"::{name}", variables={"TZ": "UTC"})
-
-
-class Ext4:
-    """The ext4 partition of an image, through debugfs. Paths begin at its root and hold no blanks."""
-
-    def __init__(self, image: Path, partition: Partition) -> None:
-        self.image = image
-        self._where = f"{image}?offset={partition.start}"
-
-    def read(self, path: str) -> bytes:
-        """A file's content; empty if there is none."""
-        return _call("debugfs", "-R", f"cat {path}", self._where).stdout
-
-    def size(self, path: str) -> int:
-        """In bytes; 0 if there is none."""
-        found = re.search(r"\bSize: (\d+)", self._stat(path))
-        return int(found[1]) if found else 0
-
-    def link(self, path: str) -> str:
-        """Where a symbolic link points; empty if it is none."""
-        found = re.search(r'Fast link dest: "(.*)"', self._stat(path))
-        return found[1] if found else ""
-
-    def free_mb(self) -> int:
-        told = _call("debugfs", "-R", "show_super_stats -h", self._where).stdout.decode()
-        blocks, size = (int(re.findall(rf"(?m)^{name}:\s+(\d+)", told)[0]) for name in ("Free blocks", "Block size"))
-        return blocks * size >> 20
-
-    def make_folder(self, path: str) -> None:
-        for at in range(2, path.count("/") + 2):
-            folder = "/".join(path.split("/")[:at])
-            if not self._stat(folder):
-                self._do(f"mkdir {folder}")
-
-    def put(self, source: Path, path: str, executable: bool = False) -> None:
-        """Write a file of root's, instead of any earlier one."""
-        folder, name = path.rsplit("/", 1)
-        gone = [f"rm {path}"] if self._stat(path) else []
-        mode = f"set_inode_field {path} mode {'0100755' if executable else '0100644'}"
-        owner = [f"set_inode_field {path} {who} 0" for who in ("uid", "gid")]
-        self._do(*gone, f"cd {folder}", f'write "{source}" {name}', mode, *owner)
-
-    def put_link(self, path: str, target: str) -> None:
-        if self.link(path) != target:
-            gone = [f"rm {path}"] if self._stat(path) else []
-            self._do(*gone, f"symlink {path} {target}")
-
-    def check(self) -> None:
-        """Raises UserError if the file system is not sound."""
-        done = _call("e2fsck", "-fn", self._where)
-        if done.returncode:
-            said = done.stdout.decode(errors="replace").strip().splitlines()
-            raise UserError(
-                f"{self.image}: e2fsck finds errors in its root file system: {said[-1] if said else 'no reason given'}"
-            )
-
-    def _stat(self, path: str) -> str:
-        told = _call("debugfs", "-R", f"stat {path}", self._where).stdout.decode(errors="replace")
-        return told if "Inode:" in told else ""
-
-    def _do(self, *commands: str) -> None:
-        """debugfs always ends with 0: what it says beside its name and version is a complaint."""
-        text = "".join(f"{command}\n" for command in (f"set_current_time {MADE}", *commands))
-        done = subprocess.run(
-            [_tool("debugfs"), "-w", "-f", "-", self._where], input=text, capture_output=True, text=True
-        )
-        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("debugfs ")]
-        if done.returncode or said:
-            raise UserError(f"{self.image}: debugfs: {said[0] if said else 'failed'}")
 
 
 def say(text: str) -> None:
@@ -461,7 +312,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes, executable: bool = False)
 
 def _pip(*words: str, failed: str = "") -> str:
     """Run pip; the package it misses, empty if all went well. Raises UserError, with ``failed``, for anything else."""
-    done = _call(sys.executable, "-m", "pip", *words, "--quiet", "--disable-pip-version-check")
+    done = call(sys.executable, "-m", "pip", *words, "--quiet", "--disable-pip-version-check")
     if done.returncode == 0:
         return ""
     said = (done.stdout + done.stderr).decode(errors="replace")
@@ -469,35 +320,6 @@ def _pip(*words: str, failed: str = "") -> str:
         return missing[1]
     last = said.strip().splitlines() or ["pip failed and gave no reason"]
     raise UserError(f"{failed or 'the wheels could not be tried'}: {last[-1][:200]}")
-
-
-def _tools() -> None:
-    for tool, package in {"mcopy": "mtools", "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs"}.items():
-        if not _tool(tool):
-            raise UserError(f"this needs {tool}: apt-get install {package}")
-
-
-def _tool(name: str) -> str:
-    """Its path; those that only root has in its own are found as well. Empty if there is none."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
-
-
-def _call(*command: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [_tool(command[0]) or command[0], *command[1:]],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**os.environ, "LC_ALL": "C", **(variables or {})},
-    )
-
-
-def _run(*command: str, variables: dict[str, str] | None = None) -> str:
-    """What it says. Raises UserError with its last line if it fails."""
-    done = _call(*command, variables=variables)
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise UserError(f"{command[0]} failed: {last[-1]}")
-    return done.stdout.decode(errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

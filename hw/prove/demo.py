@@ -28,7 +28,7 @@ from edge.config import Config
 from edge.console import run_main
 from edge.dsp.highpass import HighPass
 from edge.dsp.spectrum import Floats
-from hw.virtual.sound import NoVirtualSound, PacedRig
+from hw.virtual.rigs import NoVirtualSound, PacedRig
 from models.measures import si_sdr_db
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds"

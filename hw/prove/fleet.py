@@ -18,9 +18,11 @@ from pathlib import Path
 
 from edge import UserError
 from edge.console import run_main
+from hw.prove import needs
 from hw.virtual.pi import image, kernel, machine, product
 
-HERE = Path(__file__).parent
+PLAYBOOK = Path(__file__).parents[1] / "fleet"
+"""The roll-out that is proven."""
 LIMIT_S = 1500.0
 INVENTORY = """boxes:
   hosts:
@@ -56,12 +58,12 @@ WANTED = (
 
 
 def prove(cache: Path, given: Path | None, share: Path) -> bool:
-    """Whether the four runs went as they should; says what they said. Raises UserError."""
+    """Whether the four runs went as they should; prints their output. Raises UserError."""
     program = given.resolve() if given else kernel.kernel(cache)
     disk = image.disk(cache)
     layer, _ = product.installed(cache, program, disk)
     machine.copy_layer(layer, share / "layer")
-    shutil.copytree(HERE, share / "fleet", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(PLAYBOOK, share / "fleet", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (share / "cafe").mkdir()
     shutil.copy(product.CHECKOUT / "models/rnn/rnn.npz", share / "cafe/cafe.npz")
     for limit_db in (12, 18):
@@ -72,9 +74,9 @@ def prove(cache: Path, given: Path | None, share: Path) -> bool:
         raise UserError("ansible-core cannot be fetched; is there a network?")
     machine.job(share, JOB)
     ended = machine.boot(program, disk, share / "layer", share, limit_s=LIMIT_S)
-    told = (share / "stdout").read_text() if (share / "stdout").exists() else ""
-    print(told, end="")
-    found = [line for line in told.splitlines() if line.startswith("status ")]
+    output = (share / "stdout").read_text() if (share / "stdout").exists() else ""
+    print(output, end="")
+    found = [line for line in output.splitlines() if line.startswith("status ")]
     held = len(found) == len(WANTED) and all(map(re.match, WANTED, found))
     print(f"{'holds' if held else 'FAILED'}, {ended.seconds:.0f} s")
     return held
@@ -83,13 +85,12 @@ def prove(cache: Path, given: Path | None, share: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m hw.prove.fleet", description="The roll-out on a virtual box.")
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quietbox"
-    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as in hw.virtual.pi ({default})")
+    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as in hw.prove.pi ({default})")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a kernel built elsewhere")
     options = parser.parse_args()
     try:
-        if os.geteuid() != 0:
-            raise UserError("the virtual machine needs root")
         cache = options.cache.resolve() / "virtual"
+        needs.check(needs.fleet(cache, options.kernel))
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fleet-proof-", ignore_cleanup_errors=True) as name:
             return 0 if prove(cache, options.kernel, Path(name)) else 1

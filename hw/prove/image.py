@@ -6,7 +6,8 @@ An emulated Pi boots in many minutes, this one in seconds, so here is where the 
 card is what ``hw/image/build`` puts there (``card.equip``): units, read-only root, data partition that grows, version,
 settings, rollback. Different are the processor (this machine's Debian and wheels), the first partition (ext4, since
 this kernel knows no FAT) and the way to the root (no initial root, so no name from the serial number).
-``hw.prove.pi3`` boots the image itself. Needs root and what ``hw.virtual.pi`` needs.
+``hw.prove.pi3`` boots the image itself. Needs root and what ``hw.prove.pi`` needs; what is missing is named before
+anything is built.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from edge import UserError
 from edge.console import run_main
 from hw.image import boot, card, disk, owner, product, table
 from hw.install import ledger
-from hw.prove import pi3
-from hw.virtual.arm64 import Row, verdict
+from hw.prove import emulated, needs, pi3, probe
+from hw.prove.rows import Row, verdict
 from hw.virtual.pi import image, kernel
 
 CACHE = Path.home() / ".cache/quietbox/virtual"
@@ -34,7 +35,7 @@ GOOD = "9.9.9-good"
 BOOT_MIB = 400
 
 
-def made(work: Path, cache: Path, wheels: Path, epoch: int = card.EPOCH) -> tuple[pi3.Card, Path]:
+def made(work: Path, cache: Path, wheels: Path, epoch: int = card.EPOCH) -> tuple[emulated.Card, Path]:
     """A card for this machine, and the folder of its product. Raises UserError."""
     place = work / "product"
     ledger.remove_tree(place)
@@ -43,17 +44,17 @@ def made(work: Path, cache: Path, wheels: Path, epoch: int = card.EPOCH) -> tupl
     return put_together(work, cache, place, epoch), place
 
 
-def put_together(work: Path, cache: Path, place: Path, epoch: int) -> pi3.Card:
+def put_together(work: Path, cache: Path, place: Path, epoch: int) -> emulated.Card:
     """The card with the product in ``place``. Raises UserError."""
     root, first, data = work / "root", work / "first", work / "data"
     for folder in (root, first, data):
         ledger.remove_tree(folder)
         folder.mkdir()
-    pi3.run(["tar", "-x", "-f", str(image.debian(cache)), "-C", str(root), "--numeric-owner"])
+    emulated.run(["tar", "-x", "-f", str(image.debian(cache)), "-C", str(root), "--numeric-owner"])
     ids = disk.Ids("prove")
     key = work / "update-key"
     if not key.exists():
-        pi3.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
+        emulated.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
     signers = owner.allowed_signers(owner.public_of(key))
     card.equip(root, place, {name: ids.of(name) for name in ("root", "data", "boot")}, epoch, signers)
     fstab = root / "etc/fstab"
@@ -76,18 +77,18 @@ def put_together(work: Path, cache: Path, place: Path, epoch: int) -> pi3.Card:
     for _, path in parts:
         path.unlink()
     with out.open("rb") as file:
-        return pi3.Card(out, table.read(file.read(table.SECTOR)))
+        return emulated.Card(out, table.read(file.read(table.SECTOR)))
 
 
-def into_first(held: pi3.Card, files: dict[str, Path], work: Path) -> None:
+def into_first(held: emulated.Card, files: dict[str, Path], work: Path) -> None:
     """Replace files of the first partition, as a PC with a card reader would."""
     part = held.parts[0]
     copy = work / "first.img"
-    pi3.copy_range(held.path, copy, part)
+    emulated.copy_range(held.path, copy, part)
     lines = [line for name, path in files.items() for line in (f"rm /{name}", f"write {path} /{name}")]
     script = work / "debugfs"
     script.write_text("\n".join(lines) + "\n")
-    pi3.run(["debugfs", "-w", "-f", str(script), str(copy)])
+    emulated.run(["debugfs", "-w", "-f", str(script), str(copy)])
     with copy.open("rb") as source, held.path.open("r+b") as target:
         target.seek(part.start * table.SECTOR)
         shutil.copyfileobj(source, target, 1 << 22)
@@ -100,20 +101,20 @@ class Machine:
     def __init__(self, cache: Path, given: Path | None) -> None:
         self.kernel = given or kernel.kernel(cache)
 
-    def __call__(self, held: pi3.Card, work: Path) -> list[str]:
+    def __call__(self, held: emulated.Card, work: Path) -> list[str]:
         words = f"mem={MEMORY} ubd0={held.path} root=/dev/ubda2 ro con=null con0=fd:0,fd:1 console=tty0 quiet"
         words += f" loglevel=3 systemd.condition-needs-update=no systemd.machine_id={MACHINE_ID} fsck.repair=preen"
         script = f'exec "$0" $1 >{work}/console.log 2>&1'
-        return ["env", f"TMPDIR={work}", "sh", "-c", script, str(self.kernel), f"{words} {pi3.ALOUD}"]
+        return ["env", f"TMPDIR={work}", "sh", "-c", script, str(self.kernel), f"{words} {emulated.ALOUD}"]
 
 
-def checks(held: pi3.Card, place: Path, work: Path, machine: Machine, cuts: int, seed: int) -> Iterator[Row]:
+def checks(held: emulated.Card, place: Path, work: Path, machine: Machine, cuts: int, seed: int) -> Iterator[Row]:
     """Everything, in the order in which a card lives."""
     update = work / "unsigned.quietbox"
     product.pack(place, "9.9.9-unsigned", update, card.EPOCH, card.EPOCH)
     into_first(held, {"update.quietbox": update}, work)
     yield from pi3.check_boot(held, work, machine, LIMIT_S, False)
-    facts = pi3.told((work / "console.log").read_text(errors="replace"))
+    facts = probe.told((work / "console.log").read_text(errors="replace"))
     refused = "is not signed" in facts.get("settings", "") and "in use shipped" in facts.get("version", "")
     yield Row("an update without a signature is refused", verdict(refused), facts.get("settings", "nothing said"), 0)
     settings = work / "quietbox.toml"
@@ -128,7 +129,7 @@ def checks(held: pi3.Card, place: Path, work: Path, machine: Machine, cuts: int,
     if cuts:
         yield from pi3.check_cuts(held, work, machine, cuts, 40.0, seed)
     yield from pi3.check_boot(held, work, machine, LIMIT_S, False)
-    facts = pi3.told((work / "console.log").read_text(errors="replace"))
+    facts = probe.told((work / "console.log").read_text(errors="replace"))
     version = facts.get("version", "nothing said")
     ran = f"in use {GOOD}, good {GOOD}" in version
     yield Row("the good update is in use, after all cuts", verdict(ran), version, 0)
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, required=True, metavar="DIR", help="wheels for this machine")
     parser.add_argument("--cuts", type=int, default=20, metavar="N", help="cut the power at N random moments (20)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"of hw.virtual.pi ({CACHE})")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"of hw.prove.pi ({CACHE})")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a User-Mode-Linux kernel, not to build one")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave console and card there")
     options = parser.parse_args(arguments)
@@ -151,10 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as name:
             work = (options.keep or Path(name)).resolve()
+            needs.check(needs.quick_image(options.cache, options.kernel, options.wheels, work))
             work.mkdir(parents=True, exist_ok=True)
             machine = Machine(options.cache, options.kernel and options.kernel.resolve())
             held, place = made(work, options.cache, options.wheels.resolve())
-            pi3.add_probe(held, work, True)
+            probe.add_probe(held, work, True)
             for row in checks(held, place, work, machine, options.cuts, options.seed):
                 rows.append(row)
                 print(row, flush=True)

@@ -216,7 +216,7 @@ def examine(
     with ExitStack() as stack:
         sound: Mapping[str, str] = {}
         if any(entry.sound for entry in entries):
-            from hw.virtual.sound import PacedRig
+            from hw.virtual.rigs import PacedRig
 
             sound = stack.enter_context(PacedRig()).environment
         running = [(entry, _start(entry, work / entry.name, seconds, bare, sound)) for entry in entries]

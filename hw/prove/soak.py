@@ -23,7 +23,7 @@ from rich.table import Table
 from edge import RATE_HZ
 from edge.console import run_main
 from hw.prove.demo import quietbox, settings_file, wait_until_running
-from hw.virtual.sound import NoVirtualSound, PacedRig
+from hw.virtual.rigs import NoVirtualSound, PacedRig
 
 LOOP_S = 20
 

@@ -2,9 +2,9 @@
 
     sudo python -m hw.prove.stock [--cache DIR] [--kernel FILE] [--cut SECONDS]
 
-A card is laid out as Raspberry Pi OS lays it out, its root being the Debian 12 of ``hw.virtual.pi``'s board (for a PC's
-processor), customised by ``hw.image.stock``, and booted with real systemd and no network: once until the plug is
-pulled after some seconds, once to its end, once more to see that nothing of the step is left. Not proven by it:
+A card is laid out as Raspberry Pi OS lays it out, its root being the Debian 12 of ``hw.prove.pi``'s board (for a PC's
+processor), customised by ``hw.image.stock``, and booted with real systemd and no network: once until the power is
+cut after some seconds, once to its end, once more to see that nothing of the step is left. Not proven by it:
 Raspberry Pi OS itself, its own first-boot steps, an ARM processor, the reboot after a change of config.txt.
 """
 
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from edge import UserError
 from edge.console import run_main
-from hw.image import stock
+from hw.image import partitions, stock
+from hw.prove import needs
 from hw.virtual.pi import image, kernel, machine, product
 
 MIB = 1 << 20
@@ -52,10 +53,10 @@ def card(path: Path, disk: Path) -> None:
     with path.open("wb") as out:
         out.write((bytes(446) + table).ljust(510, b"\0") + b"\x55\xaa")
         out.truncate(ROOT_AT + size)
-    stock._run("dd", f"if={disk}", f"of={path}", "bs=1M", f"seek={ROOT_AT // MIB}", "conv=notrunc,sparse")
-    stock._run("mformat", "-i", f"{path}@@{BOOT_AT}", "-F", "-T", str(BOOT_SIZE // 512), "::")
-    boot = stock.Fat(path, stock.Partition(0x0C, BOOT_AT, BOOT_SIZE))
-    root = stock.Ext4(path, stock.Partition(0x83, ROOT_AT, size))
+    partitions.run("dd", f"if={disk}", f"of={path}", "bs=1M", f"seek={ROOT_AT // MIB}", "conv=notrunc,sparse")
+    partitions.run("mformat", "-i", f"{path}@@{BOOT_AT}", "-F", "-T", str(BOOT_SIZE // 512), "::")
+    boot = partitions.Fat(path, partitions.Partition(0x0C, BOOT_AT, BOOT_SIZE))
+    root = partitions.Ext4(path, partitions.Partition(0x83, ROOT_AT, size))
     for name in ("config.txt", "cmdline.txt"):
         boot.put(name, b"# as on a card\n")
     root.make_folder("/boot/firmware")
@@ -67,7 +68,7 @@ def card(path: Path, disk: Path) -> None:
 
 
 def prove(cache: Path, given: Path | None, cut_s: float, work: Path) -> bool:
-    """Whether all three boots went as they should; says what they said. Raises UserError."""
+    """Whether all three boots went as they should; prints their output. Raises UserError."""
     program = given.resolve() if given else kernel.kernel(cache)
     share = work / "share"
     share.mkdir()
@@ -95,7 +96,7 @@ def prove(cache: Path, given: Path | None, cut_s: float, work: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m hw.prove.stock", description="Proves the first boot.")
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quietbox"
-    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as in hw.virtual.pi ({default})")
+    parser.add_argument("--cache", type=Path, default=default, metavar="DIR", help=f"as in hw.prove.pi ({default})")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="a kernel built elsewhere")
     parser.add_argument(
         "--cut", type=float, default=CUT_S, metavar="SECONDS", help=f"when the power is cut ({CUT_S:g})"
@@ -104,10 +105,9 @@ def main() -> int:
     options = parser.parse_args()
     work = options.keep or Path(tempfile.mkdtemp(prefix="stock-proof-"))
     try:
-        if os.geteuid() != 0:
-            raise UserError("the virtual machine needs root")
-        work.mkdir(parents=True, exist_ok=True)
         cache = options.cache.resolve() / "virtual"
+        needs.check(needs.stock_image(cache, options.kernel, work.resolve()))
+        work.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         return 0 if prove(cache, options.kernel, options.cut, work.resolve()) else 1
     except UserError as error:
@@ -119,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_main(main, "stockproof")
+    run_main(main, "stock proof")

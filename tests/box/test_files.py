@@ -31,7 +31,7 @@ from edge.suppress.foreign.rnnoise import open_core as open_rnnoise
 from edge.suppress.foreign.window import open_core as open_window
 from edge.suppress.shipped import FOLDER, BadModel, Model
 from edge.tools import calibrate, report
-from hw.install import job, ledger
+from hw.install import ledger, target
 from models import train
 from models.train import Refused
 from models.train import read_weights as read_student
@@ -60,7 +60,7 @@ READERS: dict[str, Reader] = {
     "ONNX": read_model,
     "sound": read_sound,
     "archive": lambda path: making.read_archive(path, "0" * 64),
-    "config.txt": job._read,
+    "config.txt": target.read_text,
     "calibrate": lambda path: calibrate.calibrate(config.Config(), path),
 }
 ONLY_KINDS = {"library", "sound", "rnnoise", "calibrate"}

@@ -22,7 +22,7 @@ from edge.config_file import load
 from edge.journal import Journal
 from edge.service import Service
 from edge.tools.enhance import enhance_file
-from hw.virtual.sound import ExactRig, PacedRig
+from hw.virtual.rigs import ExactRig, PacedRig
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 SETTINGS = """

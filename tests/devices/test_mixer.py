@@ -25,7 +25,7 @@ from edge.tools.doctor import settings, sound
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import OK, WARN
 from edge.tools.doctor.verdicts import judge_volume
-from hw.virtual.sound import ExactRig
+from hw.virtual.rigs import ExactRig
 
 PCM = Level("PCM", db=-20.0, range_db=(-102.39, 4.0), percent=77, muted=True)
 SPEAKER = Level("Speaker", percent=100, muted=False)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from hw.prove import arm64 as proof
+from hw.prove.rows import Row, verdict
 from hw.virtual import arm64
 
 
@@ -33,25 +35,16 @@ def test_wheels_are_asked_for_the_other_processor_only() -> None:
 
 def test_likeness_tells_equal_near_and_wrong(tmp_path: Path) -> None:
     x = np.random.default_rng(1).uniform(-0.5, 0.5, 16_000)
-    ways = {"a": x, "near": x * (1 + 1e-3), "wrong": np.roll(x, 40), "short": x[:-1]}
-    for name, samples in ways.items():
+    cases = {"a": x, "near": x * (1 + 1e-3), "wrong": np.roll(x, 40), "short": x[:-1]}
+    for name, samples in cases.items():
         soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="DOUBLE")
     a = tmp_path / "a.wav"
-    assert arm64.likeness_db(a, a) == np.inf
-    assert arm64.likeness_db(a, tmp_path / "near.wav") == pytest.approx(60, abs=0.1)
-    assert arm64.likeness_db(a, tmp_path / "wrong.wav") < 0
-    assert arm64.likeness_db(a, tmp_path / "short.wav") == -np.inf
+    assert proof.likeness_db(a, a) == np.inf
+    assert proof.likeness_db(a, tmp_path / "near.wav") == pytest.approx(60, abs=0.1)
+    assert proof.likeness_db(a, tmp_path / "wrong.wav") < 0
+    assert proof.likeness_db(a, tmp_path / "short.wav") == -np.inf
 
 
 def test_a_finding_is_not_a_failure_and_a_failure_shows() -> None:
-    assert str(arm64.Row("a", arm64.verdict(False), "why", 1.0)).startswith("FAIL a")
-    assert str(arm64.Row("a", "not", "died", 1.0)).startswith("not  a")
-
-
-def test_a_machine_without_the_emulator_is_told_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(arm64.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(arm64.shutil, "which", lambda name: None)
-    assert arm64.main([]) == 1
-    assert capsys.readouterr().err == "arm64: apt install mmdebstrap qemu-user-static\n"
+    assert str(Row("a", verdict(False), "why", 1.0)).startswith("FAIL a")
+    assert str(Row("a", "not", "died", 1.0)).startswith("not  a")

@@ -20,7 +20,7 @@ import pytest
 from setuptools import find_packages
 
 from hw.board import boards, bootconfig
-from hw.install import job, ledger, wheels
+from hw.install import command, ledger, places, wheels
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NEEDED = ("systemd-sysusers", "userdel", "groupdel")
@@ -87,7 +87,7 @@ def make_root(root: Path, model: str = "Raspberry Pi 4 Model B Rev 1.5", asound:
 
 
 def noted(root: Path) -> str:
-    return (root / job.MANIFEST).read_text()
+    return (root / places.MANIFEST).read_text()
 
 
 def snapshot(root: Path) -> dict[str, str]:
@@ -148,8 +148,8 @@ def fresh(built: Path, root: Path) -> Path:
     """A fresh card that already holds the built program (its folder, nothing that leads there)."""
     make_root(root)
     folder = version(built)
-    (root / job.OPT).mkdir()
-    subprocess.run(["cp", "-al", str(folder), str(root / job.OPT)], check=True)
+    (root / places.OPT).mkdir()
+    subprocess.run(["cp", "-al", str(folder), str(root / places.OPT)], check=True)
     return root
 
 
@@ -159,7 +159,7 @@ def copied(built: Path, root: Path) -> Path:
 
 
 def version(root: Path) -> Path:
-    return (root / job.CURRENT).resolve()
+    return (root / places.CURRENT).resolve()
 
 
 def cut_off(at: int, arguments: list[str], events: tuple[str, ...]) -> bool:
@@ -183,7 +183,7 @@ def cut_off(at: int, arguments: list[str], events: tuple[str, ...]) -> bool:
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        os._exit(job.main(arguments))
+        os._exit(command.main(arguments))
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
@@ -203,14 +203,14 @@ def test_it_is_all_there_and_a_second_run_has_nothing_to_do(built: Path, checkou
     assert re.fullmatch(r"\d+\.\d+\.\d+-[0-9a-f]{10}", folder.name)
     assert (folder / "bin/quietbox").read_text().startswith(f"#!/opt/quietbox/{folder.name}/bin/python")
     assert str(built) not in (folder / "pyvenv.cfg").read_text()
-    assert os.readlink(built / job.COMMAND) == "/opt/quietbox/current/bin/quietbox"
+    assert os.readlink(built / places.COMMAND) == "/opt/quietbox/current/bin/quietbox"
     wants = built / "etc/systemd/system/multi-user.target.wants/quietbox.service"
     assert os.readlink(wants) == "/etc/systemd/system/quietbox.service"
     for source in (checkout / "systemd").glob("*.*"):
-        assert (built / job.place_of(source.name)).read_bytes() == source.read_bytes()
+        assert (built / places.place_of(source.name)).read_bytes() == source.read_bytes()
     assert "quietbox:x:" in (built / "etc/passwd").read_text()
     assert re.search(r"^audio:x:29:quietbox$", (built / "etc/group").read_text(), re.MULTILINE)
-    settings = tomllib.loads((built / job.SETTINGS).read_text())
+    settings = tomllib.loads((built / places.SETTINGS).read_text())
     assert settings["capture"]["device"] == "Mic" and settings["playback"]["device"] == "Headphones"
     assert settings["capture"]["gain_db"] == 0
     assert (built / "boot/firmware/config.txt").read_bytes() == CONFIG_TXT.encode()  # its jack is on already
@@ -222,22 +222,22 @@ def test_it_is_all_there_and_a_second_run_has_nothing_to_do(built: Path, checkou
 
 def test_off_again_leaves_what_was_there_and_the_settings(built: Path, here: Path, tmp_path: Path) -> None:
     root = fresh(built, tmp_path / "root")
-    shutil.rmtree(root / job.OPT)
+    shutil.rmtree(root / places.OPT)
     before = snapshot(root)
     subprocess.run(["cp", "-al", f"{built}/opt/quietbox", str(root / "opt")], check=True)
-    (root / job.MANIFEST).unlink()
+    (root / places.MANIFEST).unlink()
     for name in ("current", "previous"):
-        (root / job.OPT / name).unlink(missing_ok=True)
-    assert job.main(["--root", str(root), "--microphone", "i2s"]) == 0
+        (root / places.OPT / name).unlink(missing_ok=True)
+    assert command.main(["--root", str(root), "--microphone", "i2s"]) == 0
     config_txt = root / "boot/firmware/config.txt"
     assert bootconfig.MICROPHONE in config_txt.read_text()
     assert (config_txt.parent / bootconfig.BACKUP).read_bytes() == CONFIG_TXT.encode()
-    settings = (root / job.SETTINGS).read_bytes()
+    settings = (root / places.SETTINGS).read_bytes()
     assert tomllib.loads(settings.decode())["capture"]["gain_db"] == 24
-    assert job.main(["--root", str(root), "--uninstall"]) == 0
-    kept = root / f"{job.SETTINGS}.kept"
+    assert command.main(["--root", str(root), "--uninstall"]) == 0
+    kept = root / f"{places.SETTINGS}.kept"
     assert kept.read_bytes() == settings
-    assert job.main(["--root", str(root), "--uninstall", "--purge"]) == 0
+    assert command.main(["--root", str(root), "--uninstall", "--purge"]) == 0
     assert not kept.exists()
     kept.parent.rmdir()  # it stayed because of what was kept in it
     assert snapshot(root) == before
@@ -245,29 +245,29 @@ def test_off_again_leaves_what_was_there_and_the_settings(built: Path, here: Pat
 
 def test_purge_takes_the_settings_too(built: Path, here: Path, tmp_path: Path) -> None:
     root = fresh(built, tmp_path / "root")
-    assert job.main(["--root", str(root)]) == 0
+    assert command.main(["--root", str(root)]) == 0
     (root / "etc/systemd/system/quietbox.service.d").mkdir()  # the user's own, it stays
-    assert job.main(["--root", str(root), "--uninstall", "--purge"]) == 0
+    assert command.main(["--root", str(root), "--uninstall", "--purge"]) == 0
     left = {name for name in snapshot(root) if "quietbox" in name}
     assert left == {"etc/systemd/system/quietbox.service.d"}
 
 
 def test_lines_the_user_adds_to_config_txt_survive(built: Path, here: Path, tmp_path: Path) -> None:
     root = fresh(built, tmp_path / "root")
-    assert job.main(["--root", str(root), "--microphone", "i2s"]) == 0
+    assert command.main(["--root", str(root), "--microphone", "i2s"]) == 0
     with (root / "boot/firmware/config.txt").open("ab") as out:
         out.write(b"hdmi_drive=2\r\n")
-    assert job.main(["--root", str(root), "--uninstall"]) == 0
+    assert command.main(["--root", str(root), "--uninstall"]) == 0
     assert (root / "boot/firmware/config.txt").read_bytes() == f"{CONFIG_TXT}\r\n[all]\r\nhdmi_drive=2\r\n".encode()
 
 
 def test_the_plan_is_what_is_done(built: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = fresh(built, tmp_path / "root")
     before = snapshot(root)
-    assert job.main(["--root", str(root), "--microphone", "i2s", "--dry-run"]) == 0
+    assert command.main(["--root", str(root), "--microphone", "i2s", "--dry-run"]) == 0
     planned = re.findall(r"^    \d+\. (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert snapshot(root) == before and len(planned) > 5
-    assert job.main(["--root", str(root), "--microphone", "i2s"]) == 0
+    assert command.main(["--root", str(root), "--microphone", "i2s"]) == 0
     done = re.findall(r"^==> \d+/\d+ (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert done == planned
 
@@ -275,7 +275,7 @@ def test_the_plan_is_what_is_done(built: Path, here: Path, tmp_path: Path, capsy
 def test_power_cuts_anywhere_end_in_the_same_tree(built: Path, here: Path, trusting: None, tmp_path: Path) -> None:
     arguments = ["--microphone", "i2s", "--release-cards"]
     whole = fresh(built, tmp_path / "whole")
-    assert job.main(["--root", str(whole), *arguments]) == 0
+    assert command.main(["--root", str(whole), *arguments]) == 0
     wanted = snapshot(whole)
     at, cuts = 1, 0
     while True:
@@ -283,7 +283,7 @@ def test_power_cuts_anywhere_end_in_the_same_tree(built: Path, here: Path, trust
         if not cut_off(at, ["--root", str(root), *arguments], CHANGES):
             break
         cuts += 1
-        assert job.main(["--root", str(root), *arguments]) == 0
+        assert command.main(["--root", str(root), *arguments]) == 0
         assert noted(root) == noted(whole), f"cut before change {at}"
         assert snapshot(root) == wanted, f"cut before change {at}"
         shutil.rmtree(root)
@@ -293,9 +293,9 @@ def test_power_cuts_anywhere_end_in_the_same_tree(built: Path, here: Path, trust
 
 def test_power_cuts_while_it_is_taken_off(built: Path, here: Path, tmp_path: Path) -> None:
     whole = fresh(built, tmp_path / "whole")
-    assert job.main(["--root", str(whole), "--microphone", "i2s"]) == 0
+    assert command.main(["--root", str(whole), "--microphone", "i2s"]) == 0
     gone = copied(whole, tmp_path / "gone")
-    assert job.main(["--root", str(gone), "--uninstall"]) == 0
+    assert command.main(["--root", str(gone), "--uninstall"]) == 0
     wanted = snapshot(gone)
     at, cuts = 1, 0
     while at < 200:
@@ -303,7 +303,7 @@ def test_power_cuts_while_it_is_taken_off(built: Path, here: Path, tmp_path: Pat
         if not cut_off(at, ["--root", str(root), "--uninstall"], CHANGES):
             break
         cuts += 1
-        assert job.main(["--root", str(root), "--uninstall"]) == 0
+        assert command.main(["--root", str(root), "--uninstall"]) == 0
         assert snapshot(root) == wanted, f"cut before change {at}"
         shutil.rmtree(root)
         at += 17
@@ -313,7 +313,7 @@ def test_power_cuts_while_it_is_taken_off(built: Path, here: Path, tmp_path: Pat
 def test_power_cuts_while_the_program_is_built(built: Path, here: Path, packages: Path, tmp_path: Path) -> None:
     root = make_root(tmp_path / "root")
     arguments = ["--root", str(root), "--wheels", str(packages)]
-    folder = root / job.OPT / wheels.name_of("rpi-lgpio")
+    folder = root / places.OPT / wheels.name_of("rpi-lgpio")
     stamp = folder / wheels.STAMP
 
     def cut_when(reached: Callable[[], bool]) -> None:
@@ -332,8 +332,8 @@ def test_power_cuts_while_the_program_is_built(built: Path, here: Path, packages
     cut_when((folder / "bin").is_dir)
     assert not stamp.exists()
     cut_when(lambda: any(folder.glob("lib/python3*/site-packages/edge")))
-    assert not stamp.exists() and not (root / job.CURRENT).exists()
-    assert job.main(arguments) == 0
+    assert not stamp.exists() and not (root / places.CURRENT).exists()
+    assert command.main(arguments) == 0
     assert wheels.complete(version(root)) and version(root) == folder
     strip = ("opt/quietbox/", "etc/passwd", "etc/group")
     mine, theirs = (
@@ -351,7 +351,7 @@ def test_an_upgrade_keeps_settings_and_the_version_before(
 ) -> None:
     root = copied(built, tmp_path / "root")
     first = version(root).name
-    settings = root / job.SETTINGS
+    settings = root / places.SETTINGS
     ledger.write(settings, b"[suppress]\nlimit_db = 12\n")
     newer = tmp_path / "newer"
     shutil.copytree(checkout, newer)
@@ -360,26 +360,26 @@ def test_an_upgrade_keeps_settings_and_the_version_before(
     fill(tmp_path / "wheels", newer)
     monkeypatch.setattr(wheels, "SOURCE", newer)
     arguments = ["--root", str(root), "--wheels", str(tmp_path / "wheels")]
-    assert job.main(arguments) == 0
-    assert version(root).name != first and os.readlink(root / job.PREVIOUS) == first
+    assert command.main(arguments) == 0
+    assert version(root).name != first and os.readlink(root / places.PREVIOUS) == first
     assert settings.read_text() == "[suppress]\nlimit_db = 12\n"
 
     # A key that the new version does not know: the old one stays, and the line is said.
     second = version(root).name
     ledger.write(settings, b"[suppress]\nlimit_decibel = 12\n")
-    (root / job.CURRENT).unlink()
-    (root / job.CURRENT).symlink_to(first)
+    (root / places.CURRENT).unlink()
+    (root / places.CURRENT).symlink_to(first)
     capsys.readouterr()
-    assert job.main(arguments) == 1
+    assert command.main(arguments) == 1
     said = capsys.readouterr().err
     assert "line 2" in said and "limit_decibel" in said and "limit_db" in said and f"{first} stays" in said
     assert version(root).name == first
 
     # Mended, it goes on; what is older than the version before goes.
     ledger.write(settings, b"[suppress]\nlimit_db = 13\n")
-    shutil.copytree(root / job.OPT / first, root / job.OPT / "0.0.1-0000000000", symlinks=True)
-    assert job.main(arguments) == 0
-    versions = {path.name for path in (root / job.OPT).glob("*-*")}
+    shutil.copytree(root / places.OPT / first, root / places.OPT / "0.0.1-0000000000", symlinks=True)
+    assert command.main(arguments) == 0
+    versions = {path.name for path in (root / places.OPT).glob("*-*")}
     assert version(root).name == second and versions == {first, second}
 
 
@@ -387,7 +387,7 @@ def test_a_version_that_runs_no_more_is_built_beside(built: Path, here: Path, pa
     root = copied(built, tmp_path / "root")
     first = version(root)
     (first / "bin/python").unlink()  # as after an upgrade of Debian
-    assert job.main(["--root", str(root), "--wheels", str(packages)]) == 0
+    assert command.main(["--root", str(root), "--wheels", str(packages)]) == 0
     assert version(root).name == f"{first.name}.2"
 
 
@@ -397,13 +397,13 @@ def test_a_missing_wheel_is_named(
     some = tmp_path / "some"
     shutil.copytree(packages, some, ignore=shutil.ignore_patterns("soundfile*", "onnx*"))
     root = make_root(tmp_path / "root")
-    assert job.main(["--root", str(root), "--wheels", str(some)]) == 1
+    assert command.main(["--root", str(root), "--wheels", str(some)]) == 1
     said = capsys.readouterr().err
     assert "no wheel of soundfile" in said and "--collect-wheels" in said and len(said.splitlines()) == 1
     with (here / "edge/__init__.py").open("a") as out:
         out.write("\n")
     try:
-        assert job.main(["--root", str(root), "--wheels", str(some)]) == 1
+        assert command.main(["--root", str(root), "--wheels", str(some)]) == 1
     finally:
         (here / "edge/__init__.py").write_bytes((here / "edge/__init__.py").read_bytes()[:-1])
     assert "no quietbox made of this checkout" in capsys.readouterr().err
@@ -436,7 +436,7 @@ def test_what_it_finds_and_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = make_root(tmp_path / "root", model, asound)
-    assert job.main(["--root", str(root), "--dry-run", *arguments]) == 0
+    assert command.main(["--root", str(root), "--dry-run", *arguments]) == 0
     assert said in capsys.readouterr().out
 
 
@@ -453,7 +453,7 @@ def test_what_it_refuses(
 ) -> None:
     root = make_root(tmp_path / "root", model)
     before = snapshot(root)
-    assert job.main(["--root", str(root), *arguments]) == 1
+    assert command.main(["--root", str(root), *arguments]) == 1
     told = capsys.readouterr().err
     assert said in told and len(told.splitlines()) == 1
     assert snapshot(root) == before
@@ -463,24 +463,24 @@ def test_it_takes_no_file_of_others_and_runs_alone(
     built: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = fresh(built, tmp_path / "root")
-    (root / job.COMMAND).write_text("another program")
-    assert job.main(["--root", str(root)]) == 1
+    (root / places.COMMAND).write_text("another program")
+    assert command.main(["--root", str(root)]) == 1
     assert "exists and is not" in capsys.readouterr().err
-    (root / job.COMMAND).unlink()
+    (root / places.COMMAND).unlink()
     (root / "etc/systemd/system/quietbox.service").write_text("by hand")
     holder = os.open(root / "etc", os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    assert job.main(["--root", str(root)]) == 1
+    assert command.main(["--root", str(root)]) == 1
     assert "another run" in capsys.readouterr().err
     os.close(holder)
-    assert job.main(["--root", str(root)]) == 0
+    assert command.main(["--root", str(root)]) == 0
     assert (root / "etc/systemd/system/quietbox.service.kept").read_text() == "by hand"
 
 
 def test_off_a_pi_nothing_is_installed_unasked(capsys: pytest.CaptureFixture[str]) -> None:
     if boards.this_board().is_pi:
         pytest.skip("this is a Raspberry Pi")
-    assert job.main([]) == 1
+    assert command.main([]) == 1
     assert "--board" in capsys.readouterr().err
 
 
@@ -501,7 +501,7 @@ def test_the_shell_script_is_sound() -> None:
 
 def test_every_system_file_has_a_place(checkout: Path) -> None:
     for source in (checkout / "systemd").glob("*.*"):
-        assert job.place_of(source.name), f"hw/install/job.py does not know where {source.name} goes"
+        assert places.place_of(source.name), f"hw/install/places.py does not know where {source.name} goes"
 
 
 def test_an_extra_that_was_asked_for_stays_until_it_is_taken_off(
@@ -516,12 +516,12 @@ def test_an_extra_that_was_asked_for_stays_until_it_is_taken_off(
     def has_bridge() -> bool:
         return any(version(root).glob("lib/*/site-packages/zmq"))
 
-    assert job.main([*call, "--with", "bridge"]) == 0 and has_bridge()
+    assert command.main([*call, "--with", "bridge"]) == 0 and has_bridge()
     capsys.readouterr()
-    assert job.main(call) == 0 and "nothing to do" in capsys.readouterr().out, "the next run keeps it"
-    assert job.main([*call, "--with", "none"]) == 0 and not has_bridge()
+    assert command.main(call) == 0 and "nothing to do" in capsys.readouterr().out, "the next run keeps it"
+    assert command.main([*call, "--with", "none"]) == 0 and not has_bridge()
     with pytest.raises(SystemExit) as wrong:
-        job.main([*call, "--with", "bridges"])
+        command.main([*call, "--with", "bridges"])
     assert wrong.value.code == 2 and "there is no 'bridges'; there are bridge, peers, pictures, none" in (
         capsys.readouterr().err
     )

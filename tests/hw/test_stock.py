@@ -13,12 +13,12 @@ import pytest
 from test_install import fill, make_wheel
 
 from edge import UserError
-from hw.image import stock
+from hw.image import partitions, stock
 from hw.install import wheels
 
 TOOLS = ("mcopy", "mformat", "mdir", "debugfs", "e2fsck", "mke2fs", "dpkg-deb")
 pytestmark = pytest.mark.skipif(
-    not all(map(stock._tool, TOOLS)), reason=f"needs {', '.join(TOOLS)}: apt-get install mtools e2fsprogs dpkg"
+    not all(map(partitions.tool_path, TOOLS)), reason=f"needs {', '.join(TOOLS)}: apt-get install mtools e2fsprogs dpkg"
 )
 
 MIB = 1 << 20
@@ -63,14 +63,14 @@ def make_image(
         disk.write(ext4.read_bytes())
     run("mformat", "-i", f"{path}@@{BOOT_AT}", "-F", "-T", str(BOOT_SIZE // 512), "::")
     for name, text in (("config.txt", "dtparam=audio=on\n"), ("cmdline.txt", "console=tty1 root=PARTUUID=1-02\n")):
-        stock.Fat(path, stock.Partition(0x0C, BOOT_AT, BOOT_SIZE)).put(name, text.encode())
+        partitions.Fat(path, partitions.Partition(0x0C, BOOT_AT, BOOT_SIZE)).put(name, text.encode())
     shutil.rmtree(root)
     ext4.unlink()
     return path
 
 
 def run(*command: str) -> str:
-    done = subprocess.run([stock._tool(command[0]), *command[1:]], capture_output=True, text=True)
+    done = subprocess.run([partitions.tool_path(command[0]), *command[1:]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -110,9 +110,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_image(tmp_path_factory.mktemp("image") / "raspios.img")
 
 
-def parts(image: Path) -> tuple[stock.Fat, stock.Ext4]:
-    boot, root = stock.look(image)
-    return stock.Fat(image, boot), stock.Ext4(image, root)
+def parts(image: Path) -> tuple[partitions.Fat, partitions.Ext4]:
+    boot, root = partitions.look(image)
+    return partitions.Fat(image, boot), partitions.Ext4(image, root)
 
 
 def contents(image: Path, tmp_path: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.prove.pi.__main__ import TRIES, Row, note, read, sessions, table
+from hw.prove.pi.__main__ import TRIES, Row, inside, note, read, sessions, table
 from hw.virtual.pi import image, kernel, machine, product
 
 HERE = product.CHECKOUT / "hw/prove/pi"
@@ -32,6 +32,16 @@ def test_every_proof_has_its_boot_and_only_one(quick: bool, hour: bool) -> None:
     names = [name for session in sessions(quick, hour) for name in session.names]
     assert len(names) == len(set(names))
     assert set(names) == proofs()
+
+
+def test_everything_that_the_proofs_import_goes_into_the_machine() -> None:
+    sent = {path.stem for path in inside()}
+    assert {"proofs", "proving", "stage"} < sent
+    for path in inside():
+        tree = ast.parse(path.read_text())
+        named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        named |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        assert {name for name in named if name.startswith("proofs") or name in ("proving", "stage")} <= sent, path.name
 
 
 def result(name: str, passed: bool = True) -> str:

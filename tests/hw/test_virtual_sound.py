@@ -19,7 +19,7 @@ from edge.devices.pcm import DeviceMissing, DeviceRefused, Event
 from edge.devices.playback import Playback
 from hw.prove.demo import SOUNDS, slipped
 from hw.virtual import sound
-from hw.virtual.sound import ExactRig, NoVirtualSound, PacedRig, forget_killed_servers
+from hw.virtual.rigs import ExactRig, NoVirtualSound, PacedRig, forget_killed_servers
 
 
 def pass_through(capture: Capture, playback: Playback, hops: int) -> list[tuple[Event, Event]]:
@@ -152,7 +152,7 @@ def test_environment_and_folder_are_put_back() -> None:
 
 def test_a_killed_rig_leaves_no_server_and_blocks_nobody() -> None:
     code = (
-        "import time\nfrom hw.virtual.sound import PacedRig\n"
+        "import time\nfrom hw.virtual.rigs import PacedRig\n"
         "with PacedRig() as rig:\n print(rig._jackd.pid, rig.folder, flush=True)\n time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -42,7 +42,7 @@ from edge.tools.doctor import settings as settings_check
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding, Verdict
 from edge.tools.doctor.verdicts import judge_microphone, judge_output
-from hw.virtual.sound import ExactRig, PacedRig
+from hw.virtual.rigs import ExactRig, PacedRig
 
 CARDS = """\
  0 [Headphones     ]: bcm2835_headpho - bcm2835 Headphones

@@ -6,9 +6,9 @@
     python -m hw.prove.pi --quick             ten minutes of drift become one
     python -m hw.prove.pi --hour              memory and processor time over an hour
 
-Needs root and Debian 12 (mmdebstrap, and what builds a kernel). Whatever failed or never ended is tried again in a
-fresh boot, up to three times in all, and the table says so: the machine hangs at power-off in some boots, and on a busy
-host its clock stumbles.
+Needs root and Debian 12; what else is missing is named before anything is built. Whatever failed or never ended is
+repeated in a fresh boot, up to three times in all, and the table says so: the machine hangs at power-off in some boots,
+and on a busy host its clock stumbles.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from rich.table import Table
 
 from edge import UserError
 from edge.console import run_main
+from hw.prove import needs
 from hw.virtual.pi import image, kernel, machine, product
 
 TRIES = 3
@@ -95,8 +96,9 @@ def main() -> int:
         return 2
     wanted = options.proofs or known
     try:
-        if os.geteuid() != 0:
-            raise UserError("building and running the machine needs root: its disk belongs to root")
+        options.cache = options.cache.resolve()
+        collects = not options.prepare and any(set(session.names) & set(wanted) for session in plan if session.installs)
+        needs.check(needs.virtual_pi(options.cache / "virtual", options.kernel, collects=collects))
         if options.prepare:
             *_, told = prepare(options.kernel, options.cache)
             say(f"ready: install.sh --board --wheels: {told}")
@@ -104,6 +106,9 @@ def main() -> int:
         rows = prove(plan, wanted, options.kernel, options.cache, options.keep)
     except UserError as error:
         print(f"virtual Pi: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"virtual Pi: {error.filename or 'the machine'}: {error.strerror}; run it again", file=sys.stderr)
         return 1
     Console().print(table(rows))
     if options.json:
@@ -145,10 +150,15 @@ def prove(plan: list[Session], wanted: Iterable[str], given: Path | None, cache:
     return [installed, *rows.values()]
 
 
+def inside() -> list[Path]:
+    """The files beside this one that run inside the machine."""
+    return sorted(path for path in HERE.glob("*.py") if not path.name.startswith("__"))
+
+
 def boot(program: Path, disk: Path, share: Path, names: list[str], session: Session, limit_s: float) -> machine.Boot:
     """One boot with these proofs as its job."""
-    for name in ("stage.py", "proofs.py"):
-        shutil.copy(HERE / name, share)
+    for path in inside():
+        shutil.copy(path, share)
     shutil.copytree(SOUNDS, share / "sounds")
     if session.installs:
         product.wheels(share)

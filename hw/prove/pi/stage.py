@@ -1,5 +1,5 @@
-"""Inside the machine: the world around the box. Its speaker (into the microphone card), its ear (at the jack), a finger
-on the button, an eye on the LED, and somebody who reads the journal.
+"""Inside the machine: the world around the box. A speaker (into the microphone card), a recorder (at the jack), a
+finger on the button, an eye on the LED, and a reader of the journal.
 
 A loop-back card hands on what is played into device 1 to whoever captures from device 0, and the other way round.
 """
@@ -43,7 +43,7 @@ def call(*command: str) -> str:
 
 
 class Speaker(threading.Thread):
-    """Plays silence (of a room) into the microphone card, and between that what ``say`` is given; for ever, also when
+    """Plays silence (of a room) into the microphone card, and between that what ``play`` is given; for ever, also when
     the card goes and comes back."""
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class Speaker(threading.Thread):
         self._sound: deque[Floats] = deque()
         self.start()
 
-    def say(self, sound: Floats) -> float:
+    def play(self, sound: Floats) -> float:
         """Play this next; returns the seconds it takes."""
         padded = np.pad(sound.astype(np.float32), (0, -len(sound) % BLOCK)).reshape(-1, BLOCK)
         self._sound.extend(padded)
         return len(sound) / RATE_HZ
 
-    def hush(self) -> None:
+    def stop(self) -> None:
         self._sound.clear()
 
     def run(self) -> None:
@@ -86,7 +86,7 @@ class Speaker(threading.Thread):
             time.sleep(0.2)
 
 
-class Ear:
+class Recorder:
     """Records what the jack plays, on terms of whoever plays; ``since`` gives what was heard after a ``now``."""
 
     def __init__(self, card: str = JACK, folder: Path = Path("/run")) -> None:
@@ -128,7 +128,7 @@ class Ear:
         self._process.wait()
         self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> "Ear":
+    def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,10 +31,21 @@ PACKAGES = (
 UNWANTED = ("doc", "man", "locale")
 
 
+def debian_path(cache: Path) -> Path:
+    """Where Debian's tar file lies once it is made."""
+    return cache / f"debian-{hashlib.sha256(repr((PACKAGES, UNWANTED)).encode()).hexdigest()[:12]}.tar"
+
+
+def disk_path(cache: Path) -> Path:
+    """Where the disk lies once it is made."""
+    content = [(str(path.relative_to(GUEST)), path.read_bytes()) for path in sorted(GUEST.rglob("*")) if path.is_file()]
+    name = hashlib.sha256(repr((debian_path(cache).name, content, DISK_MIB)).encode()).hexdigest()[:12]
+    return cache / f"board-{name}.ext4"
+
+
 def debian(cache: Path) -> Path:
     """Debian 12 as a tar file in ``cache``. Needs root and a mirror the first time. Raises BuildFailed."""
-    name = hashlib.sha256(repr((PACKAGES, UNWANTED)).encode()).hexdigest()[:12]
-    tar = cache / f"debian-{name}.tar"
+    tar = debian_path(cache)
     if tar.exists():
         return tar
     if shutil.which("mmdebstrap") is None:
@@ -42,7 +53,7 @@ def debian(cache: Path) -> Path:
     sources = next((path for path in SOURCES if path.exists() and path.read_text().strip()), None)
     if sources is None:
         raise BuildFailed(f"no Debian mirror is named in {' or '.join(map(str, SOURCES))}")
-    part = cache / f"debian-{name}.part.tar"
+    part = tar.with_suffix(".part.tar")
     with sources.open() as mirrors:
         _run(
             "mmdebstrap",
@@ -65,12 +76,10 @@ def debian(cache: Path) -> Path:
 
 def disk(cache: Path) -> Path:
     """The disk of a fresh board, nothing of the product on it. Raises BuildFailed."""
-    tar = debian(cache)
-    content = [(str(path.relative_to(GUEST)), path.read_bytes()) for path in sorted(GUEST.rglob("*")) if path.is_file()]
-    name = hashlib.sha256(repr((tar.name, content, DISK_MIB)).encode()).hexdigest()[:12]
-    made = cache / f"board-{name}.ext4"
+    made = disk_path(cache)
     if made.exists():
         return made
+    tar = debian(cache)
     part = made.with_suffix(".part")
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         root = Path(folder)

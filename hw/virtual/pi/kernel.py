@@ -14,7 +14,10 @@ from pathlib import Path
 from edge import UserError
 
 PACKAGE = "linux-source-6.1"
-TOOLS = {"bc": "bc", "bison": "bison", "flex": "flex", "gcc": "gcc", "make": "make", "dpkg-deb": "dpkg"}
+TOOLS = {
+    **{name: name for name in ("bc", "bison", "flex", "gcc", "make", "tar")},
+    **{"apt-get": "apt", "dpkg-deb": "dpkg", "strip": "binutils", "xz": "xz-utils"},
+}
 """Command -> the Debian package that has it."""
 
 EDITS = (
@@ -62,18 +65,23 @@ class BuildFailed(UserError):
     """The machine cannot be built here; the text names what is missing or where the log lies."""
 
 
+def path(cache: Path) -> Path:
+    """Where the kernel program of this recipe lies once it is built."""
+    recipe = hashlib.sha256(repr((PACKAGE, EDITS, tuple(ON.split()), tuple(OFF.split()))).encode()).hexdigest()[:12]
+    return cache / f"linux-{recipe}"
+
+
 def kernel(cache: Path) -> Path:
     """The kernel program in ``cache``, built there if this recipe was not built yet. Raises BuildFailed."""
-    recipe = hashlib.sha256(repr((PACKAGE, EDITS, tuple(ON.split()), tuple(OFF.split()))).encode()).hexdigest()[:12]
-    built = cache / f"linux-{recipe}"
+    built = path(cache)
     if built.exists():
         return built
     missing = [package for command, package in TOOLS.items() if shutil.which(command) is None]
     if missing:
         raise BuildFailed(f"building the kernel needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
-    work = cache / f"linux-{recipe}.work"
+    work = cache / f"{built.name}.work"
     source = work / PACKAGE
-    log = cache / f"linux-{recipe}.log"
+    log = cache / f"{built.name}.log"
     if not (work / "unpacked").exists():
         _unpack(cache, work, source, log)
     _configure(source, log)
@@ -95,11 +103,11 @@ def _unpack(cache: Path, work: Path, source: Path, log: Path) -> None:
     _quietly(["dpkg-deb", "-x", str(archives[-1]), str(work)], work, log)
     _quietly(["tar", "xf", str(work / "usr" / "src" / f"{PACKAGE}.tar.xz")], work, log)
     for name, pattern, replacement in EDITS:
-        path = source / name
-        text, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
+        file = source / name
+        text, count = re.subn(pattern, replacement, file.read_text(), flags=re.MULTILINE)
         if not count:
-            raise BuildFailed(f"{path} does not look as expected: no {pattern}; is this still {PACKAGE}?")
-        path.write_text(text)
+            raise BuildFailed(f"{file} does not look as expected: no {pattern}; is this still {PACKAGE}?")
+        file.write_text(text)
     (work / "unpacked").touch()
 
 

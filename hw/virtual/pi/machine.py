@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge import UserError
+
 MEMORY = "1024M"
 CARDS = ("Microphone", "Headphones", "Cable")
 """Loop-back cards the kernel starts with: device 0 is the product's side, device 1 the world's."""
@@ -122,8 +124,11 @@ def punctual(busy: bool) -> list[str]:
 
 
 def copy_layer(layer: Path, target: Path) -> None:
-    """A copy that stays sparse."""
-    subprocess.run(["cp", "--sparse=always", str(layer), str(target)], check=True)
+    """A copy that stays sparse. Raises UserError if the layer is gone or the disk is full."""
+    done = subprocess.run(["cp", "--sparse=always", str(layer), str(target)], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"the installed disk cannot be copied: {last}")
 
 
 def job(share: Path, text: str) -> None:

@@ -56,15 +56,20 @@ def fingerprint(disk: Path) -> str:
     return made.hexdigest()[:12]
 
 
+def layer_path(cache: Path, disk: Path) -> Path:
+    """Where the disk's layer with the product lies once it is made."""
+    return cache / f"installed-{fingerprint(disk)}.cow"
+
+
 def installed(cache: Path, kernel: Path, disk: Path) -> tuple[Path, str]:
     """The disk's layer with the product installed by `install.sh` in a boot of its own, and how that went.
 
     Raises BuildFailed with the installer's last words.
     """
     name = fingerprint(disk)
-    layer, told = cache / f"installed-{name}.cow", cache / f"installed-{name}.txt"
-    if layer.exists():
-        return layer, told.read_text()
+    layer, account = layer_path(cache, disk), cache / f"installed-{name}.txt"
+    if layer.exists() and account.exists():
+        return layer, account.read_text()
     share = cache / f"installing-{name}"
     for attempt in range(1, TRIES + 1):  # noqa: B007
         shutil.rmtree(share, ignore_errors=True)
@@ -78,14 +83,14 @@ def installed(cache: Path, kernel: Path, disk: Path) -> tuple[Path, str]:
             raise BuildFailed(f"install.sh failed in the machine: {_last_words(share)} (all of it: {share}/stdout)")
     else:
         raise BuildFailed(f"the machine never ended installing; see {share}/console")
-    told.write_text(_in_words(ended, attempt))
+    account.write_text(_in_words(ended, attempt))
     (share / "layer").rename(layer)
     shutil.copy(share / "stdout", cache / f"installed-{name}.log")
     shutil.rmtree(share)
     for old in sorted(cache.glob("installed-*.cow"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         for path in cache.glob(f"{old.stem}.*"):
             path.unlink()
-    return layer, told.read_text()
+    return layer, account.read_text()
 
 
 def wheels(share: Path) -> None:

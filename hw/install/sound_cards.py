@@ -1,0 +1,39 @@
+"""Which of the sound cards that are plugged in is the microphone, which the output."""
+
+from edge.devices import cards
+from edge.devices.pcm import Direction
+from hw.install.target import Target
+
+MEMS_CARD = "sndrpigooglevoi"
+"""The id of the card that googlevoicehat-soundcard makes."""
+
+
+def microphone(target: Target) -> str:
+    """The card to listen to; empty if it is not the only one."""
+    if target.options.microphone == "i2s":
+        return MEMS_CARD
+    found = {card.id for card in ports(target, "capture")}
+    if target.options.microphone == "usb":
+        found = {card.id for card in ports(target, "capture") if card.driver.lower().startswith("usb")}
+    return found.pop() if len(found) == 1 else ""
+
+
+def output(target: Target) -> str:
+    """The card to play to; empty if it is not the only one."""
+    found = {card.id for card in ports(target, "playback")}
+    if len(found) > 1:
+        found.discard(MEMS_CARD)  # its output is always listed, whether or not an amplifier is wired to it
+    return found.pop() if len(found) == 1 else ""
+
+
+def ports(target: Target, direction: Direction) -> list[cards.Card]:
+    """The cards that look like a microphone (capture) or a headphone output (playback)."""
+    return [
+        card for card in target.cards if any(port.direction == direction and port.looks_like for port in card.ports)
+    ]
+
+
+def likely_cards(target: Target) -> set[str]:
+    """The cards that the box would select itself."""
+    directions: tuple[Direction, ...] = ("capture", "playback")
+    return {best.id for one in directions if (best := cards.best_card(target.cards, one))}

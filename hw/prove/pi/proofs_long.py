@@ -1,0 +1,154 @@
+"""Inside the machine: what takes time to show. Drift of two clocks, processor load, memory."""
+
+import os
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import proving
+import stage
+from proving import check, pair, xruns
+from stage import JACK, SETTINGS, call, show, state, status, wait_for
+
+
+class Lateness(threading.Thread):
+    """How late the machine itself wakes somebody who asks first of all: what no program in it could do better."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.late_ms: list[float] = []
+        self.stood_at: list[float] = []
+        """When it stood still for more than 20 ms."""
+        self.start()
+
+    def run(self) -> None:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(90))
+        due = time.monotonic()
+        while True:
+            due += 0.02
+            time.sleep(max(0.0, due - time.monotonic()))
+            late = time.monotonic() - due
+            self.late_ms.append(1000 * late)
+            if late > 0.02:
+                due = time.monotonic()
+                self.stood_at.append(due)
+
+    def words(self) -> str:
+        late = np.array(self.late_ms[10:])
+        return (
+            f"machine's own timer late by {np.percentile(late, 99):.1f} ms p99, {late.max():.0f} ms max, "
+            f"{int((late > 20).sum())} times > 20 ms"
+        )
+
+
+class Tally:
+    """Xruns and lost hops, and those among them in seconds in which the machine itself stood still: sound that no
+    program in it could have saved."""
+
+    def __init__(self) -> None:
+        self.late = Lateness()
+        self._last = xruns()
+        self.lost, self.own = [0, 0, 0], 0
+
+    def over(self, seconds: float) -> None:
+        """Watch for so long; the status is a second old at the most."""
+        over = time.monotonic() + seconds
+        while time.monotonic() < over:
+            time.sleep(0.5)
+            now = xruns()
+            more = [new - old for new, old in zip(now, self._last, strict=True)]
+            self.lost = [count + gained for count, gained in zip(self.lost, more, strict=True)]
+            if any(more) and not any(at > time.monotonic() - 3 for at in self.late.stood_at):
+                self.own += sum(more)
+            self._last = now
+
+    def words(self) -> str:
+        return (
+            f"xruns {self.lost[0]} in, {self.lost[1]} out, {self.lost[2]} hops dropped, {self.own} of them while the "
+            f"machine ran; {self.late.words()}"
+        )
+
+
+def drift() -> str:
+    """two clocks 300 ppm apart, ten minutes"""
+    ppm = 300
+    call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", str(100_000 + ppm // 10))
+    try:
+        stage.restart()
+        time.sleep(2)
+        wait_for(lambda: state() == "running", 60)
+        time.sleep(5)
+        tally, (_, noisy) = Tally(), pair()
+        over = time.monotonic() + float(os.environ["PI_SECONDS"])
+        while time.monotonic() < over:
+            tally.over(proving.speaker.play(noisy))
+        said = status()
+    finally:
+        call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", "100000")
+    return check(
+        not tally.own and abs(abs(said["drift_ppm"]) - ppm) < 60,
+        f"{said['seconds']:.0f} s: {tally.words()}; drift measured {said['drift_ppm']:+.0f} ppm, queue "
+        f"{said['queue_ms']:.1f} ms",
+    )
+
+
+def load() -> str:
+    """128-frame periods under full processor load"""
+    text = SETTINGS.read_text()
+    for section in ("capture", "playback"):
+        text = re.sub(rf"(?ms)(^\[{section}\].*?)^period_ms *=.*?$", r"\1", text, count=1)
+        text = re.sub(rf"(?m)^\[{section}\].*$", f"[{section}]\nperiod_ms = 8", text, count=1)
+    seconds = float(os.environ["PI_SECONDS"])
+    renamed = Path(f"/proc/asound/{JACK}").resolve().name.removeprefix("card")
+    identity = Path(f"/sys/class/sound/card{renamed}/id")
+    identity.write_text("Headset")  # a name that stands for no Pi jack: those move in 10 ms only
+    burners = []
+    try:
+        with stage.settings(text.replace(JACK, "Headset")):
+            time.sleep(2)
+            wait_for(lambda: state() == "running", 60)
+            time.sleep(5)
+            burners = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(3)]
+            tally, (_, noisy) = Tally(), pair()
+            over = time.monotonic() + seconds
+            while time.monotonic() < over:
+                tally.over(proving.speaker.play(noisy))
+            said = status()
+    finally:
+        for burner in burners:
+            burner.kill()
+        identity.write_text(JACK)
+    return check(
+        not tally.own,
+        f"{seconds:.0f} s, 3 busy loops: {tally.words()}; {said['microphone']}; hop p99 {said['hop_p99_us']:.0f} us",
+    )
+
+
+def upkeep() -> str:
+    """memory and processor time of the service"""
+    seconds = float(os.environ["PI_SECONDS"])
+    time.sleep(10)
+    _, noisy = pair()
+
+    runner, restarts, lost = show("MainPID")["MainPID"], show("NRestarts")["NRestarts"], xruns()
+
+    def resident_mb() -> float:
+        text = Path(f"/proc/{runner}/status").read_text()
+        return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
+
+    began, used, before_mb = time.monotonic(), int(show("CPUUsageNSec")["CPUUsageNSec"]), resident_mb()
+    tops = [before_mb]
+    while time.monotonic() - began < seconds:
+        time.sleep(proving.speaker.play(noisy))
+        tops.append(resident_mb())
+    share = (int(show("CPUUsageNSec")["CPUUsageNSec"]) - used) / 1e9 / (time.monotonic() - began)
+    gained = [now - then for now, then in zip(xruns(), lost, strict=True)]
+    return check(
+        tops[-1] < before_mb + 10 and show("NRestarts")["NRestarts"] == restarts,
+        f"{seconds / 60:.0f} min: RSS {before_mb:.0f} -> {tops[-1]:.0f} MB (max {max(tops):.0f}), processor "
+        f"{100 * share:.0f} % of one core (User-Mode Linux pays much for each system call), "
+        f"xruns {gained[0]} in {gained[1]} out",
+    )
