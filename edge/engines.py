@@ -156,6 +156,17 @@ ROWS = (
         "`pyrnnoise==0.4.5`",
     ),
     Row(
+        "ulunas",
+        Family.THIRD_PARTY,
+        "edge.suppress.foreign.ulunas",
+        "UL-UNAS (Rong et al. 2025), 171 k weights",
+        "16 ms",
+        36.0,
+        False,
+        "MIT",
+        "a file of its owners, [below](#ul-unas)",
+    ),
+    Row(
         "window",
         Family.THIRD_PARTY,
         "edge.suppress.foreign.window",

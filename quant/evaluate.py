@@ -78,22 +78,22 @@ class BadRequest(UserError):
 # --- the engines ---------------------------------------------------------------------------------------------------
 
 
-def product(engine: str, *, whole: bool = False) -> Engine:
-    """One of the box's engines through the live chain, as `quietbox enhance` runs it.
+def product(engine: str, *, model: str = "quietbox", whole: bool = False) -> Engine:
+    """One of the box's engines, on ``model``, through the live chain, as `quietbox enhance` runs it.
 
     High-pass and hum canceller only take part if ``whole``: the other packages have none, and SI-SDR counts the
     phase that a high-pass turns in the lowest voice, which nobody hears, as distortion.
     """
 
     def opened(limit_db: float) -> contract.Engine:
-        found = open_engine(engine, limit_db)
+        found = open_engine(engine, limit_db, model)
         if found.name != engine:
             raise BadRequest("; ".join(found.notes))
         return found
 
     def weights() -> list[Path]:
         opened(0)
-        return files_of(engine)
+        return files_of(engine, model)
 
     return _live(opened, weights, whole, lambda: opened(0).notes)
 
@@ -176,7 +176,7 @@ ENGINES: dict[str, Engine] = {
 }
 """What went in, our engines, the same with everything before them, other people's by themselves and in the box."""
 FILE = "file:"
-KNOWN = f"{', '.join(ENGINES)}, {FILE}NETWORK.onnx"
+KNOWN = f"{', '.join(ENGINES)}, {FILE}NETWORK.onnx, ENGINE:MODEL"
 ALL = "all"
 """Every engine that a user can write into the settings, as the box runs it, as far as it can be had here."""
 
@@ -185,6 +185,9 @@ def engine_named(name: str) -> Engine:
     """Every engine a user can name; raises BadRequest."""
     if name.startswith(FILE):
         return network_file(Path(name.removeprefix(FILE)))
+    called, _, model = name.partition(":")
+    if model and called in engines.names(Family.OURS, Family.THIRD_PARTY):
+        return product(called, model=model)
     if name not in ENGINES:
         raise BadRequest(f"no engine is called {name}; known: {ALL}, {KNOWN}")
     return ENGINES[name]

@@ -5,6 +5,7 @@ line of advice leaves out.
 """
 
 import ctypes
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,29 @@ class Recurrent:
     The graph's first input and output are the signal, all others its state, in the same order.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, ...]) -> None:
-        """``shape``: of the signal, in and out. Raises BadModel."""
-        session = open_session(file)
+    def __init__(
+        self,
+        file: Path,
+        shape: tuple[int, ...],
+        *,
+        content: bytes | None = None,
+        states: Mapping[str, tuple[int, ...]] | None = None,
+        kind: str = "the network that this engine runs",
+    ) -> None:
+        """``shape``: of the signal, in and out. ``content``: of the file, where it was read already. ``states``: names
+        and shapes that the states must have, in this order. ``kind``: what the file should be. Raises BadModel.
+        """
+        session = open_session(file, content)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         shapes = [tuple(value.shape) for value in inputs]
         same = shapes == [tuple(value.shape) for value in outputs] and shapes[0] == shape and len(shapes) > 1
+        if states is not None:
+            found_states = [(value.name, tuple(value.shape)) for value in inputs[1:]]
+            same = same and found_states == [*states.items()]
         floats = all(value.type == "tensor(float)" for value in (*inputs, *outputs))
         if not same or not floats or not all(isinstance(size, int) for size in sum(shapes, ())):
             found = ", ".join(f"{value.name} {value.shape}" for value in inputs)[:200]
-            raise BadModel(f"{file} is another network than this engine runs: its inputs are {found}")
+            raise BadModel(f"{file} is not {kind}: its inputs are {found}")
         self.heard: Floats = np.zeros(shape, np.float32)
         """The signal's way in."""
         self.said: Floats = np.zeros(shape, np.float32)
