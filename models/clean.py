@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from edge import RATE_HZ
 from edge.console import run_main
+from edge.suppress import BadModel, open_core
 from models.measures import si_sdr_db
 from models.mix import WORST_FLOOR_DB, Clip, NoRecordings, listed_clips, read_mono
 
@@ -38,45 +39,27 @@ LEAST_KEPT_DB = 15.0
 LEAST_S = 1.0
 FRAME_SAMPLES = RATE_HZ // 50
 """20 ms, for levels."""
-STATES = {"conv_cache": 5358, "tfa_cache": 402, "inter_cache": 1056}
-"""Names and sizes of UL-UNAS's states."""
-WINDOW_SAMPLES, STEP_SAMPLES = 512, 256
-"""UL-UNAS's transform: Hann windows of 32 ms, every 16 ms."""
 
 
 class Teacher:
-    """UL-UNAS's streaming graph on whole waves."""
+    """UL-UNAS as the box runs it, on whole waves."""
 
     def __init__(self, file: Path) -> None:
         """Raises NoRecordings if ``file`` is no such graph."""
-        import onnxruntime
-
         try:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as reason:
-            raise NoRecordings(f"{file}: no ONNX graph ({str(reason).splitlines()[0][:120]})") from None
-        names = {given.name for given in self._session.get_inputs()}
-        if names != {"mix", *STATES}:
-            raise NoRecordings(f"{file}: not UL-UNAS's streaming graph; its inputs are {', '.join(sorted(names))}")
-        self._window = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
+            self._core = open_core("ulunas", str(file))
+        except BadModel as reason:
+            raise NoRecordings(str(reason)) from None
 
     def __call__(self, wave: Wave) -> Wave:
         """float32 mono at 16 kHz -> the same length, noise removed, aligned with the input."""
-        window, step = self._window, STEP_SAMPLES
-        padded = np.pad(wave, (step, WINDOW_SAMPLES))
-        out, weight = np.zeros_like(padded), np.full_like(padded, 1e-8)
-        states = {name: np.zeros((1, size), np.float32) for name, size in STATES.items()}
-        for at in range(0, len(padded) - WINDOW_SAMPLES + 1, step):
-            spectrum = np.fft.rfft(padded[at : at + WINDOW_SAMPLES] * window).astype(np.complex64)
-            mix = np.stack([spectrum.real, spectrum.imag], 1).reshape(1, -1, 1, 2).astype(np.float32)
-            enhanced, *after = self._session.run(None, {"mix": mix, **states})
-            states = dict(zip(STATES, after, strict=True))
-            frame = np.fft.irfft(enhanced[0, :, 0, 0] + 1j * enhanced[0, :, 0, 1], WINDOW_SAMPLES)
-            out[at : at + WINDOW_SAMPLES] += (frame * window).astype(np.float32)
-            weight[at : at + WINDOW_SAMPLES] += window**2
-        return (out / weight)[step : step + len(wave)].astype(np.float32)
+        core = self._core
+        core.reset()
+        late, size = core.delay_samples, core.block_samples
+        walked = np.pad(wave, (0, late + -(len(wave) + late) % size))
+        for block in walked.reshape(-1, size):
+            core.process(block)
+        return walked[late : late + len(wave)]
 
 
 def floor_rel_db(wave: Wave) -> float:
