@@ -10,14 +10,16 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES
 from edge.config import Config
-from edge.dsp.antinoise import AntiNoise, BadPath, SecondaryPath
+from edge.dsp.antinoise import AntiNoise
 from edge.dsp.eq import VoiceBodyEq
 from edge.dsp.fader import Fader
 from edge.dsp.feedforward import Feedforward
 from edge.dsp.gate import SoftGate
 from edge.dsp.howl import HowlGuard
 from edge.dsp.limiter import Limiter
-from edge.dsp.reference import ABSURD_POWER, ReferenceCanceller
+from edge.dsp.power import ABSURD_POWER
+from edge.dsp.reference import ReferenceCanceller
+from edge.dsp.secondary_path import BadPath, SecondaryPath
 from edge.dsp.spectrum import Floats
 from edge.dsp.voice import VoiceDecision
 from edge.dsp.volume import LineOut, Volume
@@ -39,7 +41,7 @@ class Chain:
         """What works on the second microphone, if there is one."""
         if config.reference.channel:
             listener = open_listener(config.suppress.engine)
-            self.reference = ReferenceCanceller(config.reference.path_ms, config.feedforward.highpass_hz, listener)
+            self.reference = ReferenceCanceller(config.reference, config.feedforward.highpass_hz, listener)
         self.engine: Engine = engine or open_configured(config)
         self.voice = VoiceDecision(config.voice)
         self.eq = VoiceBodyEq(config.eq)
@@ -52,10 +54,7 @@ class Chain:
         self.notes = list(self.engine.notes)
         """Why something is not what was wished for, one sentence each."""
         self.antinoise = self._new_antinoise(config) if config.antinoise.on else None
-        howl, soonest_ms = config.howl, config.playback.queue_ms / 2
-        self.howl = (
-            HowlGuard(howl.span_ms, soonest_ms, config.eq.gain_db, self.limiter.steady_levels) if howl.on else None
-        )
+        self.howl = HowlGuard.from_config(config, self.limiter.steady_levels) if config.howl.on else None
         self.bypass = False
         """Whether the sound passes as it is, with the same delay and still limited."""
         self.resting = False
@@ -211,15 +210,7 @@ class Chain:
         except BadPath as error:
             self.notes.append(f"no anti-noise: {error}")
             return None
-        return AntiNoise(
-            path,
-            gain_db=config.capture.gain_db,
-            added_samples=self.limiter.delay_samples,
-            level_dbfs=settings.level_dbfs,
-            lowest_hz=settings.lowest_hz,
-            highest_hz=settings.highest_hz,
-            tones=settings.tones,
-        )
+        return AntiNoise(path, settings, gain_db=config.capture.gain_db, added_samples=self.limiter.delay_samples)
 
     def _mend(self, hop: Floats) -> None:
         """What is no number becomes silence, what is absurdly loud full scale; none may stay in a filter."""

@@ -15,7 +15,7 @@ from edge.box import Box
 from edge.config import Config
 from edge.devices.alsa import open_pcm
 from edge.devices.pcm import Event, OpenPcm
-from edge.dsp.antinoise import SecondaryPath
+from edge.dsp.secondary_path import SecondaryPath
 from edge.dsp.spectrum import Floats
 from edge.files import atomic
 

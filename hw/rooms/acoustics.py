@@ -38,10 +38,10 @@ from rich.table import Table
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError, command_for
 from edge.chain import Chain
-from edge.config import Config
+from edge.config import AntinoiseConfig, Config, ReferenceConfig
 from edge.console import run_main
-from edge.dsp.antinoise import AntiNoise, SecondaryPath
-from edge.dsp.reference import LONGEST_PATH_MS
+from edge.dsp.antinoise import AntiNoise
+from edge.dsp.secondary_path import SecondaryPath
 from edge.dsp.spectrum import Floats
 from models.measures import pauses, pesq_wb, si_sdr_db, stoi
 
@@ -100,7 +100,7 @@ STEADY_DB, LOUDER_DB = 10.0, 0.1
 BANDS_HZ = {"all": (0, 8001), "<250": (0, 250), "250-1k": (250, 1000), "1-4k": (1000, 4000), "4-8k": (4000, 8001)}
 QUIETEST_BAND_DBFS = -68.0
 """A band with less noise holds mostly the microphone's own, which no reference can know."""
-BEST_TAPS = round(LONGEST_PATH_MS * RATE_HZ / 1000)
+BEST_TAPS = round(ReferenceConfig().path_ms * RATE_HZ / 1000)
 
 
 class BadRequest(UserError):
@@ -515,7 +515,7 @@ def in_the_ear(kind: str, seconds: float, seed: int = 0, out: Path | None = None
     alone, reference = alone * loud, reference * loud
     alone += 10 ** (SELF_NOISE_DBFS / 20) * np.random.default_rng([seed, 3141]).standard_normal(samples)
     way = loudspeaker_path()
-    antinoise = AntiNoise(SecondaryPath(way.astype(np.float32), 0.0, 40.0))
+    antinoise = AntiNoise(SecondaryPath(way.astype(np.float32), 0.0, 40.0), AntinoiseConfig())
     heard = np.concatenate([alone, np.zeros(len(way) + HOP_SAMPLES)])
     for at in range(0, samples, HOP_SAMPLES):
         antinoise.hear(heard[at : at + HOP_SAMPLES].astype(np.float32))

@@ -1,12 +1,12 @@
-"""Open headphones on a table: does the howl guard open the circle within half a second, and does it stay open?
+"""Open headphones on a table: does the howl guard open the feedback loop within half a second, and keep it open?
 
-    python -m hw.rooms.feedback_loop [--circles 24] [--gain-db 6] [--first 1000] [--closes-s 0] [--engine off]
+    python -m hw.rooms.feedback_loop [--loops 24] [--gain-db 6] [--first 1000] [--closes-s 0] [--engine off]
     python -m hw.rooms.feedback_loop --without FOLDER [--engine off]     # no feedback loop
 
-Every circle is an ear cup or a small room drawn anew: its way from output to microphone, 6 dB above the limit of
+Every loop is another random ear cup or small room: its path from output to microphone, 6 dB above the limit of
 stability where it is strongest, is closed from the start, or later, as when a headphone is taken off, and somebody
-speaks. At each hop the open loop's gain is known here, for the way is: what comes back less what the guard subtracts,
-times what the box plays it with. Below 0 dB at all frequencies the circle cannot ring, whatever its phase (the
+speaks. The open loop's gain is known here at each hop, as the path is: what returns less what the guard subtracts,
+times the gain with which the box plays it. Below 0 dB at all frequencies the loop cannot howl, whatever its phase (the
 small-gain theorem). The exit status is 1 if one rings or stands above 0 dB later than half a second after it was first
 heard or first turned down, or is neither heard nor turned down at all.
 """
@@ -34,15 +34,15 @@ from edge.engines import CHOICES
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds" / "clean"
 STABLE_WITHIN_S = 0.5
 WORN_DB = -26.0
-"""So much less comes back before the circle closes: the headphone is still on the ears."""
+"""So much less returns before the loop closes: the headphone is still on the ears."""
 RINGS_DB = 3.0
-"""So much louder than the same words without a circle, over 50 ms, is ringing."""
+"""So much louder than the same words without a loop, over 50 ms, is ringing."""
 POINTS = 8192
 """Of the transform that looks for the strongest frequency."""
 LEVEL_MS = 50
 
 
-def way(seed: int, gain_db: float, room: bool = False) -> Floats:
+def feedback_path(seed: int, gain_db: float, room: bool = False) -> Floats:
     """From the output to the microphone, buffers included: the direct sound, early reflections, an exponential tail.
 
     An ear cup has faded by 60 dB after 30 ms, a small room after 250 ms; the speaker plays 250 Hz to 6 kHz. ``gain_db``
@@ -63,7 +63,7 @@ def way(seed: int, gain_db: float, room: bool = False) -> Floats:
 
 
 @dataclass
-class Circle:
+class Simulation:
     """What came out, hop by hop."""
 
     played: Floats
@@ -80,27 +80,27 @@ class Circle:
 
 
 def settings(guarded: bool, engine: str = "off") -> Config:
-    """A box without gate, so that nothing but the guard stands in the circle."""
+    """A box without gate, so that nothing but the guard works in the loop."""
     suppress = SuppressConfig(engine=engine)
     return Config(suppress=suppress, gate=GateConfig(on=False), howl=HowlConfig(on=guarded))
 
 
-def circle(
+def simulate(
     config: Config,
     sound: Floats,
     response: Floats,
-    look: bool = False,
+    gains: bool = False,
     closes_s: float = 0.0,
     volume_db: float = 0.0,
-) -> Circle:
-    """Sound and what comes back, clipped as a converter does, through the whole chain; ``look`` at the gains, too.
+) -> Simulation:
+    """Sound and what returns, clipped as a converter does, through the whole chain; with ``gains`` those, too.
     Before ``closes_s`` the feedback path is weaker by WORN_DB. ``volume_db``: what the box plays with.
     """
     chain = Chain(config, volume_db=volume_db)
     air = np.zeros(len(sound) + len(response) + HOP_SAMPLES, np.float32)
     air[: len(sound)] = sound
     played = np.zeros_like(sound)
-    gains, drops = [], []
+    gains_db, drops_db = [], []
     returned = np.fft.rfft(np.concatenate([np.zeros(HOP_SAMPLES, np.float32), response]), POINTS)
     for start in range(0, len(sound), HOP_SAMPLES):
         hop = np.clip(air[start : start + HOP_SAMPLES], -1, 1)
@@ -111,14 +111,14 @@ def circle(
         strength = 1.0 if start >= closes_s * RATE_HZ else 10 ** (WORN_DB / 20)
         echo = strength * np.convolve(response, hop)[: len(air) - at]
         air[at : at + len(echo)] += echo
-        drops.append(chain.howl.gain_drop_db if chain.howl else 0.0)
-        if look:
-            gains.append(open_loop_db(chain.howl, strength * returned))
-    return Circle(played, chain, np.array(gains, np.float32), np.array(drops, np.float32))
+        drops_db.append(chain.howl.gain_drop_db if chain.howl else 0.0)
+        if gains:
+            gains_db.append(open_loop_db(chain.howl, strength * returned))
+    return Simulation(played, chain, np.array(gains_db, np.float32), np.array(drops_db, np.float32))
 
 
 def open_loop_db(guard: HowlGuard | None, returned: np.ndarray) -> float:
-    """The gain at the strongest frequency: ``returned`` (POINTS // 2 + 1) is the way's spectrum, from a played hop on.
+    """The gain at the strongest frequency: ``returned`` (POINTS // 2 + 1) is the path's spectrum, from a played hop on.
 
     The notches and the high-pass can only lower it; they are not counted.
     """
@@ -137,18 +137,18 @@ def levels_db(sound: Floats, block_ms: int = LEVEL_MS) -> Floats:
 
 @dataclass(frozen=True)
 class Row:
-    """One circle."""
+    """One feedback loop."""
 
     seed: int
     kind: str
     turned_down_s: float
-    """After the circle closed."""
+    """After the loop closed."""
     gain_db: float
     """The open loop's highest gain later than STABLE_WITHIN_S."""
     unstable_s: float
     """How long it stood above 0 dB after that."""
     rang_s: float
-    """How much of the time after that it was louder than without a circle, by RINGS_DB."""
+    """How much of the time after that it was louder than without a loop, by RINGS_DB."""
     events: int
     lower_db: float
     """How much lower than normal it still played at the end."""
@@ -165,11 +165,11 @@ def speech(seed: int, seconds: float) -> Floats:
 
 
 def measure(seed: int, gain_db: float, seconds: float, engine: str, closes_s: float = 0.0) -> Row:
-    """One circle of its own, with and without the way back; nothing before ``closes_s`` is counted but the events."""
+    """One loop, with and without the feedback path; nothing before ``closes_s`` is counted but the events."""
     room = bool(seed % 2)
-    sound, response = speech(seed, seconds), way(seed, gain_db, room)
-    usual = levels_db(circle(settings(False, engine), sound, 0 * response).played)
-    found = circle(settings(True, engine), sound, response, look=True, closes_s=closes_s)
+    sound, response = speech(seed, seconds), feedback_path(seed, gain_db, room)
+    usual = levels_db(simulate(settings(False, engine), sound, 0 * response).played)
+    found = simulate(settings(True, engine), sound, response, gains=True, closes_s=closes_s)
     louder = levels_db(found.played) > np.maximum(usual, usual.max() - 10) + RINGS_DB
     louder = louder[round(1000 * closes_s / LEVEL_MS) :]
     closed_hop = round(1000 * closes_s / HOP_MS)
@@ -194,30 +194,30 @@ def measure(seed: int, gain_db: float, seconds: float, engine: str, closes_s: fl
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A sound that nothing of comes back."""
+class Passage:
+    """A recording of which nothing returns to the microphone."""
 
     name: str
     same: bool
     """Whether it passed as without a guard, bit by bit."""
-    probes: int
+    gain_drop_tests: int
     events: int
     lower_s: float
     """How long the box played lower."""
 
 
-def visit(path: Path, engine: str) -> Visit:
+def passage(path: Path, engine: str) -> Passage:
     """One recording, 16 kHz mono, through a box with a guard and one without."""
     sounds, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     if rate_hz != RATE_HZ or sounds.shape[1] > 1:
         raise ValueError(f"{path}: {rate_hz} Hz, {sounds.shape[1]} channels; convert it to 16 kHz mono first")
     sound, nothing = sounds[: len(sounds) // HOP_SAMPLES * HOP_SAMPLES, 0], np.zeros(1600, np.float32)
-    usual, found = (circle(settings(on, engine), sound, nothing) for on in (False, True))
+    usual, found = (simulate(settings(on, engine), sound, nothing) for on in (False, True))
     guard = found.chain.howl
     assert guard is not None
     same = np.array_equal(usual.played, found.played)
     lower_s = float(np.count_nonzero(found.drops_db)) * HOP_MS / 1000
-    return Visit(path.name, same, guard.suspicions, guard.events, lower_s)
+    return Passage(path.name, same, guard.gain_drop_tests, guard.events, lower_s)
 
 
 def without(folder: Path, engine: str) -> None:
@@ -225,18 +225,20 @@ def without(folder: Path, engine: str) -> None:
     files = sorted(path for path in folder.glob("*") if path.suffix in (".flac", ".wav"))
     if not files:
         raise ValueError(f"{folder}: no flac or wav in it")
-    visits = [visit(path, engine) for path in track(files, "sounds", console=Console(stderr=True))]
-    for each in visits:
+    passages = [passage(path, engine) for path in track(files, "sounds", console=Console(stderr=True))]
+    for each in passages:
         if not each.same:
-            print(f"{each.name}: {each.probes} probes, {each.events} events, {each.lower_s:.1f} s lower")
-    print(f"{len(visits)} sounds: {sum(each.same for each in visits)} passed bit by bit")
+            print(
+                f"{each.name}: {each.gain_drop_tests} gain-drop tests, {each.events} events, {each.lower_s:.1f} s lower"
+            )
+    print(f"{len(passages)} sounds: {sum(each.same for each in passages)} passed bit by bit")
 
 
 def tabulate(rows: Sequence[Row]) -> Table:
-    """One line a circle."""
+    """One row a loop."""
     table = Table(title=f"later than {STABLE_WITHIN_S} s after a feedback loop was detected or turned down")
-    for name in ("seed", "way", "turned down, s", "open loop, dB", "above 0 dB, s", "rang, s", "events", "lower, dB"):
-        table.add_column(name, justify="left" if name == "way" else "right")
+    for name in ("seed", "path", "turned down, s", "open loop, dB", "above 0 dB, s", "rang, s", "events", "lower, dB"):
+        table.add_column(name, justify="left" if name == "path" else "right")
     for row in rows:
         figures = (row.turned_down_s, row.gain_db, row.unstable_s, row.rang_s)
         table.add_row(
@@ -251,8 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m hw.rooms.feedback_loop", description="The howl guard in closed feedback loops."
     )
     parser.add_argument(
-        "--circles", type=int, default=24, metavar="N", help="number of loops (24), ear cups and rooms in turn"
+        "--loops", type=int, default=24, metavar="N", help="number of loops (24), ear cups and rooms in turn"
     )
+    parser.add_argument("--circles", dest="loops", type=int, default=24, help=argparse.SUPPRESS)  # its former name
     parser.add_argument("--gain-db", type=float, default=6.0, metavar="DB", help="above the limit of stability (6)")
     parser.add_argument("--first", type=int, default=1000, metavar="SEED", help="of the first loop (1000)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="each lasts (10)")
@@ -269,12 +272,12 @@ def main(arguments: list[str] | None = None) -> int:
         except (OSError, ValueError, soundfile.LibsndfileError) as error:
             parser.error(str(error))
         return 0
-    if options.circles < 1 or not 0 <= options.closes_s <= options.seconds - 2:
+    if options.loops < 1 or not 0 <= options.closes_s <= options.seconds - 2:
         parser.error("needs at least one loop, closed for at least 2 s")
-    seeds = range(options.first, options.first + options.circles)
+    seeds = range(options.first, options.first + options.loops)
     rows = [
         measure(seed, options.gain_db, options.seconds, options.engine, options.closes_s)
-        for seed in track(seeds, "circles", console=Console(stderr=True))
+        for seed in track(seeds, "feedback loops", console=Console(stderr=True))
     ]
     Console(width=110).print(tabulate(rows))
     rang = sum(row.rang_s > 0 for row in rows)
@@ -286,4 +289,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main, "circle")
+    run_main(main, "feedback_loop")

@@ -20,7 +20,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from edge import UserError, cli, config, config_file, files, runtime
-from edge.dsp.antinoise import BadPath, SecondaryPath
+from edge.dsp.secondary_path import BadPath, SecondaryPath
 from edge.files import arrays
 from edge.net import keys
 from edge.suppress.foreign import assets

@@ -19,7 +19,7 @@ from edge import box as box_module
 from edge.box import Box
 from edge.chain import Chain
 from edge.config import SECTIONS, Config
-from edge.dsp.antinoise import SecondaryPath
+from edge.dsp.secondary_path import SecondaryPath
 from edge.net import keys
 from edge.serve import bridge
 from edge.serve.box_server import Boxes

@@ -79,7 +79,7 @@ def fail(times: int) -> Order:
 def drop(box: Box) -> None:
     assert box.chain.howl is not None
     box.chain.howl.gain_drop_db = 15.0
-    box.chain.howl._kept_db = 15.0
+    box.chain.howl.margin.db = 15.0
 
 
 @pytest.fixture(scope="module")

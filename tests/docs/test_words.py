@@ -44,8 +44,7 @@ REJECTED = {
 ANY = re.compile(rf"\b(?:{'|'.join(REJECTED)})(?!\w)", re.IGNORECASE)
 
 ALLOWED = (
-    "hw.rooms.feedback_loop",  # the name of a command, and its option; both stay until names are changed
-    "--circles",
+    "--circles",  # the former name of an option, still accepted
 )
 
 UNREAD = {"glossary.md", "training-diary.md"}
@@ -121,7 +120,7 @@ def rejected(text: str) -> Iterator[str]:
         ("it is ignored until it delivers sound", 0),
         ("mend that line", 1),
         ("recommended amendment", 0),
-        ("python -m hw.rooms.feedback_loop --circles 24", 0),
+        ("python -m hw.rooms.feedback_loop --loops 24", 0),
         ("two circles", 1),
         ("/x is no folder", 1),
         ("there is no folder /x", 0),

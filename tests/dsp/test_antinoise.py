@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
 from edge.config import AntinoiseConfig, Config, GateConfig, SuppressConfig
-from edge.dsp.antinoise import AntiNoise, SecondaryPath, ToneFinder, attenuation_of, predictable_db
+from edge.dsp.antinoise import AntiNoise
+from edge.dsp.antinoise_thresholds import AntiNoiseThresholds
+from edge.dsp.secondary_path import SecondaryPath
 from edge.dsp.spectrum import Floats
+from edge.dsp.tone_finder import ToneFinder
+from hw.rooms.anti_noise_bound import attenuation_of, predictable_db
 
 DELAY_SAMPLES = 720
 """The loop of a box with its default queue."""
 
 
-def way(delay_samples: int = DELAY_SAMPLES, gain: float = 0.5, seed: int = 0) -> Floats:
+def response_of(delay_samples: int = DELAY_SAMPLES, gain: float = 0.5, seed: int = 0) -> Floats:
     """An ear cup: a click, early echoes, a tail of 3 ms."""
     rng = np.random.default_rng(seed)
     response = np.zeros(delay_samples + 160, np.float32)
@@ -30,8 +34,12 @@ def measured(response: Floats) -> SecondaryPath:
     return SecondaryPath(response, 0.0, 40.0)
 
 
+def new_stage(response: Floats, level_dbfs: float = -20.0) -> AntiNoise:
+    return AntiNoise(measured(response), AntinoiseConfig(level_dbfs=level_dbfs))
+
+
 def walk(stage: AntiNoise, noise: Floats, response: Floats, muted_from: int | None = None) -> tuple[Floats, Floats]:
-    """The circle: (heard at the ear, played)."""
+    """The feedback loop: (heard at the ear, played)."""
     air = np.zeros(len(noise) + len(response) + HOP_SAMPLES, np.float32)
     air[: len(noise)] = noise
     played = np.zeros_like(noise)
@@ -66,8 +74,8 @@ def less_db(noise: Floats, heard: Floats, hz: float, from_s: float) -> float:
 
 @pytest.mark.parametrize("hz", [63.0, 100.0, 231.7, 487.3])
 def test_a_steady_tone_goes(hz: float) -> None:
-    noise, response = tone(hz, 7, 0.02), way()
-    stage = AntiNoise(measured(response), level_dbfs=-10)
+    noise, response = tone(hz, 7, 0.02), response_of()
+    stage = new_stage(response, -10)
     heard, _ = walk(stage, noise, response)
     assert less_db(noise, heard, hz, 5) > 25
     assert stage.attenuation_db > 20
@@ -76,8 +84,8 @@ def test_a_steady_tone_goes(hz: float) -> None:
 
 def test_several_tones_and_nothing_else() -> None:
     noise = tone(118.0, 8) + tone(236.0, 8, 0.03, 0.0) + tone(354.0, 8, 0.02, 0.0)
-    response = way(seed=3)
-    stage = AntiNoise(measured(response), level_dbfs=-10)
+    response = response_of(seed=3)
+    stage = new_stage(response, -10)
     heard, _ = walk(stage, noise, response)
     for hz in (118.0, 236.0, 354.0):
         assert less_db(noise, heard, hz, 5.5) > 20, hz
@@ -92,13 +100,13 @@ def test_several_tones_and_nothing_else() -> None:
 def test_a_delay_other_than_calibrated_is_learnt(off_samples: int) -> None:
     """3 ms at 200 Hz are more than half a turn: by the calibration alone the tone would grow."""
     noise = tone(200.0, 8)
-    stage = AntiNoise(measured(way()), level_dbfs=-10)
-    heard, _ = walk(stage, noise, way(DELAY_SAMPLES + off_samples))
+    stage = new_stage(response_of(), -10)
+    heard, _ = walk(stage, noise, response_of(DELAY_SAMPLES + off_samples))
     assert less_db(noise, heard, 200.0, 5.5) > 20
     assert np.abs(heard).max() < 4 * np.abs(noise).max()
 
 
-def test_a_broad_band_cannot_be_foreseen_as_far_as_the_box_is_late() -> None:
+def test_a_broad_band_cannot_be_predicted_as_far_as_the_box_is_late() -> None:
     assert predictable_db(106.0, 0.5) > 10
     assert predictable_db(106.0, 40.0) < 0.1
     assert predictable_db(1.0, 40.0) > 20
@@ -119,7 +127,7 @@ def test_a_delay_that_wanders_with_the_queue(hz: float, least_db: float) -> None
     noise = tone(hz, 16, 0.02).astype(np.float64)
     response = np.zeros(DELAY_SAMPLES + 80, np.float32)
     response[DELAY_SAMPLES] = 0.5
-    stage = AntiNoise(measured(response), level_dbfs=-10)
+    stage = new_stage(response, -10)
     played, heard = np.zeros_like(noise), np.zeros_like(noise)
     span = np.arange(HOP_SAMPLES)
     for start in range(0, len(noise), HOP_SAMPLES):
@@ -146,15 +154,15 @@ def test_noise_speech_and_glides_are_no_tones() -> None:
     voice = 0.1 * np.sum([np.sin(order * turns) / order for order in range(1, 9)], axis=0)
     for name, sound in (("noise", 0.1 * rng.standard_normal(len(span))), ("glide", glide), ("voice", voice)):
         noise = sound.astype(np.float32)
-        heard, played = walk(AntiNoise(measured(way())), noise, way())
+        heard, played = walk(new_stage(response_of()), noise, response_of())
         assert not played.any(), name
         assert np.array_equal(heard, noise), name
 
 
 def test_never_louder_than_allowed_whatever_is_heard() -> None:
     rng = np.random.default_rng(7)
-    response = way(gain=0.5)
-    stage = AntiNoise(measured(response), level_dbfs=-30)
+    response = response_of(gain=0.5)
+    stage = new_stage(response, -30)
     noise = tone(180.0, 5, 0.02) + tone(260.0, 5, 0.02)
     bursts = np.repeat(rng.choice([0, 0, 0, 0.3], len(noise) // 1600), 1600)
     bursts[: 3 * RATE_HZ] = 0
@@ -167,8 +175,8 @@ def test_an_engine_that_stops_leaves_silence() -> None:
     noise = tone(150.0, 9)
     noise[5 * RATE_HZ :] *= 0.0
     noise += tone(900.0, 9, 0.0, 0.0005, 3)
-    response = way()
-    stage = AntiNoise(measured(response), level_dbfs=-10)
+    response = response_of()
+    stage = new_stage(response, -10)
     heard, _ = walk(stage, noise, response)
     assert less_db(noise[: 5 * RATE_HZ], heard[: 5 * RATE_HZ], 150.0, 4) > 20
     assert at(heard[round(6.5 * RATE_HZ) :], 150.0) < 0.002
@@ -178,7 +186,7 @@ def test_an_engine_that_stops_leaves_silence() -> None:
 def test_a_wrong_microphone_does_no_lasting_harm() -> None:
     """The microphone hears nothing of us: what we play is useless, and stays below the cap."""
     noise = tone(200.0, 8)
-    stage = AntiNoise(measured(way()), level_dbfs=-20)
+    stage = new_stage(response_of(), -20)
     heard, played = walk(stage, noise, np.zeros(900, np.float32))
     assert np.array_equal(heard, noise)
     assert np.abs(played).max() <= 0.1001
@@ -186,16 +194,16 @@ def test_a_wrong_microphone_does_no_lasting_harm() -> None:
 
 
 def test_muted_it_fades_and_learns_nothing_wrong() -> None:
-    noise, response = tone(200.0, 7), way()
-    stage = AntiNoise(measured(response), level_dbfs=-10)
+    noise, response = tone(200.0, 7), response_of()
+    stage = new_stage(response, -10)
     _, played = walk(stage, noise, response, muted_from=5 * RATE_HZ)
     assert np.abs(played[round(4.5 * RATE_HZ) : 5 * RATE_HZ]).max() > 0.05
     assert np.abs(played[round(5.3 * RATE_HZ) :]).max() < 1e-4
     assert stage.tones_hz == pytest.approx([200.0], abs=0.1)
 
 
-def test_the_finder_says_frequency_and_amplitude() -> None:
-    finder = ToneFinder(40, 500)
+def test_the_finder_reports_frequency_and_amplitude() -> None:
+    finder = ToneFinder(40, 500, AntiNoiseThresholds())
     sound = tone(163.37, 4, 0.02)
     for start in range(0, len(sound), HOP_SAMPLES):
         finder.hear(sound[start : start + HOP_SAMPLES])
@@ -204,8 +212,8 @@ def test_the_finder_says_frequency_and_amplitude() -> None:
 
 
 def test_reset_forgets_and_starts_again_the_same() -> None:
-    noise, response = tone(140.0, 5), way()
-    stage = AntiNoise(measured(response))
+    noise, response = tone(140.0, 5), response_of()
+    stage = new_stage(response)
     first, _ = walk(stage, noise, response)
     stage.reset()
     assert stage.tones_hz == [] and stage.attenuation_db == 0
@@ -221,7 +229,7 @@ def box_config(file: Path, on: bool = True) -> Config:
     )
 
 
-def test_in_the_chain_off_is_bit_for_bit_and_without_calibration_said(tmp_path: Path) -> None:
+def test_in_the_chain_off_is_bit_for_bit_and_without_calibration_reported(tmp_path: Path) -> None:
     sound = tone(120.0, 3, 0.1)
     plain, chain = (Chain(box_config(tmp_path / "none.npz", on)) for on in (False, True))
     for hop in sound.reshape(-1, HOP_SAMPLES):
@@ -235,7 +243,7 @@ def test_in_the_chain_off_is_bit_for_bit_and_without_calibration_said(tmp_path: 
 
 def test_in_the_chain_the_microphone_hears_less(tmp_path: Path) -> None:
     file = tmp_path / "path.npz"
-    response = way(gain=0.4)
+    response = response_of(gain=0.4)
     measured(response).save(file)
     chain = Chain(box_config(file))
     assert chain.antinoise is not None

@@ -29,9 +29,9 @@ from edge.devices.fake import FakeCard, VirtualClock, opener
 from edge.devices.pcm import Capabilities, Event
 from edge.devices.playback import Playback
 from edge.devices.sample_format import SAMPLE_BYTES, Encoder
-from edge.dsp.antinoise import SecondaryPath
 from edge.dsp.peak import PeakLimiter
 from edge.dsp.resample import Resampler
+from edge.dsp.secondary_path import SecondaryPath
 from edge.dsp.spectrum import Floats
 from edge.serve import bridge
 from edge.tools.enhance import enhance_file, enhance_samples

@@ -29,7 +29,7 @@ from edge.dsp.spectrum import Floats
 from edge.dsp.volume import Volume
 from edge.health import summary
 from edge.tools import calibrate
-from hw.rooms.feedback_loop import circle, way
+from hw.rooms.feedback_loop import feedback_path, simulate
 
 __all__ = ["quick", "short"]  # fixtures for all that is in here, too
 
@@ -145,11 +145,11 @@ def test_the_howl_guard_judges_the_loop_and_not_the_volume() -> None:
     """A path 20 dB louder at a volume of -20 dB is the same loop; the same path at -20 dB is none."""
     sound = np.concatenate([speech(NAMES[1], 1.5, 1.5), np.zeros(RATE_HZ // 2, np.float32)])
     sound += 1e-4 * np.random.default_rng(1).standard_normal(len(sound)).astype(np.float32)
-    response = way(1, 6.0)
-    loop = circle(GUARDED, sound, 10 * response, volume_db=-20)
+    response = feedback_path(1, 6.0)
+    loop = simulate(GUARDED, sound, 10 * response, volume_db=-20)
     assert loop.chain.howl is not None and loop.chain.howl.events >= 1 and loop.dropped_s() < 0.5
     assert level_db(loop.played[-RATE_HZ // 10 :]) < -45 - 20
-    open_loop = circle(GUARDED, sound, response, volume_db=-20)
+    open_loop = simulate(GUARDED, sound, response, volume_db=-20)
     assert open_loop.chain.howl is not None and open_loop.chain.howl.events == 0
 
 

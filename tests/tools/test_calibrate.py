@@ -13,7 +13,7 @@ from edge import RATE_HZ, UserError, cli
 from edge.config import CaptureConfig, Config, LimiterConfig, PlaybackConfig
 from edge.devices.fake import USB_OFFER, FakeCard, FakePcm, VirtualClock, opener
 from edge.devices.pcm import Direction, OpenPcm, StreamParams
-from edge.dsp.antinoise import BadPath, SecondaryPath
+from edge.dsp.secondary_path import BadPath, SecondaryPath
 from edge.tools import calibrate
 from edge.tools.calibrate import NothingHeard, response_to, sweep
 
