@@ -1,9 +1,9 @@
-"""Two microphones in each other's place: is it noticed, how soon, and are right ones ever doubted?
+"""Two microphones in each other's place: is it detected, how soon, and are right ones ever suspected?
 
     python -m hw.rooms.swapped [--noise KIND ...] [--snr-db DB ...] [--seconds 30] [--jobs 2] [--json FILE]
 
-The office of ``hw.rooms.acoustics``, every noise at every signal-to-noise ratio, once with right channels and once
-swapped, through the whole chain. The exit status is 1 if right ones were said to be swapped.
+The office of ``hw.rooms.scenes``, every noise at every signal-to-noise ratio, once with right channels and once
+swapped, through the whole chain. The exit status is 1 if right ones were reported as swapped.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from rich.table import Table
 from edge import HOP_MS, HOP_SAMPLES, UserError
 from edge.chain import Chain
 from edge.console import run_main
-from hw.rooms.acoustics import MODES, Scene, check_packages, render, settings
+from hw.rooms.modes import MODES, settings
+from hw.rooms.rendering import check_packages, render
+from hw.rooms.scenes import Scene
 
 NOISES = ("engine", "traffic", "white", "brook", "babble", "talker")
 SNRS_DB = (-5.0, 5.0, 10.0, 25.0)
@@ -32,16 +34,16 @@ BOTH_PATHS = MODES[-1]
 
 @dataclass(frozen=True)
 class Row:
-    """What the box said of one scene."""
+    """What the box reported of one scene."""
 
     noise: str
     snr_db: float
     swapped: bool
     """Whether they were."""
-    said_s: float | None
-    """When it first said so."""
-    said_share: float
-    """How much of the scene it said so."""
+    reported_s: float | None
+    """When it first reported so."""
+    reported_share: float
+    """How much of the scene it reported so."""
 
 
 def listen(noise: str, snr_db: float, swapped: bool, seconds: float) -> Row:
@@ -50,13 +52,18 @@ def listen(noise: str, snr_db: float, swapped: bool, seconds: float) -> Row:
     sound = render(Scene("", noise, "", reference=kind), seconds, snr_db=snr_db)
     assert sound.reference is not None
     chain = Chain(settings(BOTH_PATHS, "network"))
-    said = []
+    reported = []
     for at in range(0, len(sound.voice), HOP_SAMPLES):
         chain.process(sound.voice[at : at + HOP_SAMPLES].copy(), sound.reference[at : at + HOP_SAMPLES])
         assert chain.reference is not None
-        said.append(chain.reference.trouble == "swapped")
-    first_s = said.index(True) * HOP_MS / 1000 if any(said) else None
-    return Row(noise, snr_db, swapped, first_s, sum(said) / len(said))
+        reported.append(chain.reference.trouble == "swapped")
+    first_s = reported.index(True) * HOP_MS / 1000 if any(reported) else None
+    return Row(noise, snr_db, swapped, first_s, sum(reported) / len(reported))
+
+
+def cell(row: Row) -> str:
+    """Seconds until it was reported, and for how much of the scene."""
+    return "-" if row.reported_s is None else f"{row.reported_s:.0f} ({row.reported_share:.0%})"
 
 
 def tabulate(rows: Sequence[Row]) -> Table:
@@ -70,12 +77,14 @@ def tabulate(rows: Sequence[Row]) -> Table:
             table.add_column(f"{'swapped' if swapped else 'right'}, {snr_db:g} dB", justify="right")
     for noise in dict.fromkeys(row.noise for row in rows):
         cells = [found[noise, snr_db, swapped] for swapped in (True, False) for snr_db in snrs_db]
-        table.add_row(noise, *("-" if c.said_s is None else f"{c.said_s:.0f} ({c.said_share:.0%})" for c in cells))
+        table.add_row(
+            noise, *("-" if c.reported_s is None else f"{c.reported_s:.0f} ({c.reported_share:.0%})" for c in cells)
+        )
     return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 if right channels were never doubted, 2 after one line that says what is wrong."""
+    """Returns the exit status: 0 if right channels were never suspected, 2 after one line that names the fault."""
     parser = argparse.ArgumentParser("python -m hw.rooms.swapped", description="Are swapped microphones detected?")
     parser.add_argument("--noise", nargs="+", choices=NOISES, default=NOISES, help="which (all)")
     parser.add_argument("--snr-db", nargs="+", type=float, default=SNRS_DB, metavar="DB", help="speech against noise")
@@ -95,12 +104,12 @@ def main(arguments: list[str] | None = None) -> int:
         waiting = [pool.submit(listen, *case, wanted.seconds) for case in cases]
         rows = [each.result() for each in track(waiting, "scenes", console=Console(stderr=True))]
     Console(width=130).print(tabulate(rows))
-    doubted = sum(row.said_share > 0 for row in rows if not row.swapped)
-    missed = sum(row.said_share == 0 for row in rows if row.swapped)
-    print(f"{len(rows)} scenes: swapped and not detected {missed}, right and suspected {doubted}")
+    suspected = sum(row.reported_share > 0 for row in rows if not row.swapped)
+    missed = sum(row.reported_share == 0 for row in rows if row.swapped)
+    print(f"{len(rows)} scenes: swapped and not detected {missed}, right and suspected {suspected}")
     if wanted.json:
         wanted.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    return 1 if doubted else 0
+    return 1 if suspected else 0
 
 
 if __name__ == "__main__":
