@@ -62,21 +62,21 @@ find_python() {
 }
 
 # pip installs what requirements.lock pins, each file by its hash: the lock's part for some extras, complete, so that pip
-# resolves nothing. What comes as source is built with tools of the lock, too. First what hw.install.lockfile is told, then extras.
+# resolves nothing. What comes as source is built with tools of the lock, too. First the arguments of hw.install.lockfile, then extras.
 # Other bytes than the lock pins end the whole setup; any other failure is the caller's to judge.
 from_lock() {
-    local said=.venv/part.log refused
+    local log=.venv/part.log refused
     .venv/bin/python -m hw.install.lockfile "$@" >.venv/part.lock || return 1  # set -e is off before a ||
     if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-        --no-build-isolation --use-pep517 -r .venv/part.lock 2>$said; then
-        if grep -q 'DO NOT MATCH THE HASHES' $said; then
-            refused=$(sed -n 's/^ *\([A-Za-z0-9._-]*==[^ ]*\) from .*:$/\1/p' $said | head -n 1)
+        --no-build-isolation --use-pep517 -r .venv/part.lock 2>$log; then
+        if grep -q 'DO NOT MATCH THE HASHES' $log; then
+            refused=$(sed -n 's/^ *\([A-Za-z0-9._-]*==[^ ]*\) from .*:$/\1/p' $log | head -n 1)
             fail "refused: ${refused:-a package} is not the file that requirements.lock pins; nothing of it was installed"
         fi
-        cat $said >&2
+        cat $log >&2
         return 1
     fi
-    rm -f .venv/part.lock $said
+    rm -f .venv/part.lock $log
 }
 
 # 32-bit ARM has wheels at piwheels.org only, whose hashes are not in the lock: there pip resolves pyproject.toml.

@@ -1,7 +1,7 @@
 """What a process does to the network and to the file system, as the kernel sees it.
 
 ``Traced`` runs a command under strace with all its children: native code does not pass through Python's audit hooks, so
-only the system calls tell. ``network_libraries`` asks the native libraries themselves, without running them, whether
+only the system calls show. ``network_libraries`` asks the native libraries themselves, without running them, whether
 they can open a socket at all.
 """
 
@@ -77,14 +77,14 @@ class Traced:
         self.trace, self.log = folder / "trace", folder / "log"
         calls = f"trace={','.join(CALLS)}"
         how = ["strace", "-f", "-qq", "-y", "--seccomp-bpf", "-s", "200", "-e", "signal=none", "-e", calls]
-        with self.log.open("wb") as said:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*how, "-o", str(self.trace), *command],
                 cwd=start_in,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
 
@@ -112,7 +112,7 @@ class Traced:
     def seen(self) -> Seen:
         return read_trace(self.trace.read_text(errors="replace").splitlines())
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
 
@@ -217,5 +217,5 @@ def _taken_from_others(path: Path) -> list[str]:
     if not shutil.which("readelf"):
         raise UserError("readelf is not installed: apt-get install binutils")
     command = ["readelf", "--dyn-syms", "--wide", str(path)]
-    told = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
-    return re.findall(r"(?m)\bUND (\w+)(?:@.*)?$", told)
+    output = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+    return re.findall(r"(?m)\bUND (\w+)(?:@.*)?$", output)

@@ -99,8 +99,8 @@ def health_in_words(root: Path = ROOT) -> Iterator[str]:
     yield f"The processor's governor is {governor}." if governor else "The processor has no frequency governor."
     warmth = temperature_c(root)
     yield "The temperature is not known." if warmth is None else f"The processor is at {warmth:.0f} °C."
-    trouble = throttling(root)
-    yield f"The board reports: {trouble}." if trouble else "The board reports no problem of power or heat."
+    fault = throttling(root)
+    yield f"The board reports: {fault}." if fault else "The board reports no problem of power or heat."
 
 
 def gpio_package(board: Board) -> tuple[str, str]:
@@ -138,8 +138,8 @@ def throttling(root: Path = ROOT, bits: int | None = None) -> str:
     """What the firmware complains of, as "under-voltage now, throttled earlier"; empty if of nothing.
 
     ``bits``: the firmware's own word, where somebody has asked for it (``vcgencmd get_throttled``). Else under-voltage
-    is what the rpi_volt sensor says (raised for two seconds after each dip) and heat what the thermometer says. The
-    word stands in /sys as well, but the kernel answers its first reader of each boot with a warning and a stack trace
+    is what the rpi_volt sensor shows (raised for two seconds after each dip) and heat what the thermometer shows. The
+    word is in /sys as well, but the kernel answers its first reader of each boot with a warning and a stack trace
     in the log (drivers/firmware/raspberrypi.c): it is read only where there is no sensor.
     """
     alarm = _voltage_alarm(root)

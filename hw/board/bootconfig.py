@@ -112,7 +112,7 @@ def audio(text: str, model: str) -> bool | None:
 
 def sets(text: str, key: str, value: str, model: str) -> bool:
     """Whether this board obeys a line ``key=value``, with or without further parameters."""
-    return any(found == key and f"{told},".startswith(f"{value},") for found, told in _obeyed(text, model))
+    return any(name == key and f"{found},".startswith(f"{value},") for name, found in _obeyed(text, model))
 
 
 def _split(text: str) -> tuple[str, list[str], str]:

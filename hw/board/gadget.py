@@ -67,7 +67,7 @@ WAIT_S = 5.0
 
 
 class NoGadget(UserError):
-    """The gadget cannot be made; the text says why and what to do."""
+    """The gadget cannot be made; the text has the reason and the fix."""
 
 
 class Gadget:

@@ -80,7 +80,7 @@ _LONGEST_FIRST = sorted(MODELS, key=lambda model: -len(model.begins))
 
 
 def by_revision(code: int) -> Model | None:
-    """The model of a revision code. Bit 23 marks a new-style code; of the twenty old ones the model line says more."""
+    """The model of a revision code. Bit 23 marks a new-style code; for the twenty old ones the model line is used."""
     return _BY_CODE.get(code >> 4 & 0xFF) if code >> 23 & 1 else None
 
 

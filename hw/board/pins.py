@@ -68,7 +68,7 @@ def wiring(settings: PanelSettings) -> Wiring:
 
 
 class PanelError(Exception):
-    """LED and button cannot be used now; the text says why and the way out."""
+    """LED and button cannot be used now; the text has the reason and the fix."""
 
 
 class NoLibrary(PanelError):

@@ -1,1 +1,1 @@
-"""Many boxes: what goes out to them and what comes back; ``docs/fleet.md`` tells how."""
+"""Many boxes: what goes out to them and what comes back; see ``docs/fleet.md``."""

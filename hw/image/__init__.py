@@ -2,7 +2,7 @@
 
 ``build`` runs ``card``: ``debian`` (the root), ``boot`` (the first partition) and ``product`` (``libraries`` sees that
 it finds all it links to) -> ``disk`` (``table``).
-On the board: ``versions`` picks what runs, ``settings`` what it reads (``blink`` tells of a refusal); once ``first``
+On the board: ``versions`` picks what runs, ``settings`` what it reads (``blink`` shows a refusal); once ``first``
 fills the card and looks what is there (``found``). ``update`` and ``bundle`` bring the next version, signed with the
 owner's key (``owner``) and checked by the box (``signature``). ``customise``
 (``stock``, ``first-boot``) puts the product into Raspberry Pi OS instead. ``hw.prove.image`` and ``hw.prove.stock`` try

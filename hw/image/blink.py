@@ -16,7 +16,7 @@ BLINK_S = 6.0
 
 
 def blink(settings: config.PanelConfig, seconds: float = BLINK_S) -> None:
-    """Without a panel the journal alone tells."""
+    """Without a panel there is the journal only."""
     panel = Panel(settings, lambda: LedPattern.FAST, lambda: None, lambda: None, warn)
     panel.start()
     time.sleep(seconds)

@@ -78,7 +78,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """What a bundle says of itself. Raises UserError if it is none, or none for this box."""
+    """What a bundle declares. Raises UserError if it is none, or none for this box."""
     with _opened(path) as (_, head):
         return _checked(path, head)
 
@@ -89,14 +89,14 @@ def unpack(path: Path, folder: Path) -> None:
     Raises UserError if anything in it is not what its contents say; then there is no such folder.
     """
     with _opened(path) as (stream, head):
-        told = _checked(path, head)
-        missing: dict[str, str] = dict(told["files"])
-        left = told.get("bytes", MOST_BYTES)
+        described = _checked(path, head)
+        missing: dict[str, str] = dict(described["files"])
+        left = described.get("bytes", MOST_BYTES)
         if os.path.lexists(folder):
             raise UserError(f"{folder} is there already; remove it")
         try:
             folder.mkdir(parents=True)
-            if "bytes" in told:
+            if "bytes" in described:
                 _check_room(path, folder, left)
             for member in stream.members():
                 if member.name not in missing:
@@ -111,7 +111,7 @@ def unpack(path: Path, folder: Path) -> None:
             if missing:
                 raise UserError(f"{path} lacks {len(missing)} files, {_shown(min(missing))} first; copy it again")
             dress(folder)
-            stamp(folder, told["build"])
+            stamp(folder, described["build"])
         except BaseException:
             ledger.remove_tree(folder)
             raise
@@ -124,7 +124,7 @@ def stamp(folder: Path, build: int) -> None:
 
 
 def build_of(folder: Path) -> int:
-    """The build number of an unpacked version; 0 where it says none."""
+    """The build number of an unpacked version; 0 where it has none."""
     try:
         build = json.loads(files.read_bounded(folder / STAMP, MOST_STAMP_BYTES))["build"]
     except (OSError, UserError, ValueError, KeyError, TypeError, RecursionError):
@@ -226,29 +226,29 @@ def _opened(path: Path) -> Iterator[tuple[_Stream, bytes]]:
 def _checked(path: Path, listing: bytes) -> dict[str, Any]:
     """The parsed contents of a bundle, believed as far as its form goes; raises UserError."""
     try:
-        told = json.loads(listing)
+        described = json.loads(listing)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as an update ({CONTENTS}: {_shown(str(error))})") from None
-    name = told.get("name") if isinstance(told, dict) else None
+    name = described.get("name") if isinstance(described, dict) else None
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise UserError(f"{path} has no version; make it again with hw/image/update --make FILE")
-    target = told.get("python"), told.get("machine")
+    target = described.get("python"), described.get("machine")
     if target != (PYTHON, MACHINE):
         python, machine = (_shown(one) if isinstance(one, str) else "nothing known" for one in target)
         raise UserError(f"{path} is for Python {python} on {machine}, not for this box")
-    if type(told.get("build")) is not int or not 0 <= told["build"] <= MOST_BUILD:
+    if type(described.get("build")) is not int or not 0 <= described["build"] <= MOST_BUILD:
         raise UserError(f"{path} has no build number; make it again with hw/image/update --make FILE")
-    listed = told.get("files")
+    listed = described.get("files")
     if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
         raise UserError(f"{path} does not list its files; make it again with hw/image/update --make FILE")
     if len(listed) > MOST_FILES:
         raise UserError(f"{path} lists {len(listed)} files; a version has at most {MOST_FILES}")
-    declared = told.get("bytes", 0)
+    declared = described.get("bytes", 0)
     if not isinstance(declared, int) or isinstance(declared, bool) or not 0 <= declared <= MOST_BYTES:
         raise UserError(f"{path} has no size, or one above {files.in_bytes(MOST_BYTES)}")
     if (bad := next((name for name in listed if not _stays_inside(name)), None)) is not None:
         raise UserError(f"{path} wants to write {_shown(bad)} outside its folder; it is not made by hw/image/update")
-    return dict(told)
+    return dict(described)
 
 
 def _stays_inside(name: str) -> bool:

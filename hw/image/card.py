@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache/quietbox-image"
 OUT = Path("quietbox-arm64.img")
 EPOCH = 1_735_689_600
-"""1 January 2025: the time of every file on the card, unless SOURCE_DATE_EPOCH says another."""
+"""1 January 2025: the time of every file on the card, unless SOURCE_DATE_EPOCH sets another."""
 MASKED = (
     *("getty.target", "getty@.service", "serial-getty@.service", "console-getty.service", "ctrl-alt-del.target"),
     *(
@@ -89,13 +89,13 @@ class Build:
         marks = [f"{path.name} {_digest(path)}" for path in product.used(folder)]
         marks += [f"{path} {_digest(path)}" for path in product.sources()]
         key = hashlib.sha256("\n".join([*marks, str(self.epoch)]).encode()).hexdigest()[:12]
-        place, told = self.cache / f"product-{key}", self.cache / f"product-{key}.name"
-        if not told.exists():
+        place, name_file = self.cache / f"product-{key}", self.cache / f"product-{key}.name"
+        if not name_file.exists():
             self.say("the product for arm64")
             ledger.remove_tree(place)
             place.mkdir()
-            told.write_text(product.make(product.for_arm64(folder), place, self.epoch))
-        return told.read_text(), place
+            name_file.write_text(product.make(product.for_arm64(folder), place, self.epoch))
+        return name_file.read_text(), place
 
     def system(self, packages: Iterable[debian.Package]) -> Path:
         """Debian's tree, unpacked once for one set of packages and one recipe."""
@@ -213,10 +213,10 @@ def _enable(root: Path) -> None:
 def _copy(source: str, target: str) -> str:
     """A copy with its owner, which the cached tree holds and ``shutil`` drops."""
     shutil.copy2(source, target, follow_symlinks=False)
-    told = os.lstat(source)
-    os.chown(target, told.st_uid, told.st_gid, follow_symlinks=False)
+    found = os.lstat(source)
+    os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
     if not os.path.islink(source):
-        os.chmod(target, told.st_mode & 0o7777)  # chown takes the bits of set-uid programs away
+        os.chmod(target, found.st_mode & 0o7777)  # chown takes the bits of set-uid programs away
     return target
 
 
@@ -256,9 +256,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError("the files on the card belong to root: run it as root (sudo)")
         signers, who = owner.chosen_signers(options.signer)
         build = Build(options.cache.resolve(), options.wheels and options.wheels.resolve(), signers)
-        told = build.image(options.out, options.wanted)
+        made = build.image(options.out, options.wanted)
         manifest = options.out.with_suffix(".manifest.json")
-        atomic.write(manifest, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+        atomic.write(manifest, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
         licences = options.out.with_suffix(".cdx.json")
         atomic.write(licences, build.bill.encode())
     except UserError as error:

@@ -112,14 +112,14 @@ def fetch(cache: Path, mirror: str = MIRROR, security: str = SECURITY) -> list[P
     call = ["apt-get", "-q", *_options(apt)]
     _run([*call, "update"], "the package lists cannot be fetched; is there a network?")
     none = f"Dir::Cache::archives={apt}/none"  # else those that are there already are not listed
-    told = _run([*call, "-o", none, "-y", "--print-uris", "install", *WANTED], "the packages cannot be resolved")
-    names = re.findall(r"^'[^']+' (\S+\.deb) \d+", told, re.MULTILINE)
+    listing = _run([*call, "-o", none, "-y", "--print-uris", "install", *WANTED], "the packages cannot be resolved")
+    names = re.findall(r"^'[^']+' (\S+\.deb) \d+", listing, re.MULTILINE)
     _run([*call, "-y", "--download-only", "install", *WANTED], "the packages cannot be fetched")
     return sorted((_package(apt / "cache/archives" / name) for name in names), key=lambda one: one.name)
 
 
 def _options(apt: Path) -> list[str]:
-    told = {
+    settings = {
         "APT::Architecture": "arm64",
         "APT::Architectures::": "arm64",
         "APT::Sandbox::User": "root",
@@ -133,7 +133,7 @@ def _options(apt: Path) -> list[str]:
         "Dir::State::status": apt / "status",
         "Dir::Cache": apt / "cache",
     }
-    return [word for name, value in told.items() for word in ("-o", f"{name}={value}")]
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
 
 def _package(path: Path) -> Package:

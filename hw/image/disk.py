@@ -54,12 +54,12 @@ def fat(folder: Path, out: Path, mib: int, number: str, epoch: int) -> None:
     out.unlink(missing_ok=True)
     with out.open("wb") as file:
         file.truncate(mib << 20)
-    told = {"SOURCE_DATE_EPOCH": str(epoch), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
+    environment = {"SOURCE_DATE_EPOCH": str(epoch), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
     # -H: the partition's place on the card, which the boot sector repeats
     size = ["-T", str(mib << 11), "-h", "255", "-s", "63", "-H", str(table.ALIGN)]
-    _run(["mformat", "-i", str(out), "-F", "-v", "QUIETBOX", "-N", number.replace("-", ""), *size, "::"], told)
+    _run(["mformat", "-i", str(out), "-F", "-v", "QUIETBOX", "-N", number.replace("-", ""), *size, "::"], environment)
     names = sorted(str(path) for path in folder.iterdir())
-    _run(["mcopy", "-i", str(out), "-s", "-m", "-Q", *names, "::"], told)
+    _run(["mcopy", "-i", str(out), "-s", "-m", "-Q", *names, "::"], environment)
 
 
 def ext4(folder: Path, out: Path, size_bytes: int, label: str, number: str, epoch: int, *more: str) -> None:
@@ -68,14 +68,14 @@ def ext4(folder: Path, out: Path, size_bytes: int, label: str, number: str, epoc
     out.unlink(missing_ok=True)
     with out.open("wb") as file:
         file.truncate(size_bytes)
-    told = {"E2FSPROGS_FAKE_TIME": str(epoch), "SOURCE_DATE_EPOCH": str(epoch), "MKE2FS_CONFIG": "/dev/null"}
+    environment = {"E2FSPROGS_FAKE_TIME": str(epoch), "SOURCE_DATE_EPOCH": str(epoch), "MKE2FS_CONFIG": "/dev/null"}
     how = ["-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", "256", "-m", "0", "-L", label, "-U", number]
     # checksums of the metadata would have to be made anew after the times are set
     features = "has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file"
     features += ",huge_file,dir_nlink,extra_isize,^metadata_csum,^uninit_bg"
     extended = f"hash_seed={number},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=1"
     options = [*how, "-O", features, "-E", ",".join([extended, *more]), "-d", str(folder), str(out)]
-    _run(["mke2fs", *options], told)
+    _run(["mke2fs", *options], environment)
     settle_times(out, epoch)
 
 
@@ -113,8 +113,8 @@ def _inodes(descriptor: int) -> Iterator[int]:
     entry = struct.unpack_from("<H", head, 254)[0] if wide else 32
     first = 1 if block > 1024 else 2
     for group in range(inodes // per_group):
-        told = os.pread(descriptor, entry, first * block + group * entry)
-        start = struct.unpack_from("<I", told, 8)[0] | (struct.unpack_from("<I", told, 40)[0] << 32 if wide else 0)
+        raw = os.pread(descriptor, entry, first * block + group * entry)
+        start = struct.unpack_from("<I", raw, 8)[0] | (struct.unpack_from("<I", raw, 40)[0] << 32 if wide else 0)
         for number in range(per_group):
             yield start * block + number * size
 
@@ -143,9 +143,9 @@ def _set_times(folder: Path, epoch: int) -> None:
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def _run(command: list[str], told: dict[str, str]) -> None:
+def _run(command: list[str], environment: dict[str, str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | told)
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not installed: apt-get install mtools e2fsprogs") from None
     if done.returncode:

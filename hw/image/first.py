@@ -69,11 +69,11 @@ def look() -> None:
     until = time.monotonic() + SOUND_S
     while not list(Path("/proc/asound").glob("card[0-9]*")) and time.monotonic() < until:
         time.sleep(0.2)
-    told = found.look()
+    values = found.look()
     settings.FOUND.parent.mkdir(parents=True, exist_ok=True)
-    ledger.write(settings.FOUND, found.as_toml(told).encode())
+    ledger.write(settings.FOUND, found.as_toml(values).encode())
     ledger.write(BOARD, f"{board}\n".encode())
-    words = [f"[{name}] {key} = {value}" for name, keys in told.items() for key, value in keys.items()]
+    words = [f"[{name}] {key} = {value}" for name, keys in values.items() for key, value in keys.items()]
     print(f"first boot of {socket.gethostname()}: {', '.join(words) or 'the box selects its cards itself'}", flush=True)
 
 

@@ -25,20 +25,20 @@ def look(root: Path = ROOT) -> Tables:
     listed = cards.list_cards(proc=root / "proc", dev=root / "dev")
     heard = {card.id for card in listed if any(p.direction == "capture" and p.looks_like for p in card.ports)}
     played = {card.id for card in listed if any(p.direction == "playback" and p.looks_like for p in card.ports)}
-    told: Tables = {}
+    values: Tables = {}
     if MEMS in {card.id for card in listed} and not heard - {MEMS}:
-        told["capture"] = {"device": MEMS, "gain_db": MEMS_GAIN_DB}
+        values["capture"] = {"device": MEMS, "gain_db": MEMS_GAIN_DB}
     if len(played) == 1 and played == {"Headphones"}:
-        told["playback"] = {"device": "Headphones"}
+        values["playback"] = {"device": "Headphones"}
     letters = re.sub(r"[^a-z]", "", _line(root / "proc/device-tree/hat/product").lower())
     for name, (led, button) in PANELS.items():
         if name in letters:
-            told["panel"] = {"led": led, "button": button}
-    return told
+            values["panel"] = {"led": led, "button": button}
+    return values
 
 
 def serial(root: Path = ROOT) -> str:
-    """What tells one board from another: its serial number; empty where the firmware gives none."""
+    """What distinguishes one board from another: its serial number; empty where the firmware gives none."""
     return _line(root / "proc/device-tree/serial-number")
 
 

@@ -37,11 +37,11 @@ def needed(paths: list[Path]) -> Iterator[tuple[Path, str]]:
         try:
             # the second name makes it say which file it speaks of even if there is only one
             command = ["readelf", "--dynamic", "--wide", *map(str, some), "/dev/null"]
-            told = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+            output = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
         except FileNotFoundError:
             raise UserError("readelf is not installed: apt-get install binutils") from None
         path = some[0]
-        for line in told.splitlines():
+        for line in output.splitlines():
             if named := re.match(r"File: (.*)", line):
                 path = Path(named[1])
             elif asked := re.search(r"\(NEEDED\).*\[(.*)\]", line):

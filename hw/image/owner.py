@@ -53,7 +53,7 @@ def fingerprint(path: Path) -> str:
 
 
 def check_key(key: Path) -> None:
-    """Raises UserError if there is no such key; says how to make one."""
+    """Raises UserError if there is no such key; the text has the command that makes one."""
     if not key.is_file():
         raise UserError(
             f"there is no update key {key}: `hw/image/update --new-key` makes one, --key FILE names another"

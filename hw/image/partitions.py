@@ -153,7 +153,7 @@ class Ext4:
         return output if "Inode:" in output else ""
 
     def _do(self, *commands: str) -> None:
-        """debugfs always ends with 0: what it says beside its name and version is a complaint."""
+        """debugfs always ends with 0: what it prints beside its name and version is an error."""
         text = "".join(f"{command}\n" for command in (f"set_current_time {MADE}", *commands))
         done = subprocess.run(
             [tool_path("debugfs"), "-w", "-f", "-", self._where], input=text, capture_output=True, text=True
@@ -184,7 +184,7 @@ def call(*command: str, variables: dict[str, str] | None = None) -> subprocess.C
 
 
 def run(*command: str, variables: dict[str, str] | None = None) -> str:
-    """What it says. Raises UserError with its last line if it fails."""
+    """Its output. Raises UserError with its last line if it fails."""
     done = call(*command, variables=variables)
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]

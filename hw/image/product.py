@@ -52,8 +52,8 @@ def _fetched(cache: Path) -> Path:
             folder = arm64.wheels(cache, arm64.debian(cache))
         if not any(folder.glob("onnxruntime-*.whl")):
             arm64.fetch(runtime(), folder, *arm64.foreign())
-    except arm64.Missing as trouble:
-        raise UserError(f"the wheels cannot be collected: {trouble}") from None
+    except arm64.Missing as error:
+        raise UserError(f"the wheels cannot be collected: {error}") from None
     return folder
 
 
@@ -76,7 +76,7 @@ def for_arm64(folder: Path) -> list[str]:
 
 
 def make(wanted: Sequence[str], place: Path, epoch: int) -> str:
-    """Fill the empty folder ``place`` with this checkout and what pip installs when told ``wanted``; returns the
+    """Fill the empty folder ``place`` with this checkout and what pip installs for ``wanted``; returns the
     version's name.
 
     All times in it are ``epoch``; the same checkout and wheels give the same bytes. Raises UserError.
@@ -109,14 +109,14 @@ def make(wanted: Sequence[str], place: Path, epoch: int) -> str:
 
 def _pip(words: Sequence[str]) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words]
-    told = os.environ | {"PIP_ROOT_USER_ACTION": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    environment = os.environ | {"PIP_ROOT_USER_ACTION": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise UserError(f"pip: {(done.stderr.strip().splitlines() or ['it gave no reason'])[-1][:200]}")
 
 
 def _tidy(packages: Path) -> None:
-    """Out with what is only for developers, and with what tells of the machine that built it."""
+    """Remove what is only for developers, and what depends on the machine that built it."""
     shutil.rmtree(packages / "bin", ignore_errors=True)
     for pattern in ("*/tests", "*/*/tests", "*/*/*/tests"):
         for path in packages.glob(pattern):
@@ -171,15 +171,15 @@ def build_number() -> int:
     since or is no git checkout. The same sources give the same number, later ones a greater one.
     """
     git = ["git", "-c", "safe.directory=*", "-C", str(wheels.SOURCE)]
-    told = []
+    answers = []
     for words in (["status", "--porcelain", "--", *arm64.PRODUCT], ["log", "-1", "--format=%ct"]):
         try:
             done = subprocess.run([*git, *words], capture_output=True, text=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
             break
-        told.append(done.stdout.strip() if done.returncode == 0 else "unknown")
-    if len(told) == 2 and not told[0] and told[1].isdecimal():
-        return int(told[1])
+        answers.append(done.stdout.strip() if done.returncode == 0 else "unknown")
+    if len(answers) == 2 and not answers[0] and answers[1].isdecimal():
+        return int(answers[1])
     return int(min(max(path.stat().st_mtime for path in sources()), time.time()))
 
 

@@ -51,13 +51,13 @@ def bill(version: str, packages: Iterable[Package], root: Path, wheels: Sequence
     content = "\n".join(sorted(f"{one.purl} {[held.content for held in one.hashes]}" for one in listed))
     total = hashlib.sha256(f"{version}\n{content}".encode()).hexdigest()
     image = Component(name="quietbox-image", version=version, type=ComponentType.OPERATING_SYSTEM, bom_ref="image")
-    told = Bom(
+    bom = Bom(
         components=listed,
         serial_number=uuid.UUID(hex=total[:32], version=4),
         metadata=BomMetaData(component=image, timestamp=datetime.fromtimestamp(epoch, UTC)),
     )
-    told.register_dependency(image, listed)
-    return str(JsonV1Dot6(told).output_as_string(indent=1)) + "\n"
+    bom.register_dependency(image, listed)
+    return str(JsonV1Dot6(bom).output_as_string(indent=1)) + "\n"
 
 
 def _component(name: str, version: str, purl: Any, sha256: str, licences: Iterable[str]) -> "Component":
@@ -87,16 +87,16 @@ def _of_debian(package: Package, root: Path) -> "Component":
     about = {"arch": architecture, "distro": RELEASE[SUITE]}
     purl = PackageURL("deb", "debian", package.name, package.version, about)
     copyright_file = root / "usr/share/doc" / package.name / "copyright"
-    told = copyright_file.read_text(errors="replace") if copyright_file.is_file() else ""
-    return _component(package.name, package.version, purl, package.sha256, debian_licences(package.name, told))
+    text = copyright_file.read_text(errors="replace") if copyright_file.is_file() else ""
+    return _component(package.name, package.version, purl, package.sha256, debian_licences(package.name, text))
 
 
-def debian_licences(name: str, told: str) -> list[str]:
+def debian_licences(name: str, text: str) -> list[str]:
     """The short names of the licences in a package's copyright file, each once, sorted; where it is not in the form
     that machines read (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/), where to read it."""
-    if not told:
+    if not text:
         return [f"no copyright file in {name}"]
-    names = re.findall(r"(?m)^License:[ \t]*(\S.*?)[ \t]*$", told) if told.lstrip().startswith("Format:") else []
+    names = re.findall(r"(?m)^License:[ \t]*(\S.*?)[ \t]*$", text) if text.lstrip().startswith("Format:") else []
     return sorted(set(names)) or [f"see /usr/share/doc/{name}/copyright"]
 
 
@@ -105,20 +105,22 @@ def _of_wheel(path: Path) -> "Component":
 
     with zipfile.ZipFile(path) as held:
         about = next(name for name in held.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        told = email.message_from_bytes(held.read(about))
-    name, version = str(told["Name"]), str(told["Version"])
+        metadata = email.message_from_bytes(held.read(about))
+    name, version = str(metadata["Name"]), str(metadata["Version"])
     purl = PackageURL("pypi", None, lockfile.normal(name), version, {"file_name": path.name})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _component(name, version, purl, digest, wheel_licences(told))
+    return _component(name, version, purl, digest, wheel_licences(metadata))
 
 
-def wheel_licences(told: "email.message.Message") -> list[str]:
+def wheel_licences(metadata: "email.message.Message") -> list[str]:
     """The licences in a wheel's METADATA: its expression, else what its classifiers say, else the first line of its
     free text, else that it names none."""
-    if expression := told["License-Expression"]:
+    if expression := metadata["License-Expression"]:
         return [str(expression)]
-    classifiers = [str(one).rsplit(" :: ", 1)[1] for one in told.get_all("Classifier", []) if "License ::" in str(one)]
+    classifiers = [
+        str(one).rsplit(" :: ", 1)[1] for one in metadata.get_all("Classifier", []) if "License ::" in str(one)
+    ]
     if classifiers:
         return sorted(set(classifiers))
-    words = str(told["License"] or "").strip().splitlines()
+    words = str(metadata["License"] or "").strip().splitlines()
     return [words[0].strip()[:100]] if words and words[0].strip() else ["not stated in the wheel's METADATA"]

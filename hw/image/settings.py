@@ -27,7 +27,7 @@ CARD = Path("/boot/firmware/quietbox.toml")
 KEPT = Path("/data/settings/quietbox.toml")
 """The last good settings, as they stood on the card."""
 FOUND = Path("/data/settings/found.toml")
-"""What the first boot found out about the board; holds where the card's file says nothing."""
+"""What the first boot found out about the board; used where the card's file sets nothing."""
 OUT = Path("/run/quietbox-settings/quietbox.toml")
 CHECKED = Path("/data/settings/checked")
 NONE = Path("/dev/null")
@@ -124,10 +124,10 @@ def _text(path: Path) -> tuple[str, str]:
 
 def _tables(text: str) -> tuple[Tables, str]:
     try:
-        told = toml.parse(text)
+        parsed = toml.parse(text)
     except toml.BadToml as error:
         return {}, f"{CARD.name} on the card: {error}"
-    return {name: dict(keys) for name, keys in told.items() if isinstance(keys, dict)}, ""
+    return {name: dict(keys) for name, keys in parsed.items() if isinstance(keys, dict)}, ""
 
 
 def remembering(check: Check, version: str, notes: Path = CHECKED) -> Check:

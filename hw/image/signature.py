@@ -49,7 +49,7 @@ def split(file: BinaryIO, path: Path) -> tuple[int, bytes]:
 
 
 def mark(path: Path) -> str:
-    """Tells one signed update from another without reading all of it; proves nothing. Raises UserError, OSError."""
+    """Distinguishes signed updates without reading all of them; proves nothing. Raises UserError, OSError."""
     with os.fdopen(files.open_regular(path), "rb") as file:
         payload_bytes, signature = split(file, path)
     return hashlib.sha256(b"%d " % payload_bytes + signature).hexdigest()

@@ -143,8 +143,8 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
 
 def examine(boot: Fat, root: Ext4) -> System:
     """What system the partitions hold. Raises UserError if it is not one we know."""
-    told = dict(re.findall(r'(?m)^(\w+)="?(.*?)"?$', root.read("/usr/lib/os-release").decode(errors="replace")))
-    name, release = told.get("PRETTY_NAME", "an unknown system"), told.get("VERSION_CODENAME", "")
+    fields = dict(re.findall(r'(?m)^(\w+)="?(.*?)"?$', root.read("/usr/lib/os-release").decode(errors="replace")))
+    name, release = fields.get("PRETTY_NAME", "an unknown system"), fields.get("VERSION_CODENAME", "")
     if not root.size("/etc/rpi-issue"):
         raise UserError(f"{root.image} holds {name}, no Raspberry Pi OS (there is no /etc/rpi-issue in it)")
     if missing := [file for file in ("config.txt", "cmdline.txt") if not boot.has(file)]:
@@ -211,7 +211,7 @@ def program(folder: Path, work: Path) -> Path:
 
 
 def check_wheels(ready: Path, folder: Path, system: System) -> None:
-    """Let pip choose as it will on the board. Raises UserError for what the box cannot do without, says what else is
+    """Let pip choose as it will on the board. Raises UserError for what the box cannot do without, prints what else is
     missing. Conditions on the processor in foreign packages are judged by this machine's, not the board's.
     """
     name = system.processor.name
@@ -247,8 +247,8 @@ def packages_wanted(folder: Path, system: System) -> list[Path]:
     there = set(system.packages)
     depends: list[str] = []
     for deb in debs:
-        told = run("dpkg-deb", "-f", str(deb), "Package", "Provides", "Architecture", "Depends", "Pre-Depends")
-        fields = dict(re.findall(r"(?m)^([\w-]+): (.*)$", told))
+        control = run("dpkg-deb", "-f", str(deb), "Package", "Provides", "Architecture", "Depends", "Pre-Depends")
+        fields = dict(re.findall(r"(?m)^([\w-]+): (.*)$", control))
         if fields["Architecture"] not in ("all", system.processor.debian):
             raise UserError(f"{deb} is for {fields['Architecture']}, the image is {system.processor.debian}")
         there.update([fields["Package"], *_names(fields.get("Provides", ""))])
@@ -315,10 +315,10 @@ def _pip(*words: str, failed: str = "") -> str:
     done = call(sys.executable, "-m", "pip", *words, "--quiet", "--disable-pip-version-check")
     if done.returncode == 0:
         return ""
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    if missing := re.search(r"No matching distribution found for ([^\s(]+)", said):
+    output = (done.stdout + done.stderr).decode(errors="replace")
+    if missing := re.search(r"No matching distribution found for ([^\s(]+)", output):
         return missing[1]
-    last = said.strip().splitlines() or ["pip failed and gave no reason"]
+    last = output.strip().splitlines() or ["pip failed and gave no reason"]
     raise UserError(f"{failed or 'the wheels could not be tried'}: {last[-1][:200]}")
 
 

@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def done(options: argparse.Namespace) -> str:
-    """Do what the command line asks for; returns what to tell the user. Raises UserError, OSError."""
+    """Do what the command line asks for; returns the line to print. Raises UserError, OSError."""
     key: Path = options.key
     if options.new_key:
         key = options.file or key

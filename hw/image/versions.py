@@ -212,14 +212,14 @@ class Versions:
 
     def _put_in(self, path: Path, say: Say, again: bool, older: bool) -> str:
         """``update`` for a bundle whose signature was right. Raises UserError."""
-        told = bundle.contents(path)
-        name = str(told["name"])
+        listing = bundle.contents(path)
+        name = str(listing["name"])
         if name in self.refused and not again:
             raise TriedBefore(f"version {name} was tried and did not become ready; --again tries it again")
         newest = max(bundle.build_of(self.shipped), bundle.build_of(self.folder(self.current)))
-        if told["build"] < newest and not (older or told.get("older") is True):
+        if listing["build"] < newest and not (older or listing.get("older") is True):
             raise OlderVersion(
-                f"version {name} of {_date(told['build'])} is older than what runs, of {_date(newest)}; "
+                f"version {name} of {_date(listing['build'])} is older than what runs, of {_date(newest)}; "
                 "--older installs it anyway (for an update on a card: hw/image/update --make FILE --older)"
             )
         if name == self.current and self.folder(name) != self.shipped and not again:
@@ -309,10 +309,10 @@ def take_offered(versions: Versions, path: Path, say: Say) -> bool:
             try:
                 versions.update(path, say)
             except TriedBefore:
-                pass  # the journal said so when it was taken back
+                pass  # reported when it was taken back
             except OlderVersion as error:
                 say(f"{path} is rejected: {error}")
-                versions.offered = mark  # said once
+                versions.offered = mark  # reported once
                 return False
             versions.offered = mark
     except UserError as error:

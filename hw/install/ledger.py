@@ -75,23 +75,23 @@ class Ledger:
         self._root = root
         self._path = root / place
         try:
-            told = json.loads(files.read_bounded(self._path, MOST_BYTES))
+            held = json.loads(files.read_bounded(self._path, MOST_BYTES))
         except (OSError, UserError, ValueError, RecursionError):
-            told = {}
-        told = told if isinstance(told, dict) else {}
-        self.files: dict[str, list[str]] = dict(told.get("files", {}))
+            held = {}
+        held = held if isinstance(held, dict) else {}
+        self.files: dict[str, list[str]] = dict(held.get("files", {}))
         """Path -> the sha256 it may have: as written last, and while it changes, as written before."""
-        self.links: list[str] = list(told.get("links", []))
-        self.folders: list[str] = list(told.get("folders", []))
-        self.users: list[str] = list(told.get("users", []))
-        self.groups: list[str] = list(told.get("groups", []))
-        self.packages: list[str] = list(told.get("packages", []))
-        self.settings: list[str] = list(told.get("settings", []))
+        self.links: list[str] = list(held.get("links", []))
+        self.folders: list[str] = list(held.get("folders", []))
+        self.users: list[str] = list(held.get("users", []))
+        self.groups: list[str] = list(held.get("groups", []))
+        self.packages: list[str] = list(held.get("packages", []))
+        self.settings: list[str] = list(held.get("settings", []))
         """sha256 of the settings as the installer made them."""
-        self.extras: list[str] = list(told.get("extras", []))
+        self.extras: list[str] = list(held.get("extras", []))
         """What was asked for with ``--with``."""
-        self.config_txt: str = told.get("config_txt", "")
-        self.pending: bool = bool(told.get("pending", False))
+        self.config_txt: str = held.get("config_txt", "")
+        self.pending: bool = bool(held.get("pending", False))
         """Whether a run began and did not reach its end."""
 
     @property
@@ -100,8 +100,8 @@ class Ledger:
 
     def save(self) -> None:
         """On the disk when this returns; does nothing if nothing changed."""
-        told: dict[str, Any] = {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_")}
-        data = (json.dumps(told, indent=1, sort_keys=True) + "\n").encode()
+        held: dict[str, Any] = {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_")}
+        data = (json.dumps(held, indent=1, sort_keys=True) + "\n").encode()
         if not self._path.is_file() or self._path.read_bytes() != data:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write(self._path, data)

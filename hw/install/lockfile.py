@@ -1,7 +1,7 @@
 """What ``requirements.lock`` pins: every Python package that the installer, the image and the tests install, by hash.
 
 One lock for all extras of pyproject.toml, for Python from 3.11 on, on x86-64 and 64-bit ARM, made by uv.
-pip installs a part of it with ``--no-deps --require-hashes``: the part is complete, since the lock says after each
+pip installs a part of it with ``--no-deps --require-hashes``: the part is complete, since the lock notes after each
 package who asked for it, and ``subset`` follows that from the extras that are wanted. Needs nothing but Python.
 
     python -m hw.install.lockfile pictures,bridge    # the part of the lock for two extras, for pip install --no-deps -r
@@ -92,10 +92,10 @@ def project() -> dict[str, Any]:
 
 def asked(extras: Iterable[str] = ()) -> list[str]:
     """The requirements of the program and of ``extras``, as pyproject.toml states them. Raises UserError."""
-    told = project()
-    known: dict[str, list[str]] = told["project"]["optional-dependencies"]
-    more: dict[str, list[str]] = told["tool"]["quietbox"]["extras"]
-    found = [*told["project"]["dependencies"]]
+    settings = project()
+    known: dict[str, list[str]] = settings["project"]["optional-dependencies"]
+    more: dict[str, list[str]] = settings["tool"]["quietbox"]["extras"]
+    found = [*settings["project"]["dependencies"]]
     left, seen = [*extras], set[str]()
     while left:
         extra = left.pop().strip()
@@ -218,8 +218,8 @@ def torch_here(python: str = sys.executable) -> str:
         if metadata.version("torch") == cpu.version:
             return "cpu: nothing, it is there"
     asked_pip = [python, "-m", "pip", "index", "versions", "--disable-pip-version-check", "torch"]
-    told = subprocess.run(asked_pip, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
-    if cpu != wanted and re.search(rf"(?<![\w.]){re.escape(cpu.version)}(?![\w.])", told):
+    output = subprocess.run(asked_pip, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    if cpu != wanted and re.search(rf"(?<![\w.]){re.escape(cpu.version)}(?![\w.])", output):
         return f"cpu: about {CPU_MB} MB, the CPU build of PyTorch {wanted.version}"
     return (
         f"cuda: about {CUDA_MB} MB, since the package index holds the CUDA build of PyTorch {wanted.version} alone"
@@ -231,10 +231,10 @@ def renew(upgrade: bool = False, path: Path = LOCK) -> None:
     """Make the lock anew by pyproject.toml; what still fits stays at its version. Raises UserError."""
     if not shutil.which("uv"):
         raise UserError("uv is not installed: .venv/bin/python -m pip install uv, then PATH=.venv/bin:$PATH")
-    told = project()["tool"]["quietbox"]
+    settings = project()["tool"]["quietbox"]
     with tempfile.TemporaryDirectory() as folder:
         more, made = Path(folder, "more.in"), Path(folder, path.name)
-        more.write_text("".join(f"{one}\n" for requirements in told["extras"].values() for one in requirements))
+        more.write_text("".join(f"{one}\n" for requirements in settings["extras"].values() for one in requirements))
         if path.exists():
             shutil.copy(path, made)
         how = ["--universal", "--generate-hashes", "--no-header", "--quiet", f"--python-version={OLDEST_PYTHON}"]
@@ -245,7 +245,7 @@ def renew(upgrade: bool = False, path: Path = LOCK) -> None:
         made.write_text(re.sub(rf"-r {re.escape(str(more))}", "pyproject.toml", made.read_text()))
         packages = read(made)
         lines = made.read_text()
-    for file, digest in told["hashes"].items():
+    for file, digest in settings["hashes"].items():
         name = normal(file.split("-")[0])
         version = next(package.version for package in packages if package.name == name)
         if file.split("-")[1].split("+")[0] != version:

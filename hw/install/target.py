@@ -1,4 +1,4 @@
-"""The system that is installed to: this machine, or a tree below another root; and what the installer says of it."""
+"""The system that is installed to: this machine, or a tree below another root; and what the installer prints."""
 
 import argparse
 import fcntl
@@ -87,7 +87,7 @@ def list_steps(steps: list[Step]) -> None:
 
 
 def do_steps(steps: list[Step]) -> None:
-    """Do them in order, each said before."""
+    """Do them in order, each printed before it is done."""
     for number, step in enumerate(steps, 1):
         say(f"{number}/{len(steps)} {step.text}")
         step.do()

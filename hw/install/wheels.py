@@ -29,7 +29,7 @@ STAMP = "complete.json"
 CHECK_S = 120.0
 """A program's first start from a slow card takes seconds; one that takes this long hangs."""
 TRY_S = 60.0
-"""The trial itself gives up after 30 s."""
+"""The device probe of ONNX Runtime itself gives up after 30 s."""
 SUMS = "SHA256SUMS"
 """What ``collect`` writes into its folder: one line for each wheel, as sha256sum does."""
 CHOICES = {
@@ -244,8 +244,8 @@ def settings_fault(folder: Path, settings: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         return f"the program in {folder} cannot check {settings}: {error}"
-    said = done.stderr.decode(errors="replace").strip().splitlines() or [f"the check ended with {done.returncode}"]
-    return said[-1][:400] if done.returncode else ""
+    output = done.stderr.decode(errors="replace").strip().splitlines() or [f"the check ended with {done.returncode}"]
+    return output[-1][:400] if done.returncode else ""
 
 
 def _try_engine(folder: Path) -> None:
@@ -261,12 +261,12 @@ def _project() -> dict[str, Any]:
 
 def _program() -> Iterator[Path]:
     """The files of the checkout that the wheel is made of."""
-    told = tomllib.loads((SOURCE / "pyproject.toml").read_text())["tool"]["setuptools"]
+    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["tool"]["setuptools"]
     yield SOURCE / "pyproject.toml"
-    packages = list(_packages(told["packages"]["find"]["include"]))
+    packages = list(_packages(project["packages"]["find"]["include"]))
     for package in packages:
         yield from sorted(package.glob("*.py"))
-    for name, patterns in told["package-data"].items():
+    for name, patterns in project["package-data"].items():
         for package in packages if name == "*" else [SOURCE / name.replace(".", "/")]:
             for pattern in patterns:
                 yield from sorted(package.glob(pattern))
@@ -315,11 +315,12 @@ def _stage(work: Path) -> Path:
 def _pip(command: list[str], work: Path, wheels: Path | None) -> None:
     """Raises UserError with one line that names the package."""
     # /tmp is small memory on Debian 13, and a board's own card has no room for a cache.
-    told = {"TMPDIR": str(work), "PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-    told["PYPI"] = "1"  # where lgpio must be compiled: with its C library inside, since Debian has none
+    quiet = dict.fromkeys(("PIP_NO_CACHE_DIR", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_INPUT"), "1")
+    environment = {"TMPDIR": str(work), **quiet}
+    environment["PYPI"] = "1"  # where lgpio must be compiled: with its C library inside, since Debian has none
     done = subprocess.run(
         [*command, "--quiet", "--use-pep517"],  # Debian 12's own way of building needs a package it does not bring
-        env={**os.environ, **told, "PIP_ROOT_USER_ACTION": "ignore"},
+        env={**os.environ, **environment, "PIP_ROOT_USER_ACTION": "ignore"},
         cwd=work,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -327,24 +328,24 @@ def _pip(command: list[str], work: Path, wheels: Path | None) -> None:
     )
     if done.returncode == 0:
         return
-    said = f"{done.stdout}\n{done.stderr}"
+    output = f"{done.stdout}\n{done.stderr}"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor} on {os.uname().machine}"
-    if "DO NOT MATCH THE HASHES" in said:
-        name = re.search(r"(?m)^\s+([\w.-]+==[\w.+-]+) from ", said)
+    if "DO NOT MATCH THE HASHES" in output:
+        name = re.search(r"(?m)^\s+([\w.-]+==[\w.+-]+) from ", output)
         raise UserError(
             f"{name[1] if name else 'a package'} is not the file that requirements.lock pins; it is not used"
         )
-    if missing := re.search(r"No matching distribution found for ([^\s(]+)", said):
+    if missing := re.search(r"No matching distribution found for ([^\s(]+)", output):
         if wheels:
             raise UserError(f"{wheels} has no wheel of {missing[1]} for {python}; fill it with --collect-wheels there")
         raise UserError(f"no {missing[1]} available for {python}; is there a network? (--wheels DIR needs none)")
-    if built := re.search(r"Failed (?:building wheel for|to build) ([\w.-]+)", said):
+    if built := re.search(r"Failed (?:building wheel for|to build) ([\w.-]+)", output):
         reasons = re.findall(
-            r"(?m)^\W*((?:fatal )?error: (?!subprocess|command|metadata).+|.+: fatal error: .+)$", said
+            r"(?m)^\W*((?:fatal )?error: (?!subprocess|command|metadata).+|.+: fatal error: .+)$", output
         )
         raise UserError(f"{built[1]} could not be built for {python}{f': {reasons[-1][:160]}' if reasons else ''}")
-    errors = [line for line in said.splitlines() if line.strip().startswith("ERROR:")]
-    last = (errors or said.strip().splitlines() or ["pip failed and gave no reason"])[-1].strip()
+    errors = [line for line in output.splitlines() if line.strip().startswith("ERROR:")]
+    last = (errors or output.strip().splitlines() or ["pip failed and gave no reason"])[-1].strip()
     raise UserError(f"pip: {last[:200]}")
 
 

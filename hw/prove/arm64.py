@@ -8,7 +8,7 @@ engine on a noisy recording, ``doctor``, each version of ONNX Runtime on the ins
 (Cortex-A53), a Pi 4 (A72) and a Pi 5 (A76), and a stand-in for ONNX Runtime that dies of SIGILL. What is heard is
 compared with what the same engine gives on this machine.
 
-Emulated is the processor, not the board: nothing here tells how fast a Pi is. QEMU's cores refuse instructions that
+Emulated is the processor, not the board: nothing here shows how fast a Pi is. QEMU's cores refuse instructions that
 the real ones lack: ONNX Runtime 1.21.0, which dies of SIGILL on a real Pi 4, does so here on the A53 and A72 and runs
 on the A76. A SIGSEGV may be the emulator's own.
 Needs root and the Debian packages mmdebstrap and qemu-user-static.

@@ -97,7 +97,7 @@ def pauses(clean: Floats) -> np.ndarray:
 
 
 def play_through_the_box(noisy: Floats, folder: Path) -> tuple[Floats, dict[str, Any]]:
-    """Send the recording through `quietbox run` on ALSA; what it played, lined up, and what it said of itself."""
+    """Send the recording through `quietbox run` on ALSA; what it played, lined up, and what it reported of itself."""
     lead, tail = np.zeros(round(LEAD_S * RATE_HZ), np.float32), np.zeros(round(TAIL_S * RATE_HZ), np.float32)
     sent = np.round(np.concatenate([lead, noisy, tail]) * 32767).astype(np.int16)
     with PacedRig(RATE_HZ) as rig:
@@ -120,8 +120,8 @@ def measured_latency(folder: Path) -> dict[str, Any]:
     """`quietbox latency` with the output looped back to the microphone."""
     with PacedRig(RATE_HZ) as rig:
         measuring = quietbox(folder, "latency", "--json", "--config", settings_file(folder, rig.mic, "feed"))
-        said, _ = measuring.communicate(timeout=60)
-    found: dict[str, Any] = json.loads(said)
+        output, _ = measuring.communicate(timeout=60)
+    found: dict[str, Any] = json.loads(output)
     return found
 
 

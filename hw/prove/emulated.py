@@ -24,7 +24,7 @@ TREE = "bcm2837-rpi-3-b.dtb"
 REVISION = "a02082"
 SERIAL = "00000000c0ffee01"
 ALOUD = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console=notice"
-"""Added to the card's own command line, so that a boot that goes wrong says where."""
+"""Added to the card's own command line, so that a boot that fails shows where."""
 UNEMULATED = "modprobe.blacklist=vchiq"
 """The line to the Pi's other processor, which plays the jack: nobody answers there, and the driver stumbles over it."""
 CARD_BYTES = 2 << 30
@@ -59,7 +59,7 @@ class Card:
         return total.hexdigest()
 
     def data_faults(self, work: Path) -> str:
-        """What e2fsck says of the data partition once its journal has been played; empty if it is whole."""
+        """What e2fsck reports of the data partition once its journal has been played; empty if it is whole."""
         with self.path.open("rb") as file:
             part = table.read(file.read(table.SECTOR))[2]
         copy = work / "data.img"
@@ -126,16 +126,16 @@ class Emulator:
     def seconds(self) -> float:
         return time.monotonic() - self.began_s
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
     def wait(self, until: Callable[[str], bool], limit_s: float) -> bool:
         """Whether ``until`` held of the console within the limit, since power-on."""
         while self.seconds < limit_s and self.process.poll() is None:
-            if until(self.said()):
+            if until(self.output()):
                 return True
             time.sleep(2)
-        return until(self.said())
+        return until(self.output())
 
     def words(self, address: int) -> int | None:
         """A register of the Pi's, read from outside."""
@@ -149,16 +149,16 @@ class Emulator:
         return None
 
     def _answer(self, link: socket.socket) -> str:
-        told = b""
-        while not told.endswith(b"(qemu) "):
+        received = b""
+        while not received.endswith(b"(qemu) "):
             data = link.recv(65536)
             if not data:
                 break
-            told += data
-        return told.decode(errors="replace")
+            received += data
+        return received.decode(errors="replace")
 
     def cut(self) -> None:
-        """The power goes: nothing is told, nothing is written any more."""
+        """The power goes: nothing is written any more."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -202,7 +202,7 @@ def prepare(image: Path, work: Path) -> Card:
 def qemu(card: Card, work: Path, more: tuple[str, ...] = ()) -> list[str]:
     """The command that is a Pi 3 with ``card`` in it, and ``more`` of the emulator's own words."""
     line = (work / "cmdline.txt").read_text().strip()
-    told = [
+    command = [
         "qemu-system-aarch64",
         "-M",
         "raspi3b",
@@ -213,10 +213,17 @@ def qemu(card: Card, work: Path, more: tuple[str, ...] = ()) -> list[str]:
         f"{line} {ALOUD} {UNEMULATED}",
     ]
     for option, name in (("-kernel", "vmlinuz"), ("-initrd", "initrd.gz"), ("-dtb", "pi.dtb")):
-        told += [option, str(work / name)]
-    told += ["-drive", f"file={card.path},if=sd,format=raw,cache=writethrough"]
-    told += ["-serial", f"file:{work}/console.log", "-serial", "null", "-monitor", f"unix:{work}/monitor,server,nowait"]
-    return [*told, *more]
+        command += [option, str(work / name)]
+    command += ["-drive", f"file={card.path},if=sd,format=raw,cache=writethrough"]
+    command += [
+        "-serial",
+        f"file:{work}/console.log",
+        "-serial",
+        "null",
+        "-monitor",
+        f"unix:{work}/monitor,server,nowait",
+    ]
+    return [*command, *more]
 
 
 def copy_range(source: Path, target: Path, part: table.Partition) -> None:

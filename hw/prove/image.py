@@ -114,9 +114,9 @@ def checks(held: emulated.Card, place: Path, work: Path, machine: Machine, cuts:
     product.pack(place, "9.9.9-unsigned", update, card.EPOCH, card.EPOCH)
     into_first(held, {"update.quietbox": update}, work)
     yield from pi3.check_boot(held, work, machine, LIMIT_S, False)
-    facts = probe.told((work / "console.log").read_text(errors="replace"))
+    facts = probe.answers((work / "console.log").read_text(errors="replace"))
     refused = "is not signed" in facts.get("settings", "") and "in use shipped" in facts.get("version", "")
-    yield Row("an update without a signature is refused", verdict(refused), facts.get("settings", "nothing said"), 0)
+    yield Row("an update without a signature is refused", verdict(refused), facts.get("settings", "no output"), 0)
     settings = work / "quietbox.toml"
     settings.write_text("[limiter]\nthreshold_dbfs = 40\n")
     into_first(held, {"quietbox.toml": settings, "update.quietbox": pi3.broken_update(work, work / "update-key")}, work)
@@ -129,8 +129,8 @@ def checks(held: emulated.Card, place: Path, work: Path, machine: Machine, cuts:
     if cuts:
         yield from pi3.check_cuts(held, work, machine, cuts, 40.0, seed)
     yield from pi3.check_boot(held, work, machine, LIMIT_S, False)
-    facts = probe.told((work / "console.log").read_text(errors="replace"))
-    version = facts.get("version", "nothing said")
+    facts = probe.answers((work / "console.log").read_text(errors="replace"))
+    version = facts.get("version", "no output")
     ran = f"in use {GOOD}, good {GOOD}" in version
     yield Row("the good update is in use, after all cuts", verdict(ran), version, 0)
     boots = facts.get("boots", "0")
@@ -160,11 +160,11 @@ def main(arguments: list[str] | None = None) -> int:
             for row in checks(held, place, work, machine, options.cuts, options.seed):
                 rows.append(row)
                 print(row, flush=True)
-    except UserError as trouble:
-        print(f"prove: {trouble}", file=sys.stderr)
+    except UserError as error:
+        print(f"prove: {error}", file=sys.stderr)
         return 1
-    except OSError as trouble:
-        print(f"prove: {trouble.filename or 'the machine'}: {trouble.strerror}", file=sys.stderr)
+    except OSError as error:
+        print(f"prove: {error.filename or 'the machine'}: {error.strerror}", file=sys.stderr)
         return 1
     failed = sum(row.verdict == "FAIL" for row in rows)
     print(

@@ -10,7 +10,7 @@ emulator at N random moments, checks both file systems after each, and boots to 
 ``--update`` lays an update on the card that can never become ready, and sees the box go back. ``--send`` lays an SSH
 key on the card and puts UPDATE into the running box, as ``hw/image/update UPDATE --host NAME`` does.
 
-What it does not tell: the speed of a Pi; the firmware's part of the boot; the jack, the microphone and any other sound
+What it does not show: the speed of a Pi; the firmware's part of the boot; the jack, the microphone and any other sound
 card, USB and Wi-Fi, none of which are emulated; the button pressed, since nothing here can pull its pin; how a real
 card behaves when its power goes, since the emulator's file keeps everything it was given.
 
@@ -38,7 +38,7 @@ from edge.console import run_main
 from hw.image import bundle, owner, update
 from hw.prove import needs
 from hw.prove.emulated import Card, Emulator, PowerOn, prepare, qemu, run
-from hw.prove.probe import add_probe, told
+from hw.prove.probe import add_probe, answers
 from hw.prove.rows import Row, verdict
 
 MAC = "b8:27:eb:c0:ff:ee"
@@ -68,12 +68,12 @@ def check_boot(card: Card, work: Path, power_on: PowerOn, limit_s: float, whole:
 
 
 def _look(machine: Emulator, limit_s: float, whole: bool) -> Iterator[Row]:
-    running = machine.wait(lambda text: "quick" in told(text), limit_s)
-    facts = told(machine.said())
+    running = machine.wait(lambda text: "quick" in answers(text), limit_s)
+    facts = answers(machine.output())
     unit = facts.get("unit", "")
     yield Row("boots to the running service", verdict(running and "active" in unit), unit, machine.seconds)
     if not running:
-        yield Row("console", "FAIL", " ".join(machine.said().split())[-400:], machine.seconds)
+        yield Row("console", "FAIL", " ".join(machine.output().split())[-400:], machine.seconds)
         return
     a_pi = machine.socket.exists()
     if a_pi:
@@ -97,8 +97,8 @@ def _look(machine: Emulator, limit_s: float, whole: bool) -> Iterator[Row]:
         yield Row(what, verdict(key in facts and good(found)), shown[:300], machine.seconds)
     if not whole:
         return
-    machine.wait(lambda text: "done" in told(text), limit_s)
-    facts = told(machine.said())
+    machine.wait(lambda text: "done" in answers(text), limit_s)
+    facts = answers(machine.output())
     doctor = facts.get("doctor", "no output")
     ended = bool(re.search(r"exit [01]$", doctor)) and "Traceback" not in doctor
     yield Row("doctor --no-sound", verdict(ended), doctor[-300:], machine.seconds)
@@ -165,11 +165,11 @@ def check_update(card: Card, work: Path, power_on: PowerOn, limit_s: float, key:
 
 
 def check_fallback(card: Card, work: Path, power_on: PowerOn, limit_s: float) -> Iterator[Row]:
-    """With both of them broken: what runs, and what the journal says."""
+    """With both of them broken: what runs, and what the journal shows."""
     machine = Emulator(power_on(card, work), work)
     try:
-        running = machine.wait(lambda text: "quick" in told(text), limit_s)
-        facts = told(machine.said())
+        running = machine.wait(lambda text: "quick" in answers(text), limit_s)
+        facts = answers(machine.output())
         unit = facts.get("unit", "no output")
         yield Row(
             "boots with a broken update", verdict(running and "ActiveState=active" in unit), unit, machine.seconds
@@ -213,8 +213,8 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float, key: Path)
 
     machine = Emulator(qemu(card, work, wire), work)
     try:
-        running = machine.wait(lambda text: "quick" in told(text), limit_s)
-        unit = told(machine.said()).get("unit", "no output")
+        running = machine.wait(lambda text: "quick" in answers(text), limit_s)
+        unit = answers(machine.output()).get("unit", "no output")
         yield Row("boots with a key on the card", verdict(running), unit, machine.seconds)
         while (answer := ask("owner", "hostname")).returncode and machine.seconds < limit_s:
             time.sleep(5)
@@ -224,8 +224,8 @@ def check_send(card: Card, work: Path, bundled: Path, limit_s: float, key: Path)
         yield Row("nobody else", verdict(good), _words(refused), machine.seconds)
         try:
             sent, words = update.send(bundled, box, key, ssh["owner"]) == name, f"version {name}"
-        except UserError as trouble:
-            sent, words = False, str(trouble)
+        except UserError as error:
+            sent, words = False, str(error)
         yield Row("takes an update", verdict(sent), words, machine.seconds)
         shown, ready = "", f"in use {name}, good {name}"
         while sent and ready not in shown and machine.seconds < limit_s:
@@ -277,11 +277,11 @@ def main(arguments: list[str] | None = None) -> int:
                 for row in check:
                     rows.append(row)
                     print(row, flush=True)
-    except UserError as trouble:
-        print(f"pi3: {trouble}", file=sys.stderr)
+    except UserError as error:
+        print(f"pi3: {error}", file=sys.stderr)
         return 1
-    except OSError as trouble:
-        print(f"pi3: {trouble.filename or 'the machine'}: {trouble.strerror}", file=sys.stderr)
+    except OSError as error:
+        print(f"pi3: {error.filename or 'the machine'}: {error.strerror}", file=sys.stderr)
         return 1
     failed = sum(row.verdict == "FAIL" for row in rows)
     print(f"{len(rows)} checks, {failed} failed. Not tested: speed, firmware, jack, microphone, USB, Wi-Fi, a press.")

@@ -58,7 +58,7 @@ class Entry:
     writes: tuple[str, ...] = ()
     """What it may write below its home folder."""
     endless: bool = False
-    """Whether it only ends when it is told to."""
+    """Whether it ends only on request."""
     loopback: bool = False
     """Whether it may open network sockets, to this machine only."""
     sound: bool = False
@@ -232,12 +232,12 @@ def _result(entry: Entry, traced: Traced, folder: Path, seconds: float, limit_s:
         while traced.count("onnxruntime_pybind") < LOADS and traced.wait(0.1) is None and time.monotonic() < over_s:
             pass
         if traced.wait(seconds) is not None:
-            raise UserError(f"{entry.name} ended by itself: {_last(traced.said())}")
+            raise UserError(f"{entry.name} ended by itself: {_last(traced.output())}")
     else:
         traced.wait(limit_s)
     status = traced.end()
     if status not in ((0, 1) if entry.name == "doctor" else (0,)):  # the doctor finds something missing
-        raise UserError(f"{entry.name} failed ({status}): {_last(traced.said())}")
+        raise UserError(f"{entry.name} failed ({status}): {_last(traced.output())}")
     seen = traced.seen()
     return Result(entry, seen, faults(entry, seen, folder))
 

@@ -43,14 +43,14 @@ say field "$(journalctl -b -u quietbox -o json --no-pager | grep QUIETBOX_STATE 
 say journal "$(journalctl -b -u quietbox -o cat --no-pager -n 12)"
 say quick yes
 [ -e /etc/quietbox-probe-short ] && exit 0
-told=$(quietbox doctor --no-sound 2>&1)
+output=$(quietbox doctor --no-sound 2>&1)
 exit=$?
-say doctor "$(echo "$told" | grep -v '[┃│┡├└┏━─]' | tail -n 2) exit $exit"
+say doctor "$(echo "$output" | grep -v '[┃│┡├└┏━─]' | tail -n 2) exit $exit"
 for engine in network rnn dsp; do
     began=$(cut -d. -f1 /proc/uptime)
-    told=$(quietbox enhance /usr/share/quietbox-probe.wav -o /tmp/$engine.wav --engine $engine 2>&1)
+    output=$(quietbox enhance /usr/share/quietbox-probe.wav -o /tmp/$engine.wav --engine $engine 2>&1)
     exit=$? took=$(($(cut -d. -f1 /proc/uptime) - began))
-    say enhance-$engine "exit $exit, $(stat -c %s /tmp/$engine.wav) bytes, $took s: $told"
+    say enhance-$engine "exit $exit, $(stat -c %s /tmp/$engine.wav) bytes, $took s: $output"
 done
 say done yes
 """
@@ -74,6 +74,6 @@ def add_probe(card: Card, work: Path, short: bool) -> None:
     card.into_root(files, links, work)
 
 
-def told(console: str) -> dict[str, str]:
-    """What the probe said, by name."""
+def answers(console: str) -> dict[str, str]:
+    """What the probe reported, by name."""
     return {key: text.strip() for key, text in re.findall(rf"{MARK} ([\w-]+)=([^\r\n]*)", console)}

@@ -60,16 +60,16 @@ def sentences(longest_s: float = 3.0) -> list[Floats]:
     found = []
     for sound in recordings("clean"):
         hops = np.flatnonzero(spoken(sound))
-        said = sound[hops[0] * HOP_SAMPLES : (hops[-1] + 1) * HOP_SAMPLES]
+        speech = sound[hops[0] * HOP_SAMPLES : (hops[-1] + 1) * HOP_SAMPLES]
         piece = round(longest_s * RATE_HZ) // HOP_SAMPLES * HOP_SAMPLES
-        found += [said[at : at + piece] for at in range(0, len(said) - piece + 1, piece)]
+        found += [speech[at : at + piece] for at in range(0, len(speech) - piece + 1, piece)]
     return found
 
 
-def spaced(said: Sequence[Floats], pauses_s: Sequence[float], before_s: float = 4.0) -> Floats:
+def spaced(speech: Sequence[Floats], pauses_s: Sequence[float], before_s: float = 4.0) -> Floats:
     """Sentences with a pause after each and silence before them."""
     parts = [np.zeros(round(before_s * RATE_HZ), np.float32)]
-    for sentence, pause_s in zip(said, pauses_s, strict=True):
+    for sentence, pause_s in zip(speech, pauses_s, strict=True):
         parts += [sentence, np.zeros(round(pause_s * RATE_HZ) // HOP_SAMPLES * HOP_SAMPLES, np.float32)]
     return np.concatenate(parts)
 
@@ -131,12 +131,12 @@ def noises(samples: int) -> dict[str, tuple[Floats, float]]:
 def talk(minutes: float) -> Floats:
     """float32, whole hops: somebody who speaks a tenth of the time."""
     wanted = round(minutes * 60 * RATE_HZ) // HOP_SAMPLES * HOP_SAMPLES
-    draw, said = np.random.default_rng(7), sentences()
+    draw, speech = np.random.default_rng(7), sentences()
     chosen: list[Floats] = []
     pauses_s: list[float] = []
     length = 4.0
     while length < minutes * 60:
-        chosen.append(said[len(chosen) % len(said)])
+        chosen.append(speech[len(chosen) % len(speech)])
         seconds = len(chosen[-1]) / RATE_HZ
         pauses_s.append(draw.uniform(0.2, 1.8) * seconds * (1 / SPEECH_SHARE - 1))
         length += seconds + pauses_s[-1]
@@ -222,17 +222,17 @@ def measure_day(sound: Floats, name: str, sleep_s: float) -> Day:
 
 
 class Tape(Estimator):
-    """An estimator that remembers what another one said of each frame."""
+    """An estimator that remembers the gains of another one, frame by frame."""
 
     def __init__(self, inner: Estimator) -> None:
         self.name = inner.name
         self.inner = inner
-        self.said: list[Floats] = []
+        self.gains: list[Floats] = []
         self.skipped_hops = 0
 
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
         speech: float = self.inner.estimate(spectrum, gains)
-        self.said.append(gains.copy())
+        self.gains.append(gains.copy())
         self.skipped_hops += self.inner.skipped
         return speech
 
@@ -241,15 +241,15 @@ class Tape(Estimator):
 
 
 class Played(Estimator):
-    """The estimator that says it again, of another sound."""
+    """The estimator that repeats them for another sound."""
 
     name = "tape"
 
-    def __init__(self, said: list[Floats]) -> None:
-        self._said = iter(said)
+    def __init__(self, gains: list[Floats]) -> None:
+        self._gains = iter(gains)
 
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
-        gains[:] = next(self._said)
+        gains[:] = next(self._gains)
         return 0.0
 
     def reset(self) -> None:
@@ -285,15 +285,15 @@ class Harm:
 
 def onsets(clean: Floats) -> NDArray[np.int64]:
     """Hops in which somebody begins to speak who has not for two seconds and more."""
-    said = spoken(clean)
-    last = np.maximum.accumulate(np.where(said, np.arange(len(said)), -(10**6)))
-    return np.flatnonzero(said[1:] & (np.arange(1, len(said)) - last[:-1] > 2200 / HOP_MS)) + 1
+    speech = spoken(clean)
+    last = np.maximum.accumulate(np.where(speech, np.arange(len(speech)), -(10**6)))
+    return np.flatnonzero(speech[1:] & (np.arange(1, len(speech)) - last[:-1] > 2200 / HOP_MS)) + 1
 
 
 def measure_harm(noise: str, clean: Floats, noisy: Floats, name: str, sleep_s: float) -> Harm:
     tapes = Tape(network_of(name)), Tape(Sleeper(network_of(name), sleep_s))
     awake, asleep = (walked(tape, noisy) for tape in tapes)
-    voice_awake, voice_asleep = (walked(Played(tape.said), clean) for tape in tapes)
+    voice_awake, voice_asleep = (walked(Played(tape.gains), clean) for tape in tapes)
     starts = [
         level_change_db(voice_awake[part], voice_asleep[part])
         for hop in onsets(clean)
@@ -307,7 +307,7 @@ def measure_harm(noise: str, clean: Floats, noisy: Floats, name: str, sleep_s: f
     ]
     return Harm(
         noise,
-        tapes[1].skipped_hops / len(tapes[1].said),
+        tapes[1].skipped_hops / len(tapes[1].gains),
         float(np.mean(starts)),
         min(starts),
         pesq_wb(clean, asleep) - pesq_wb(clean, awake),
@@ -319,9 +319,9 @@ def measure_harm(noise: str, clean: Floats, noisy: Floats, name: str, sleep_s: f
 
 def harms(name: str, sleep_s: float) -> list[Harm]:
     """One row for each noise."""
-    said = sentences(1.5)[:5]
-    clean = spaced(said, [4.0, 6.0, 5.0, 3.0, 4.0])
-    loud = np.sqrt(np.mean(np.concatenate(said) ** 2))
+    speech = sentences(1.5)[:5]
+    clean = spaced(speech, [4.0, 6.0, 5.0, 3.0, 4.0])
+    loud = np.sqrt(np.mean(np.concatenate(speech) ** 2))
     rows = []
     for noise, (sound, snr_db) in noises(len(clean)).items():
         level = loud / np.sqrt(np.mean(sound**2)) * 10 ** (-snr_db / 20)

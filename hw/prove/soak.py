@@ -44,14 +44,14 @@ def soak(minutes: float, burners: int) -> dict[str, Any]:
             over = time.monotonic() + 60 * minutes
             while time.monotonic() < over and box.poll() is None:
                 time.sleep(0.5)
-            said, _ = quietbox(folder, "status", "--json").communicate()
+            output, _ = quietbox(folder, "status", "--json").communicate()
         finally:
             for process in load:
                 if process.is_alive():
                     process.kill()
             box.terminate()
             box.wait(5)
-    status: dict[str, Any] = json.loads(said)
+    status: dict[str, Any] = json.loads(output)
     return status
 
 

@@ -107,7 +107,7 @@ def there(
 def run(
     command: Sequence[str], variables: dict[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run and keep what it says; a failure ends everything with its last lines."""
+    """Run and keep the output; a failure ends everything with its last lines."""
     done = subprocess.run(
         command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )

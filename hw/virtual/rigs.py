@@ -47,7 +47,7 @@ SHM = Path("/dev/shm")
 REGISTRY = SHM / "jack-shm-registry"
 """Where jackd lists the servers of this machine."""
 BANNER = ("jackdmp", "Copyright", "This is free", "under certain")
-"""What jackd always says."""
+"""What jackd always prints."""
 
 
 class NoVirtualSound(Exception):

@@ -100,8 +100,8 @@ def main() -> int:
         collects = not options.prepare and any(set(session.names) & set(wanted) for session in plan if session.installs)
         needs.check(needs.virtual_pi(options.cache / "virtual", options.kernel, collects=collects))
         if options.prepare:
-            *_, told = prepare(options.kernel, options.cache)
-            say(f"ready: install.sh --board --wheels: {told}")
+            *_, account = prepare(options.kernel, options.cache)
+            say(f"ready: install.sh --board --wheels: {account}")
             return 0
         rows = prove(plan, wanted, options.kernel, options.cache, options.keep)
     except UserError as error:
@@ -128,15 +128,15 @@ def prepare(given: Path | None, cache: Path) -> tuple[Path, Path, Path, str]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one that comes meanwhile waits and finds everything built
         program = given.resolve() if given else kernel.kernel(cache)
         disk = image.disk(cache)
-        layer, told = product.installed(cache, program, disk)
-    return program, disk, layer, told
+        layer, account = product.installed(cache, program, disk)
+    return program, disk, layer, account
 
 
 def prove(plan: list[Session], wanted: Iterable[str], given: Path | None, cache: Path, keep: Path | None) -> list[Row]:
     """Build what is missing, then boot as often as it takes. Raises UserError."""
-    program, disk, layer, told = prepare(given, cache)
+    program, disk, layer, account = prepare(given, cache)
     rows = {name: Row(name) for name in wanted}
-    installed = Row("install", True, f"install.sh --board --wheels: {told}", 1)
+    installed = Row("install", True, f"install.sh --board --wheels: {account}", 1)
     lengths = {name: session.seconds for session in plan for name in session.names}
     for session in plan:
         names = [name for name in session.names if name in rows]
@@ -167,9 +167,16 @@ def boot(program: Path, disk: Path, share: Path, names: list[str], session: Sess
         f"{BOX_FIRST}\nexport PI_SECONDS={session.seconds:g} PYTHONDONTWRITEBYTECODE=1\n"
         f"/opt/quietbox/current/bin/python proofs.py {' '.join(names)}",
     )
-    told = _Teller(share / "results.jsonl")
+    reporter = _Reporter(share / "results.jsonl")
     return machine.boot(
-        program, disk, share / "layer", share, limit_s=limit_s, words=session.words, busy=session.busy, seen=told.look
+        program,
+        disk,
+        share / "layer",
+        share,
+        limit_s=limit_s,
+        words=session.words,
+        busy=session.busy,
+        seen=reporter.report,
     )
 
 
@@ -197,17 +204,17 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-class _Teller:
-    """Says each result as it comes."""
+class _Reporter:
+    """Prints each result as it comes."""
 
     def __init__(self, results: Path) -> None:
         self._results = results
-        self._told = 0
+        self._reported = 0
 
-    def look(self) -> None:
-        for entry in (found := read(self._results))[self._told :]:
+    def report(self) -> None:
+        for entry in (found := read(self._results))[self._reported :]:
             say(f"  {entry['name']}: {'holds' if entry['passed'] else 'FAILED'}: {entry['words']}")
-        self._told = len(found)
+        self._reported = len(found)
 
 
 class shared_folder:

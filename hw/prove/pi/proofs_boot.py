@@ -10,7 +10,7 @@ from stage import LAG_S, MICROPHONE, call, show, state, wait_for
 
 
 def first(reader: stage.Reader, wanted: str) -> float:
-    """Monotonic time of the first record of this boot that tells this state."""
+    """Monotonic time of the first record of this boot with this state."""
     reader._cursor = ""
     wait_for(lambda: state() == wanted, 120)
     return reader.at(20, QUIETBOX_EVENT="state", QUIETBOX_STATE=wanted)
@@ -34,11 +34,11 @@ def no_microphone() -> str:
     reader = stage.Reader()
     reader._cursor = ""
     at = first(reader, "waiting")
-    said = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
+    message = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
     stage.plug(MICROPHONE)
     back_s = wait_for(lambda: state() == "running", 60)
     return check(
-        back_s <= BACK_S, f"waiting {at:.1f} s after power-on ({said!r}), running {back_s:.1f} s after it came"
+        back_s <= BACK_S, f"waiting {at:.1f} s after power-on ({message!r}), running {back_s:.1f} s after it came"
     )
 
 

@@ -33,11 +33,11 @@ def unplugged(card: str) -> str:
     stage.plug(card)
     back_s = wait_for(lambda: state() == "running", 30)
     period = statistics.median(np.diff(rises)) if len(rises) > 1 else float("nan")
-    said = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="waiting")]
+    messages = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="waiting")]
     return check(
-        back_s <= BACK_S and 0.35 < share < 0.65 and 1.8 < period < 2.2 and bool(said),
+        back_s <= BACK_S and 0.35 < share < 0.65 and 1.8 < period < 2.2 and bool(messages),
         f"waiting after {waiting_s:.1f} s, LED blinks every {period:.1f} s; running {back_s:.1f} s after it came back "
-        f"({said[0] if said else 'no output'!r})",
+        f"({messages[0] if messages else 'no output'!r})",
     )
 
 
@@ -106,9 +106,11 @@ def bad_model() -> str:
         reader.at(60, QUIETBOX_EVENT="start")
         wait_for(lambda: state() in ("running", "degraded"), 60)
         engine = status()["engine"]
-    said = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="engine")]
+    messages = [entry["MESSAGE"] for entry in reader.records(QUIETBOX_EVENT="engine")]
     stage.restart()
-    return check(bool(said) and "network" not in engine, f"{engine} goes on; {said[0] if said else 'no output'!r}")
+    return check(
+        bool(messages) and "network" not in engine, f"{engine} goes on; {messages[0] if messages else 'no output'!r}"
+    )
 
 
 def bad_settings() -> str:
@@ -140,15 +142,15 @@ def busy_card() -> str:
         time.sleep(1)
         call("systemctl", "start", SERVICE)
         reader.at(60, QUIETBOX_EVENT="waiting")
-        said = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
+        message = reader.records(QUIETBOX_EVENT="waiting")[0]["MESSAGE"]
         doctor = subprocess.run(["quietbox", "doctor"], capture_output=True, text=True)
     finally:
         thief.kill()
         thief.wait()
     back_s = wait_for(lambda: state() == "running", 30)
     return check(
-        back_s <= BACK_S and "arecord" in said and doctor.returncode != 0 and "arecord" in doctor.stdout,
-        f"{said!r}; doctor exits {doctor.returncode}, {'names' if 'arecord' in doctor.stdout else 'does not name'} "
+        back_s <= BACK_S and "arecord" in message and doctor.returncode != 0 and "arecord" in doctor.stdout,
+        f"{message!r}; doctor exits {doctor.returncode}, {'names' if 'arecord' in doctor.stdout else 'does not name'} "
         f"arecord; running {back_s:.1f} s after it let go",
     )
 

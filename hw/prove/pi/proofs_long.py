@@ -85,13 +85,13 @@ def drift() -> str:
         over = time.monotonic() + float(os.environ["PI_SECONDS"])
         while time.monotonic() < over:
             tally.over(proving.speaker.play(noisy))
-        said = status()
+        report = status()
     finally:
         call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", "100000")
     return check(
-        not tally.own and abs(abs(said["drift_ppm"]) - ppm) < 60,
-        f"{said['seconds']:.0f} s: {tally.words()}; drift measured {said['drift_ppm']:+.0f} ppm, queue "
-        f"{said['queue_ms']:.1f} ms",
+        not tally.own and abs(abs(report["drift_ppm"]) - ppm) < 60,
+        f"{report['seconds']:.0f} s: {tally.words()}; drift measured {report['drift_ppm']:+.0f} ppm, queue "
+        f"{report['queue_ms']:.1f} ms",
     )
 
 
@@ -116,14 +116,15 @@ def load() -> str:
             over = time.monotonic() + seconds
             while time.monotonic() < over:
                 tally.over(proving.speaker.play(noisy))
-            said = status()
+            report = status()
     finally:
         for burner in burners:
             burner.kill()
         identity.write_text(JACK)
     return check(
         not tally.own,
-        f"{seconds:.0f} s, 3 busy loops: {tally.words()}; {said['microphone']}; hop p99 {said['hop_p99_us']:.0f} us",
+        f"{seconds:.0f} s, 3 busy loops: {tally.words()}; {report['microphone']}; "
+        f"hop p99 {report['hop_p99_us']:.0f} µs",
     )
 
 

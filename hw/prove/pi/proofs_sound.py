@@ -55,7 +55,7 @@ def cable_only() -> str:
 
 
 def gadget() -> str:
-    """the USB microphone: taken by the kernel, seen by the PC's driver at its other end, told while nobody reads it
+    """the USB microphone: taken by the kernel, seen by the PC's driver at its other end, reported while nobody reads it
 
     The controller (dummy_hcd) is both ends of one cable and carries no audio transfers, so nothing can be recorded.
     """
@@ -69,7 +69,7 @@ def gadget() -> str:
             number, _, name = next(card for card in cards if "USB-Audio" in card[2])
             offer = Path(f"/proc/asound/card{number}/stream0").read_text()
             wait_for(lambda: status().get("cable_state") in ("playing", "unread"), 20)
-            said = status()
+            report = status()
         finally:
             call("systemctl", "stop", "quietbox-gadget.service")
     left = [*Path("/sys/kernel/config/usb_gadget").iterdir()]
@@ -77,8 +77,8 @@ def gadget() -> str:
     wanted = ("Format: S16_LE", "Channels: 1", "Rates: 48000")
     return check(
         "configured" in port and "Capture:" in offer and all(word in capture for word in wanted) and not left,
-        f"{port}; the PC's driver made of it {name!r}: {', '.join(wanted)}; the box says of its cable "
-        f"{said['cable_state']!r} and is {said['state']}; removed without a trace",
+        f"{port}; the PC's driver made of it {name!r}: {', '.join(wanted)}; the box reports its cable as "
+        f"{report['cable_state']!r} and is {report['state']}; removed without a trace",
     )
 
 

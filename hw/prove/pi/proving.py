@@ -19,7 +19,7 @@ led: stage.Led
 
 
 class Failed(Exception):
-    """The proof did not hold; the text says what was measured."""
+    """The proof did not hold; the text has what was measured."""
 
 
 def check(holds: bool, words: str) -> str:
@@ -38,5 +38,5 @@ def pair() -> tuple[Floats, Floats]:
 
 
 def xruns() -> tuple[int, int, int]:
-    said = status()
-    return said["xruns_in"], said["xruns_out"], said["dropped_hops"]
+    report = status()
+    return report["xruns_in"], report["xruns_out"], report["dropped_hops"]

@@ -136,7 +136,7 @@ class Recorder:
 
 
 def _granted(card: str) -> dict[str, str]:
-    """What the product's side of a card runs on, as the kernel says."""
+    """What the product's side of a card runs on, as the kernel reports."""
     text = Path(f"/proc/asound/{card}/pcm0p/sub0/hw_params").read_text()
     return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
@@ -223,16 +223,16 @@ def show(*names: str) -> dict[str, str]:
 
 
 def state() -> str:
-    """What the box says it does; empty if it printed nothing, or the one that said it is dead."""
+    """The box's state by its status file; empty if there is none, or the process that wrote it has ended."""
     try:
-        said = json.loads(STATUS.read_text())
+        report = json.loads(STATUS.read_text())
     except (OSError, ValueError):
         return ""
-    return str(said.get("state", "")) if os.path.exists(f"/proc/{said.get('pid')}") else ""
+    return str(report.get("state", "")) if os.path.exists(f"/proc/{report.get('pid')}") else ""
 
 
 def runner() -> int:
-    """The process that says it runs; 0 if none does. Cheap: a machine that is asked too much starts nothing in time."""
+    """The process that reports that it runs; 0 if none does. Cheap: polling that takes time delays the start itself."""
     try:
         return int(status()["pid"]) if state() == "running" else 0
     except (OSError, ValueError):

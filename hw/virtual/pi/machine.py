@@ -46,7 +46,7 @@ def boot(
 ) -> Boot:
     """Boot, run ``share/job`` inside, power off. What is written to the disk goes to ``layer`` (made if missing).
 
-    ``words`` are added to the kernel's command line; ``busy`` says that the job keeps the machine busy all the time;
+    ``words`` are added to the kernel's command line; ``busy`` means that the job keeps the machine busy all the time;
     ``seen`` is called a few times a second while it runs.
     """
     for name in ("status", "stdout", "stderr", "journal"):
