@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 from edge import UserError
 from hw.prove import privacy
@@ -15,7 +16,8 @@ from hw.prove.privacy import ENTRIES, SOURCE, Entry, examine, faults
 from hw.traced import CAN_USE_A_NETWORK, network_libraries, read_trace, unexpected_libraries
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
-PACKAGES = tomllib.loads((SOURCE / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+PROJECT = tomllib.loads((SOURCE / "pyproject.toml").read_text())
+PACKAGES = find_packages(str(SOURCE), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
 UNITS = sorted(path for folder in ("systemd", "hw") for path in (SOURCE / folder).rglob("*.service"))
 
 # strace's lines of a process that imported ONNX Runtime 1.32.0 without the switch, shortened
