@@ -16,7 +16,7 @@ CARDS = ("Microphone", "Headphones", "Cable")
 """Loop-back cards the kernel starts with: device 0 is the product's side, device 1 the world's."""
 SHM = Path("/dev/shm")
 POWER_OFF_S = 20.0
-"""One boot in six prints everything and then never ends: the switch is pulled so long after the job's status."""
+"""One boot in six prints everything and then never ends: it is killed so long after the job's status."""
 LOOK_S = 0.25
 FIRST = 90
 """SCHED_FIFO priority of the machine on the host: above that of a box which a test runs there (50)."""
@@ -51,8 +51,32 @@ def boot(
     """
     for name in ("status", "stdout", "stderr", "journal"):
         (share / name).unlink(missing_ok=True)
+    began_s = time.monotonic()
+    with (share / "console").open("wb") as console:
+        machine = subprocess.Popen(
+            command(kernel, disk, layer, share, words, busy),
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+            env=os.environ | {"TMPDIR": str(memory_folder(share))},
+        )
+        try:
+            hung = _watch(machine, share / "status", began_s + limit_s, seen)
+        finally:
+            _cut_power(machine)
+    seen()
+    try:
+        status: int | None = int((share / "status").read_text())
+    except (OSError, ValueError):
+        status = None
+    return Boot(status, time.monotonic() - began_s, hung)
+
+
+def command(kernel: Path, disk: Path, layer: Path, share: Path, words: tuple[str, ...], busy: bool) -> list[str]:
+    """The command that is the machine; the arguments are those of ``boot``."""
     count = len(CARDS)
-    command = [
+    return [
         *punctual(busy),
         str(kernel),
         f"mem={MEMORY}",
@@ -69,36 +93,20 @@ def boot(
         f"snd_aloop.pcm_substreams={','.join('1' * count)}",
         f"pi.share={share}",
     ]
-    began = time.monotonic()
-    hung = False
-    with (share / "console").open("wb") as console:
-        machine = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            start_new_session=True,
-            env=os.environ | {"TMPDIR": str(memory_folder(share))},
-        )
-        try:
-            done_at = None
-            while machine.poll() is None:
-                time.sleep(LOOK_S)
-                seen()
-                now = time.monotonic()
-                if done_at is None and (share / "status").exists():
-                    done_at = now
-                if now - began > limit_s or (done_at is not None and now - done_at > POWER_OFF_S):
-                    hung = True
-                    break
-        finally:
-            _pull_the_plug(machine)
-    seen()
-    try:
-        status: int | None = int((share / "status").read_text())
-    except (OSError, ValueError):
-        status = None
-    return Boot(status, time.monotonic() - began, hung)
+
+
+def _watch(machine: subprocess.Popen[bytes], status: Path, over_s: float, seen: Callable[[], None]) -> bool:
+    """Wait until it ends by itself; whether it has to be killed, at ``over_s`` or some time after the job's end."""
+    ended_s = None
+    while machine.poll() is None:
+        time.sleep(LOOK_S)
+        seen()
+        now_s = time.monotonic()
+        if ended_s is None and status.exists():
+            ended_s = now_s
+        if now_s > over_s or (ended_s is not None and now_s - ended_s > POWER_OFF_S):
+            return True
+    return False
 
 
 def memory_folder(share: Path) -> Path:
@@ -138,7 +146,7 @@ def job(share: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _pull_the_plug(machine: subprocess.Popen[bytes]) -> None:
+def _cut_power(machine: subprocess.Popen[bytes]) -> None:
     """Kill the kernel and every process it keeps for its own: they share its session."""
     if machine.poll() is None:
         with contextlib.suppress(ProcessLookupError):
