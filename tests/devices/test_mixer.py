@@ -19,12 +19,12 @@ from edge.devices.alsa_mixer import AlsaMixer, alsa_mixer
 from edge.devices.fake import FakeMixer, jack_mixer
 from edge.devices.mixer import Level, OutputMixer, as_wanted, chosen, in_words, wanted
 from edge.devices.playback import Playback
-from edge.tools import device_probe
-from edge.tools.device_probe import ProbeFailure
+from edge.tools import probe_process
 from edge.tools.doctor import settings, sound
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import OK, WARN
 from edge.tools.doctor.verdicts import judge_volume
+from edge.tools.probe_process import ProbeFailure
 from hw.virtual.rigs import ExactRig
 
 PCM = Level("PCM", db=-20.0, range_db=(-102.39, 4.0), percent=77, muted=True)
@@ -251,7 +251,7 @@ def test_the_doctor_asks_the_output_of_the_settings(tmp_path: Path) -> None:
         return [FINE]
 
     (tmp_path / "q.toml").write_text('[playback]\ndevice = "hw:CARD=Amp"\nvolume_db = -9\n')
-    context = Context(tmp_path / "q.toml", mixer=levels)
+    context = Context(tmp_path / "q.toml", read_mixer=levels)
     list(settings.settings(context))
     (row,) = sound.volume(context)
     assert asked == ["Amp"] and "volume_db -9 dB; mixer PCM 0.0 dB" in row.found
@@ -299,12 +299,12 @@ def test_a_real_mixer_is_read_set_and_read_back(levels: Path) -> None:
 
 def test_a_box_on_real_alsa_sets_it_and_the_doctor_reads_it(levels: Path) -> None:
     config = replace(CONFIG, capture=replace(CONFIG.capture, device="mic"), playback=PlaybackConfig(device="spk"))
-    assert "PCM -20.0 dB, muted" in judge_volume(config.playback, device_probe.mixer_in_child("pcm:spk"), {}).found
+    assert "PCM -20.0 dB, muted" in judge_volume(config.playback, probe_process.mixer_in_child("pcm:spk"), {}).found
     box = Box(config)
     box.open()
     box.close()
     assert "PCM 0.0 dB, unmuted" in box.mixer.words
-    row = judge_volume(config.playback, device_probe.mixer_in_child("pcm:spk"), {"state": "running"})
+    row = judge_volume(config.playback, probe_process.mixer_in_child("pcm:spk"), {"state": "running"})
     assert row.verdict is OK and "PCM 0.0 dB, unmuted" in row.found
 
 

@@ -35,13 +35,14 @@ from edge.devices.fake import (
     tone,
 )
 from edge.devices.pcm import DeviceError
-from edge.tools import device_probe
-from edge.tools.device_probe import MicrophoneProbe, OutputProbe, ProbeFailure
+from edge.tools import device_probe, probe_process
+from edge.tools.device_probe import MicrophoneProbe, OutputProbe
 from edge.tools.doctor import cards, command, machine, running, service, sound
 from edge.tools.doctor import settings as settings_check
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding, Verdict
 from edge.tools.doctor.verdicts import judge_microphone, judge_output
+from edge.tools.probe_process import ProbeFailure
 from hw.virtual.rigs import ExactRig, PacedRig
 
 CARDS = """\
@@ -59,7 +60,7 @@ def hear(source: Source, config: CaptureConfig | None = None, **card: Any) -> tu
     clock = VirtualClock()
     config = config or CaptureConfig(device="Mic")
     mic = FakeCard("Mic", clock, capture=I2S_OFFER, source=source, **card)
-    return device_probe.listen(config, 5, opener(mic), clock.now), config
+    return device_probe.probe_microphone(config, 5, opener(mic), clock.now), config
 
 
 @functools.cache
@@ -163,7 +164,7 @@ def test_a_microphone_that_is_lost() -> None:
 
     mic.source = pull
     config = CaptureConfig(device="Mic")
-    found = verdicts((device_probe.listen(config, 5, opener(mic), clock.now), config))
+    found = verdicts((device_probe.probe_microphone(config, 5, opener(mic), clock.now), config))
     assert found["microphone"].verdict is FAIL and "is gone" in found["microphone"].found
 
 
@@ -172,7 +173,7 @@ def test_a_microphone_that_gives_nothing() -> None:
     mic = FakeCard("Mic", clock, capture=USB_OFFER, source=noise(0.1))
     mic.stalled = True
     config = CaptureConfig(device="Mic")
-    found = verdicts((device_probe.listen(config, 5, opener(mic), clock.now), config))
+    found = verdicts((device_probe.probe_microphone(config, 5, opener(mic), clock.now), config))
     assert found["microphone"].verdict is FAIL and "delivers nothing" in found["microphone"].found
 
 
@@ -183,7 +184,7 @@ def output(**card: Any) -> OutputProbe:
     clock = VirtualClock()
     jack = FakeCard("Headphones", clock, playback=JACK_OFFER, position_step_ms=10, **card)
     wait = lambda seconds: clock.wait_until(clock.now() + seconds)  # noqa: E731
-    return device_probe.play(PlaybackConfig(device="Headphones"), 1.5, opener(jack), clock.now, wait)
+    return device_probe.probe_output(PlaybackConfig(device="Headphones"), 1.5, opener(jack), clock.now, wait)
 
 
 @pytest.mark.parametrize(("ppm", "verdict"), [(0, OK), (500, OK), (40_000, FAIL)])
@@ -238,7 +239,7 @@ def refuse(kind: str, text: str) -> Any:
 
 
 def side(root: Path, direction: Any, device: str = "auto", told: Any = None) -> dict[str, Finding]:
-    context = Context(root=root, listen=told or good("capture"), play=told or good("playback"))
+    context = Context(root=root, probe_microphone=told or good("capture"), probe_output=told or good("playback"))
     return {finding.check: finding for finding in sound.check_device(context, direction, device)}
 
 
@@ -301,7 +302,7 @@ def test_board_without_a_jack(pi: Path) -> None:
         ),
         ("refused", "Mic has no capture with 16 bits", "quietbox devices"),
         ("hangs", "gave no answer within 25 s", "its driver does not respond"),
-        ("died", "the trial ended by signal 11", "report"),
+        ("died", "the device probe ended by signal 11", "report"),
     ],
 )
 def test_a_device_that_does_not_open(pi: Path, kind: str, text: str, fix: str) -> None:
@@ -463,7 +464,7 @@ def test_a_silent_microphone_fails_in_the_table(tmp_path: Path) -> None:
 def test_a_source_without_a_clock_has_the_wrong_rate() -> None:
     with ExactRig() as rig:
         rig.feed(np.full((RATE_HZ, 1), 1000, np.int16))
-        heard = device_probe.microphone_in_child(CaptureConfig(device="mic"), 1)
+        heard = probe_process.microphone_in_child(CaptureConfig(device="mic"), 1)
     assert isinstance(heard, MicrophoneProbe)
     assert verdicts((heard, CaptureConfig(device="mic")))["microphone rate"].verdict is FAIL
 
@@ -550,19 +551,19 @@ def test_a_device_that_hangs_is_left_in_time(tmp_path: Path) -> None:
         patch.setenv("ALSA_CONFIG_PATH", str(tmp_path / "asound.conf"))
         words = {"settings": dataclasses.asdict(CaptureConfig(device="stuck")), "seconds": 1}
         began = time.monotonic()
-        told = device_probe.run_in_child("listen", words, 1, limit_s=2)
+        told = probe_process.run_in_child("microphone", words, 1, limit_s=2)
     assert isinstance(told, ProbeFailure) and told.kind == "hangs"
     assert time.monotonic() - began < 20
 
 
 def test_a_child_that_dies_or_talks_nonsense_is_trouble() -> None:
-    told = device_probe.run_in_child("no such order", {})
+    told = probe_process.run_in_child("no such command", {})
     assert isinstance(told, ProbeFailure) and told.kind == "died"
 
 
 def test_refusals_keep_their_kind() -> None:
     with ExactRig():
-        told = device_probe.microphone_in_child(CaptureConfig(device="nosuch"), 1)
+        told = probe_process.microphone_in_child(CaptureConfig(device="nosuch"), 1)
     assert isinstance(told, ProbeFailure) and told.kind == "missing" and "nosuch" in told.text
     assert issubclass(DeviceError, Exception)
 
@@ -609,7 +610,7 @@ def test_never_raises_whatever_it_reads(
     monkeypatch: pytest.MonkeyPatch, files: dict[str, Any], sound: dict[str, Any], trouble: ProbeFailure | None
 ) -> None:
     monkeypatch.setattr(
-        device_probe, "run_in_child", lambda *_, **__: trouble or ProbeFailure("died", "not tried here")
+        probe_process, "run_in_child", lambda *_, **__: trouble or ProbeFailure("died", "not tried here")
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -625,7 +626,9 @@ def test_never_raises_whatever_it_reads(
             else:
                 os.mkfifo(file)
         heard = trouble or some_noise()
-        context = Context(root=root, listen=lambda *_: heard, play=lambda *_: trouble or some_silence())
+        context = Context(
+            root=root, probe_microphone=lambda *_: heard, probe_output=lambda *_: trouble or some_silence()
+        )
         found = command.examine(context)
     assert {"board", "settings", "microphone card", "output card", "light and button"} <= {each.check for each in found}
     assert json.dumps([dataclasses.asdict(each) for each in found], default=str)
@@ -633,7 +636,7 @@ def test_never_raises_whatever_it_reads(
 
 
 def test_a_check_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch, pi: Path) -> None:
-    context = Context(root=pi, listen=lambda *_: 1 / 0, play=good("playback"))  # type: ignore[arg-type, return-value]
-    monkeypatch.setattr(device_probe, "run_in_child", lambda *_, **__: ProbeFailure("died", ""))
+    context = Context(root=pi, probe_microphone=lambda *_: 1 / 0, probe_output=good("playback"))  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(probe_process, "run_in_child", lambda *_, **__: ProbeFailure("died", ""))
     broken = [finding for finding in command.examine(context) if "failed with an error" in finding.found]
     assert [finding.check for finding in broken] == ["microphone"] and "ZeroDivisionError" in broken[0].found

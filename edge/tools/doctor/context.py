@@ -7,8 +7,9 @@ from typing import Any
 
 from edge.config import CaptureConfig, Config, PlaybackConfig
 from edge.devices.mixer import Level
-from edge.tools import device_probe
-from edge.tools.device_probe import MicrophoneProbe, OutputProbe, ProbeFailure
+from edge.tools import probe_process
+from edge.tools.device_probe import MicrophoneProbe, OutputProbe
+from edge.tools.probe_process import ProbeFailure
 from hw.board import boards
 
 
@@ -23,10 +24,12 @@ class Context:
     """Whether the sound cards may be used."""
     root: Path = boards.ROOT
     """Where the files of the machine lie; other than / it has no service manager to query."""
-    listen: Callable[[CaptureConfig, float], MicrophoneProbe | ProbeFailure] = device_probe.microphone_in_child
-    play: Callable[[PlaybackConfig, float], OutputProbe | ProbeFailure] = device_probe.output_in_child
-    mixer: Callable[[str], list[Level] | ProbeFailure] = device_probe.mixer_in_child
-    """These three probe a microphone and an output, and read the volume of an output."""
+    probe_microphone: Callable[[CaptureConfig, float], MicrophoneProbe | ProbeFailure] = (
+        probe_process.microphone_in_child
+    )
+    probe_output: Callable[[PlaybackConfig, float], OutputProbe | ProbeFailure] = probe_process.output_in_child
+    read_mixer: Callable[[str], list[Level] | ProbeFailure] = probe_process.mixer_in_child
+    """The last reads the volume controls of an output."""
     config: Config = field(default_factory=Config)
     """The settings, once the check of their file has read them."""
     running: dict[str, Any] = field(default_factory=dict)

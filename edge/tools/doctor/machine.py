@@ -22,13 +22,13 @@ def board_in_words(context: Context) -> Iterator[Finding]:
 
 
 def power_and_heat(context: Context) -> Iterator[Finding]:
-    trouble = boards.throttling(context.root, _firmware_bits() if context.here else None)
+    problem = boards.throttling(context.root, _firmware_bits() if context.here else None)
     warmth = boards.temperature_c(context.root)
-    figures = {"temperature_c": warmth, "throttling": trouble}
+    figures = {"temperature_c": warmth, "throttling": problem}
     words = "temperature unknown" if warmth is None else f"{warmth:.0f} °C"
-    if trouble:
-        fix = "use the official power supply and a short thick cable" if "voltage" in trouble else "cool the board"
-        yield Finding("power and heat", WARN, f"{words}, {trouble}", fix, figures)
+    if problem:
+        fix = "use the official power supply and a short thick cable" if "voltage" in problem else "cool the board"
+        yield Finding("power and heat", WARN, f"{words}, {problem}", fix, figures)
     elif warmth is not None and warmth >= HOT_C:
         fix = "cool the board: it throttles from 80 °C"
         yield Finding("power and heat", WARN, words, fix, figures)
@@ -78,19 +78,19 @@ def panel(context: Context) -> Iterator[Finding]:
     else:
         try:
             opened = pins.open_pins_for(settings)(settings)
-        except pins.PanelError as trouble:
+        except pins.PanelError as error:
             fix = f"{package} fits this board ({why}): run install.sh again"
-            yield Finding(check, WARN, f"{trouble}; {without}", fix, figures)
+            yield Finding(check, WARN, f"{error}; {without}", fix, figures)
         else:
             opened.close()
             yield Finding(check, OK, f"{describe(settings)}, through {opened.name}", figures=figures)
 
 
 def _firmware_bits() -> int | None:
-    """What `vcgencmd get_throttled` says ("throttled=0x50005"); None where there is no such command."""
+    """What `vcgencmd get_throttled` prints ("throttled=0x50005"); None where there is no such command."""
     try:
         order = ["vcgencmd", "get_throttled"]
-        told = subprocess.run(order, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
-        return int(told.stdout.decode(errors="replace").strip().removeprefix("throttled="), 16)
+        answer = subprocess.run(order, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
+        return int(answer.stdout.decode(errors="replace").strip().removeprefix("throttled="), 16)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None

@@ -1,4 +1,4 @@
-"""The box that runs already has the cards: what its own figures say."""
+"""A running box has its cards open, so its own figures are judged instead of a probe."""
 
 import time
 from typing import Any
@@ -9,21 +9,21 @@ from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 SETTLE_S = 6.0
 """From its start to its first second of sound a box takes less."""
 HEARD_S = 2.0
-"""So much sound after the silence of a start tells whether a microphone lives, and fills the times per hop."""
+"""So much sound after the silence of a start shows whether a microphone delivers sound, and fills the times per hop."""
 STATUS_LATE_S = 1.5
 """A running box writes its status once a second."""
 DEAD_DBFS = -100.0
-"""Less than this over minutes is no living microphone."""
+"""Less than this over minutes is not a working microphone."""
 HOP_US = 1000 * HOP_MS
 TIGHT_US = 0.8 * HOP_US
 AGAIN = "run it again in a few seconds: quietbox doctor"
 
 
 def settled_status(started: bool, enough_s: float) -> tuple[dict[str, Any], float]:
-    """What the running box says, empty if none runs, and for how many seconds it was waited for.
+    """The status of the running box, empty if none runs, and for how many seconds it was waited for.
 
-    One that has only just ``started`` gets time to take its cards, and then to hear ``enough_s`` of sound: figures of
-    no sound say nothing.
+    One that has only just ``started`` gets time to open its cards, and then to process ``enough_s`` of sound: without
+    sound its figures mean nothing.
     """
     began, limit_s = time.monotonic(), SETTLE_S
     while True:
@@ -65,7 +65,7 @@ def running_box(status: dict[str, Any], waited_s: float = 0.0) -> Finding:
 
 
 def running_side(status: dict[str, Any], word: str, enough: bool = True) -> Finding:
-    """The running box has the card; what it says of that side of it, if it has heard ``enough``."""
+    """The running box has the card open: its figures for that side, if it has processed ``enough`` sound."""
     held = f"in use by the running box: {status.get(word)}"
     xruns = status.get("xruns_in" if word == "microphone" else "xruns_out")
     if word == "output":
@@ -95,7 +95,7 @@ def running_engine(status: dict[str, Any], enough: bool = True) -> Finding:
             f"{status.get('engine')} in the running box: {heard_s(status):g} s of sound, too little to measure its time"
         )
         return Finding("engine", WARN, found, AGAIN, figures)
-    found = f"{status.get('engine')} in the running box: p99 {p99_us:.0f} us of {HOP_US:.0f}"
+    found = f"{status.get('engine')} in the running box: p99 {p99_us:.0f} µs of {HOP_US:.0f}"
     found += "" if late is None else f", {late:.0f} late hops"
     if p99_us < TIGHT_US:
         return Finding("engine", OK, found, figures=figures)
@@ -103,6 +103,6 @@ def running_engine(status: dict[str, Any], enough: bool = True) -> Finding:
 
 
 def _figure(status: dict[str, Any], name: str) -> float | None:
-    """None where the box has not measured it, or says no number."""
+    """None where the box has not measured it, or reports something that is not a number."""
     value = status.get(name)
     return float(value) if isinstance(value, int | float) else None

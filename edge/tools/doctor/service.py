@@ -4,11 +4,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.tools import device_probe
-from edge.tools.device_probe import ProbeFailure
+from edge.tools import probe_process
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 from edge.tools.doctor.running import HEARD_S, heard_s, running_box, settled_status
+from edge.tools.probe_process import ProbeFailure
 
 UNIT = "quietbox.service"
 UNIT_FACTS = ("LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "LimitRTPRIO", "LimitMEMLOCK")
@@ -17,8 +17,8 @@ UNIT_FACTS = ("LoadState", "UnitFileState", "ActiveState", "SubState", "Result",
 def service(context: Context) -> Iterator[Finding]:
     context.unit = _unit_facts() if context.here else {}
     if context.here:
-        hears = context.config.capture
-        enough_s = (hears.mute_ms + hears.fade_ms) / 1000 + HEARD_S
+        capture = context.config.capture
+        enough_s = (capture.mute_ms + capture.fade_ms) / 1000 + HEARD_S
         started = context.unit.get("ActiveState") == "active"
         context.running, waited_s = settled_status(started, enough_s)
         context.heard_enough = heard_s(context.running) >= enough_s
@@ -42,12 +42,12 @@ def real_time(context: Context) -> Iterator[Finding]:
         else:
             yield Finding("real time", OK, f"the service may use priority {wanted} and lock memory", "", limits)
         return
-    told = device_probe.run_in_child("realtime", {"priority": wanted})
-    if isinstance(told, ProbeFailure):
-        yield Finding("real time", WARN, f"could not be tried: {told.text}", "please report it")
-    elif told:
+    answer = probe_process.run_in_child("realtime", {"priority": wanted})
+    if isinstance(answer, ProbeFailure):
+        yield Finding("real time", WARN, f"could not be tested: {answer.text}", "please report it")
+    elif answer:
         fix = "run the service, or run as root; without real-time priority the sound may drop out under load"
-        yield Finding("real time", WARN, "; ".join(told), fix)
+        yield Finding("real time", WARN, "; ".join(answer), fix)
     else:
         yield Finding("real time", OK, f"priority {wanted} and locked memory are granted to this user")
 
@@ -74,20 +74,20 @@ def _service_state(unit: dict[str, str]) -> Finding:
 
 
 def _unit_facts() -> dict[str, str]:
-    """What systemd says of the service; empty where there is none to ask."""
+    """What systemd reports of the service; empty where there is no systemd."""
     if not Path("/run/systemd/system").is_dir():
         return {}
     order = ["systemctl", "show", UNIT, f"--property={','.join(UNIT_FACTS)}"]
     try:
-        told = subprocess.run(order, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+        answer = subprocess.run(order, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    lines = told.stdout.decode(errors="replace").splitlines()
+    lines = answer.stdout.decode(errors="replace").splitlines()
     return {name: value for name, _, value in (line.partition("=") for line in lines) if name in UNIT_FACTS}
 
 
 def _number(limit: str) -> float:
-    """A limit of systemd's; "infinity" is what it says."""
+    """A limit as systemd prints it, perhaps "infinity"."""
     try:
         return float(limit)
     except ValueError:

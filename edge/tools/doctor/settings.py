@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from edge.config_file import SYSTEM_FILE, BadConfig, load
 from edge.files import changeable_by_others
-from edge.tools import device_probe
-from edge.tools.device_probe import ProbeFailure
+from edge.tools import probe_process
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 from edge.tools.doctor.running import HOP_US, TIGHT_US, running_engine
+from edge.tools.probe_process import ProbeFailure
 
 BENCH_S = 1.0
 ENGINES_LIMIT_S = 90.0
-"""The trial of ONNX Runtime alone may take 30 s on a slow board."""
+"""The test of ONNX Runtime in a process of its own may alone take 30 s on a slow board."""
 
 
 def settings(context: Context) -> Iterator[Finding]:
@@ -62,20 +62,20 @@ def engine(context: Context) -> Iterator[Finding]:
         yield running_engine(context.running, context.heard_enough)
         return
     settings = context.config.suppress
-    words = {"suppress": dataclasses.asdict(settings), "priority": context.config.box.priority, "seconds": BENCH_S}
-    told = device_probe.run_in_child("engines", words, limit_s=ENGINES_LIMIT_S)
-    if isinstance(told, ProbeFailure):
-        yield Finding("engine", FAIL, f"no engine could be tried: {told.text}", "reinstall Quietbox")
+    arguments = {"suppress": dataclasses.asdict(settings), "priority": context.config.box.priority, "seconds": BENCH_S}
+    answer = probe_process.run_in_child("engines", arguments, limit_s=ENGINES_LIMIT_S)
+    if isinstance(answer, ProbeFailure):
+        yield Finding("engine", FAIL, f"no engine could be run: {answer.text}", "reinstall Quietbox")
         return
-    times, ours, notes = told["times"], told["times"][told["engine"]], told["notes"]
+    times, ours, notes = answer["times"], answer["times"][answer["engine"]], answer["notes"]
     figures = {name: round(row["p99_us"]) for name, row in times.items()}
-    found = f"{told['engine']}: {ours['p50_us']:.0f} us a hop, p99 {ours['p99_us']:.0f} us of {HOP_US:.0f}"
+    found = f"{answer['engine']}: {ours['p50_us']:.0f} µs a hop, p99 {ours['p99_us']:.0f} µs of {HOP_US:.0f}"
     found += f" ({'; '.join(notes)})" if notes else ""
     quick = [name for name, row in times.items() if row["p99_us"] < TIGHT_US and name != "off"]
     if ours["p99_us"] < TIGHT_US:
-        mend = [note for note in notes if "is not installed" not in note]
-        fix = "reinstall Quietbox; until then the engine shown is used" if mend else ""
-        yield Finding("engine", WARN if mend else OK, found, fix, figures)
+        broken = [note for note in notes if "is not installed" not in note]
+        fix = "reinstall Quietbox; until then the engine shown is used" if broken else ""
+        yield Finding("engine", WARN if broken else OK, found, fix, figures)
     elif times["off"]["real_time_factor"] >= 1:
         yield Finding("engine", FAIL, f"{found}: no engine is fast enough here", "use a faster board", figures)
     else:

@@ -1,16 +1,17 @@
-"""What the sound cards do: microphone and output tried in a process of their own, and the output's volume."""
+"""What the sound cards do: microphone and output, probed in a process of their own, and the output's volume."""
 
 import dataclasses
 from collections.abc import Iterator
 
 from edge.devices import cards
 from edge.devices.pcm import Direction
-from edge.tools.device_probe import MicrophoneProbe, OutputProbe, ProbeFailure
+from edge.tools.device_probe import MicrophoneProbe, OutputProbe
 from edge.tools.doctor.cards import SERVERS, absent, find_card, stop_server
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, Finding
 from edge.tools.doctor.running import running_side
 from edge.tools.doctor.verdicts import judge_microphone, judge_output, judge_volume, rate_off
+from edge.tools.probe_process import ProbeFailure
 
 PLAY_S = 2.5
 
@@ -33,7 +34,7 @@ def volume(context: Context) -> Iterator[Finding]:
         yield Finding("volume", OK, "the cable plays at full level; volume_db is for the jack")
     else:
         clock = cards.clock_of(context.config.output, "playback", context.proc)
-        levels = context.mixer(clock) if context.here else []
+        levels = context.read_mixer(clock) if context.here else []
         running = context.running if context.cards_in_use else {}
         yield judge_volume(context.config.playback, levels, running)
 
@@ -49,29 +50,29 @@ def check_device(context: Context, direction: Direction, device: str) -> Iterato
     if card.verdict is FAIL:
         yield card
         return
-    told = _probe(context, direction, device)
-    if not isinstance(told, ProbeFailure) and rate_off(told):
-        told = _probe(context, direction, device)  # a busy moment looks like a wrong clock, but it passes
-    if isinstance(told, ProbeFailure) and told.kind == "missing":
-        yield dataclasses.replace(card, verdict=FAIL, found=told.text, fix=absent(context, direction, device))
+    result = _probe(context, direction, device)
+    if not isinstance(result, ProbeFailure) and rate_off(result):
+        result = _probe(context, direction, device)  # a busy moment looks like a wrong clock, but it passes
+    if isinstance(result, ProbeFailure) and result.kind == "missing":
+        yield dataclasses.replace(card, verdict=FAIL, found=result.text, fix=absent(context, direction, device))
         return
     yield card
-    if isinstance(told, MicrophoneProbe):
-        hears = dataclasses.replace(context.config.capture, channel=context.config.voice_channel)
-        yield from judge_microphone(told, hears)
+    if isinstance(result, MicrophoneProbe):
+        settings = dataclasses.replace(context.config.capture, channel=context.config.voice_channel)
+        yield from judge_microphone(result, settings)
     else:
-        yield judge_failure(word, told) if isinstance(told, ProbeFailure) else judge_output(told)
+        yield judge_failure(word, result) if isinstance(result, ProbeFailure) else judge_output(result)
 
 
 def _probe(context: Context, direction: Direction, device: str) -> MicrophoneProbe | OutputProbe | ProbeFailure:
     if direction == "capture":
-        hears = dataclasses.replace(context.config.capture, channel=context.config.voice_channel)
-        return context.listen(hears, context.seconds)
-    return context.play(dataclasses.replace(context.config.playback, device=device), PLAY_S)
+        settings = dataclasses.replace(context.config.capture, channel=context.config.voice_channel)
+        return context.probe_microphone(settings, context.seconds)
+    return context.probe_output(dataclasses.replace(context.config.playback, device=device), PLAY_S)
 
 
 def judge_failure(word: str, trouble: ProbeFailure) -> Finding:
-    """Why a device could not be tried, and what to do."""
+    """Why a device could not be probed, and what to do."""
     server = next((name for name in SERVERS if f"{name} (" in trouble.text), "")
     fix = {
         "busy": stop_server(server) if server else "stop that program, or choose another card in the settings",

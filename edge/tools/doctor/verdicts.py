@@ -1,4 +1,4 @@
-"""What measurements of a microphone or an output mean."""
+"""Verdicts on what the probes of microphone and output, and the output's volume controls, have shown."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,42 +9,43 @@ from edge.devices import mixer
 from edge.devices.capture import LIVE_RATIO
 from edge.devices.mixer import Level
 from edge.tools import device_probe
-from edge.tools.device_probe import ChannelLevels, MicrophoneProbe, OutputProbe, ProbeFailure
+from edge.tools.device_probe import ChannelLevels, MicrophoneProbe, OutputProbe
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
+from edge.tools.probe_process import ProbeFailure
 
 RATE_TOLERANCE = 0.02
-"""Crystals are off by 0.1 % at worst; what is off by more runs at another rate than it says, or loses sound."""
+"""Crystals are off by 0.1 % at worst; a larger deviation is a wrong rate, or lost samples."""
 QUIET_DBFS = -50.0
 """A syllable below this, with the gain of the settings, is too quiet to tell speech from noise well."""
 SPEECH_DBFS = -20.0
 """Where the loudest syllables shall lie."""
 GAIN_MAX_DB = 60.0
 OFFSET = 0.1
-"""An offset of a tenth of full scale eats headroom; the high-pass takes smaller ones out."""
+"""An offset of a tenth of full scale reduces the headroom; the high-pass removes smaller ones."""
 FAINT_DB = -50.0
 """There speech of usual level comes to 44 dB SPL in sensitive headphones (``config.VOLUME_DB``): a whisper."""
 LOUD = f"{device_probe.LOUD_MS} ms"
 
 
-def judge_microphone(heard: MicrophoneProbe, settings: CaptureConfig) -> Iterator[Finding]:
-    """What some seconds of a microphone say of it: is it alive, its level, its rate."""
-    alive = _alive(heard, settings)
+def judge_microphone(probe: MicrophoneProbe, settings: CaptureConfig) -> Iterator[Finding]:
+    """Whether a microphone delivers sound, its level and its rate."""
+    alive = _alive(probe, settings)
     yield alive
-    if heard.lanes and alive.verdict is not FAIL:
-        yield _level(heard, settings)
-    if not heard.lost:
-        yield _rate("microphone rate", heard.rate_hz, heard.measured_hz, heard.xruns)
+    if probe.channels and alive.verdict is not FAIL:
+        yield _level(probe, settings)
+    if not probe.lost:
+        yield _rate("microphone rate", probe.rate_hz, probe.measured_hz, probe.xruns)
 
 
-def judge_output(played: OutputProbe) -> Finding:
-    """What some seconds of silence say of an output."""
-    if played.lost:
+def judge_output(probe: OutputProbe) -> Finding:
+    """Whether an output takes samples, and its rate."""
+    if probe.lost:
         fix = "check the plug; if it fails again, the card is broken or lacks power"
-        return Finding("output", FAIL, f"the output {played.lost} ({played.granted})", fix)
-    if "clockless" in played.granted:
-        return Finding("output", OK, f"opens and accepts sound, but has no clock to measure ({played.granted})")
-    rate = _rate("output", played.rate_hz, played.measured_hz, played.xruns)
-    return dataclasses.replace(rate, found=f"{rate.found} ({played.granted})")
+        return Finding("output", FAIL, f"the output {probe.lost} ({probe.granted})", fix)
+    if "clockless" in probe.granted:
+        return Finding("output", OK, f"opens and accepts sound, but has no clock to measure ({probe.granted})")
+    rate = _rate("output", probe.rate_hz, probe.measured_hz, probe.xruns)
+    return dataclasses.replace(rate, found=f"{rate.found} ({probe.granted})")
 
 
 def judge_volume(settings: PlaybackConfig, levels: list[Level] | ProbeFailure, running: dict[str, Any]) -> Finding:
@@ -84,46 +85,46 @@ def judge_volume(settings: PlaybackConfig, levels: list[Level] | ProbeFailure, r
     return Finding("volume", OK, found, figures=figures)
 
 
-def _alive(heard: MicrophoneProbe, settings: CaptureConfig) -> Finding:
-    figures = {"granted": heard.granted, "seconds": heard.seconds, "lost": heard.lost}
-    if heard.lost or not heard.lanes:
+def _alive(probe: MicrophoneProbe, settings: CaptureConfig) -> Finding:
+    figures = {"granted": probe.granted, "seconds": probe.seconds, "lost": probe.lost}
+    if probe.lost or not probe.channels:
         fix = "check plug, cable and wiring; if it fails again, the card is broken or lacks power"
-        found = f"the microphone {heard.lost or 'delivered too little sound to judge'} ({heard.granted})"
+        found = f"the microphone {probe.lost or 'delivered too little sound to judge'} ({probe.granted})"
         return Finding("microphone", FAIL, found, fix, figures)
-    mine = _chosen(heard, settings)
-    best = max(range(len(heard.lanes)), key=lambda lane: _loudness(heard.lanes[lane]))
-    lane = heard.lanes[mine]
+    mine = _chosen(probe, settings)
+    best = max(range(len(probe.channels)), key=lambda channel: _loudness(probe.channels[channel]))
+    channel = probe.channels[mine]
     other = f'set [capture] channel = {best + 1}, or "auto"'
-    if lane.constant and not heard.lanes[best].constant:
+    if channel.constant and not probe.channels[best].constant:
         found = f"wrong channel: {mine + 1} is dead, {best + 1} is live"
         return Finding("microphone", FAIL, found, other, figures)
-    if lane.constant:
+    if channel.constant:
         wiring = "I2S: check 3.3 V, data on GPIO 20 and the L/R strap; USB: its switch and `alsamixer`"
-        stuck = f"stuck at {lane.dc:+.3f}" if lane.dc else "silent: only zeros"
-        return Finding("microphone", FAIL, f"the microphone is {stuck} ({heard.granted})", wiring, figures)
-    ahead_db = heard.lanes[best].level_dbfs - lane.level_dbfs
+        stuck = f"stuck at {channel.dc:+.3f}" if channel.dc else "silent: only zeros"
+        return Finding("microphone", FAIL, f"the microphone is {stuck} ({probe.granted})", wiring, figures)
+    ahead_db = probe.channels[best].level_dbfs - channel.level_dbfs
     if settings.channel != "mean" and 10 ** (ahead_db / 10) > LIVE_RATIO:
         found = f"probably the wrong channel: {best + 1} is {ahead_db:.0f} dB louder than {mine + 1}"
         return Finding("microphone", WARN, found, other, figures)
-    return Finding("microphone", OK, f"alive ({heard.granted})", figures=figures)
+    return Finding("microphone", OK, f"alive ({probe.granted})", figures=figures)
 
 
-def _level(heard: MicrophoneProbe, settings: CaptureConfig) -> Finding:
-    lane, gain_db = heard.lanes[_chosen(heard, settings)], settings.gain_db
-    clips = max(each.clips for each in heard.lanes) if settings.channel == "mean" else lane.clips
-    peak_dbfs, loudest_dbfs = lane.peak_dbfs + gain_db, lane.loudest_dbfs + gain_db
+def _level(probe: MicrophoneProbe, settings: CaptureConfig) -> Finding:
+    channel, gain_db = probe.channels[_chosen(probe, settings)], settings.gain_db
+    clips = max(each.clips for each in probe.channels) if settings.channel == "mean" else channel.clips
+    peak_dbfs, loudest_dbfs = channel.peak_dbfs + gain_db, channel.loudest_dbfs + gain_db
     figures: dict[str, Any] = {
         "gain_db": gain_db,
-        "level_dbfs": round(lane.level_dbfs + gain_db, 1),
+        "level_dbfs": round(channel.level_dbfs + gain_db, 1),
         "loudest_dbfs": round(loudest_dbfs, 1),
         "peak_dbfs": round(peak_dbfs, 1),
-        "dc": lane.dc,
+        "dc": channel.dc,
         "clips": clips,
-        "channels_dbfs": [each.level_dbfs for each in heard.lanes],
+        "channels_dbfs": [each.level_dbfs for each in probe.channels],
     }
     found = (
         f"mean {figures['level_dbfs']:g} dBFS, loudest {LOUD} {loudest_dbfs:.1f}, peak {peak_dbfs:.1f}, "
-        f"offset {lane.dc:+.4f}, gain {gain_db:g} dB"
+        f"offset {channel.dc:+.4f}, gain {gain_db:g} dB"
     )
     if clips:
         fix = "turn the card's own capture level down (`alsamixer`), or stay farther from the microphone"
@@ -136,7 +137,7 @@ def _level(heard: MicrophoneProbe, settings: CaptureConfig) -> Finding:
         more = min(GAIN_MAX_DB, gain_db + SPEECH_DBFS - loudest_dbfs)
         fix = f"if you spoke just now: set [capture] gain_db = {more:.0f}; if not, try again and speak"
         return Finding("level", WARN, f"very quiet: {found}", fix, figures)
-    if abs(lane.dc) > OFFSET:
+    if abs(channel.dc) > OFFSET:
         fix = "a large offset reduces the headroom: use another microphone or a cleaner supply"
         return Finding("level", WARN, f"large offset: {found}", fix, figures)
     return Finding("level", OK, found, figures=figures)
@@ -159,16 +160,16 @@ def _rate(check: str, rate_hz: int, measured_hz: float, xruns: int) -> Finding:
     )
 
 
-def rate_off(tried: MicrophoneProbe | OutputProbe) -> bool:
-    return bool(tried.measured_hz) and abs(tried.measured_hz / tried.rate_hz - 1) > RATE_TOLERANCE
+def rate_off(probe: MicrophoneProbe | OutputProbe) -> bool:
+    return bool(probe.measured_hz) and abs(probe.measured_hz / probe.rate_hz - 1) > RATE_TOLERANCE
 
 
-def _chosen(heard: MicrophoneProbe, settings: CaptureConfig) -> int:
+def _chosen(probe: MicrophoneProbe, settings: CaptureConfig) -> int:
     """The channel the box would hear, from 0; of a mean the loudest."""
     if isinstance(settings.channel, int):
-        return min(settings.channel, len(heard.lanes)) - 1
-    return max(range(len(heard.lanes)), key=lambda lane: _loudness(heard.lanes[lane]))
+        return min(settings.channel, len(probe.channels)) - 1
+    return max(range(len(probe.channels)), key=lambda channel: _loudness(probe.channels[channel]))
 
 
-def _loudness(lane: ChannelLevels) -> tuple[bool, float]:
-    return not lane.constant, lane.level_dbfs
+def _loudness(channel: ChannelLevels) -> tuple[bool, float]:
+    return not channel.constant, channel.level_dbfs
