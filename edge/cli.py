@@ -78,7 +78,7 @@ def enhance_files(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from edge.tools import enhance, tables
+    from edge.tools import enhance, sound_files, tables
 
     console.leave_on_signals()  # on the way out, half-written files are removed
     chosen = _config(options)
@@ -87,7 +87,7 @@ def enhance_files(options: argparse.Namespace) -> int:
             "a file is processed faster than it can be sent: run `quietbox enhance` on the other machine, or add "
             "--engine"
         )
-    jobs = enhance.find_sounds([Path(name) for name in options.inputs], Path(options.output))
+    jobs = sound_files.find_sounds([Path(name) for name in options.inputs], Path(options.output))
     done: list[enhance.Enhanced] = []
     failed = 0
     screen = Console(stderr=True)
@@ -115,7 +115,7 @@ def enhance_files(options: argparse.Namespace) -> int:
                         progress=progress,
                     )
                 )
-            except enhance.BadSound as error:
+            except sound_files.BadSound as error:
                 failed += 1
                 console.complain(str(error))
             bar.remove_task(task)

@@ -26,7 +26,7 @@ from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
 from edge.files.arrays import read_npz
-from edge.tools.enhance import RATES_HZ, SOURCES
+from edge.tools.sound_files import RATES_HZ, SOURCES
 from quant.evaluate import BadRequest
 from quant.graph import Hops, can_write, is_ours, open_session, read_model, silence_of, write_whole
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from edge import RATE_HZ, cli
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, ReferenceConfig, SuppressConfig
 from edge.dsp.spectrum import Floats
-from edge.tools import enhance
-from edge.tools.enhance import BadSound, enhance_file, enhance_samples, find_sounds
+from edge.tools import enhance, sound_files
+from edge.tools.enhance import enhance_file, enhance_samples
+from edge.tools.sound_files import BadSound, find_sounds
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 UNTOUCHED = Config(
@@ -339,7 +340,9 @@ def test_names_that_differ_only_in_case_are_one_file_on_some_disks(
     inputs = [write(tmp_path / "a" / "x.wav", noise(0.1)), write(tmp_path / "b" / "X.wav", noise(0.1))]
     assert len(find_sounds(inputs, tmp_path / "out")) == 2
     assert not list(tmp_path.glob(".quietbox*"))
-    monkeypatch.setattr(enhance, "_tells_case", lambda folder: False)  # as on FAT, which needs root to be mounted
+    monkeypatch.setattr(
+        sound_files, "_case_sensitive", lambda folder: False
+    )  # as on FAT, which needs root to be mounted
     with pytest.raises(BadSound, match="differ only in case"):
         find_sounds(inputs, tmp_path / "out")
 
