@@ -1,8 +1,8 @@
-"""`quietbox calibrate`: the way from the output to the microphone, measured with sweeps and stored for the anti-noise.
+"""`quietbox calibrate`: measure the secondary path (output to microphone) with sweeps, for the anti-noise.
 
 An exponential sweep (Farina 2000, "Simultaneous measurement of impulse response and distortion with a swept-sine
-technique") goes straight to the output, without the chain, and what the microphone gives meanwhile is divided by it,
-frequency by frequency. The headphone must sit as it will be worn, the microphone where the ear is.
+technique") goes straight to the output, without the chain, and the spectrum of what the microphone records
+meanwhile is divided by that of the sweep. The headphone must sit as it will be worn, the microphone where the ear is.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError, files
+from edge import HOP_SAMPLES, RATE_HZ, files
 from edge.box import Box
 from edge.config import Config
 from edge.devices.alsa import open_pcm
-from edge.devices.pcm import Event, OpenPcm
+from edge.devices.pcm import OpenPcm
 from edge.dsp.secondary_path import SecondaryPath
 from edge.dsp.spectrum import Floats
 from edge.files import atomic
+from edge.tools.loopback import NothingHeard, play_and_record
 
 SWEEPS = 3
 SWEEP_S = 3.0
@@ -31,11 +32,7 @@ HEARD_DB = 10.0
 HEADROOM_DB = 1.0
 """How far below the output's peak a sweep stays: the converter's ripple must not reach the limiter."""
 FAINTEST = 1e-4
-"""A way that swallows 80 dB is crosstalk of the converters, no headphone."""
-
-
-class NothingHeard(UserError):
-    """The sweep did not come back."""
+"""A path with 80 dB of loss is crosstalk of the converters, not a headphone."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Calibrated:
 
     delay_ms: float
     spread_ms: float
-    """Between the sweeps; more than 2 ms makes tones above 100 Hz a matter of luck until the box has learnt them."""
+    """Between the sweeps; above 2 ms, tones over 100 Hz may be amplified until the box has adapted."""
     signal_to_noise_db: float
     loudest_hz: float
     gain_db: float
@@ -117,11 +114,11 @@ def response_to(sent: Floats, heard: Floats) -> tuple[Floats, float]:
 
 def _measure(box: Box, level_dbfs: float) -> tuple[SecondaryPath, list[float]]:
     sent = sweep(level_dbfs)
-    heard = _play_and_hear(box, sent)
+    recordings = _record_sweeps(box, sent)
     if box.capture.xruns + box.playback.xruns:
         raise NothingHeard("the sound was interrupted during the measurement (the machine was busy); try again")
     best, best_db, delays_ms = np.zeros(0, np.float32), -np.inf, []
-    for recording in heard:
+    for recording in recordings:
         response, ratio_db = response_to(sent, recording)
         if ratio_db < HEARD_DB or np.abs(np.fft.rfft(response)).max() < FAINTEST:
             continue
@@ -131,31 +128,18 @@ def _measure(box: Box, level_dbfs: float) -> tuple[SecondaryPath, list[float]]:
     if len(delays_ms) < 2:
         raise NothingHeard(
             "the microphone did not hear the sweep: put the headphone on (or lay it on the microphone), turn it up, "
-            "and check "
-            "that the microphone works (`quietbox doctor`)"
+            "and check that the microphone works (`quietbox doctor`)"
         )
     return SecondaryPath(best, box.config.capture.gain_db, best_db), delays_ms
 
 
-def _play_and_hear(box: Box, sent: Floats) -> list[Floats]:
-    """The sweeps straight to the output; of each what came, until the end of the pause after it."""
+def _record_sweeps(box: Box, sent: Floats) -> list[Floats]:
+    """The sweeps straight to the output; for each the recording until the end of the pause after it."""
     settings = box.config.capture
     settle = np.zeros(round((1.5 + (settings.mute_ms + settings.fade_ms) / 1000) * RATE_HZ), np.float32)
     pause = np.zeros(round(PAUSE_S * RATE_HZ), np.float32)
     signal = np.concatenate([settle, *[sent, pause] * SWEEPS])
     signal = np.concatenate([signal, np.zeros(-len(signal) % HOP_SAMPLES, np.float32)])
-    heard = np.zeros_like(signal)
-    hop = np.zeros(HOP_SAMPLES, np.float32)
-    box.open()
-    try:
-        for start in range(0, len(signal), HOP_SAMPLES):
-            if box.capture.read(hop) >= Event.STALLED:
-                raise NothingHeard("the microphone stopped delivering sound")
-            heard[start : start + HOP_SAMPLES] = hop
-            hop[:] = signal[start : start + HOP_SAMPLES]
-            if box.playback.write(hop) >= Event.STALLED:
-                raise NothingHeard("the output stopped taking sound")
-    finally:
-        box.close()
+    recorded = play_and_record(box, signal)
     every = len(sent) + len(pause)
-    return [heard[len(settle) + number * every :][:every] for number in range(SWEEPS)]
+    return [recorded[len(settle) + number * every :][:every] for number in range(SWEEPS)]

@@ -1,8 +1,8 @@
-"""The measured delay from microphone to jack: play a chirp, hear it again through ALSA, compare with the budget.
+"""The measured delay from microphone to jack: play a chirp, record it through ALSA, compare with the budget.
 
-The jack must reach the microphone: a cable, a headphone laid on the microphone, or a loop-back device. A chirp walks
-through the whole chain (in bypass, so that nothing takes it for noise), the output, the loop and the input, and its
-place in the hops heard against its place in the hops played is the delay a wearer has.
+The jack must reach the microphone: a cable, a headphone laid on the microphone, or a loop-back device. A chirp
+passes the whole chain (in bypass, so that nothing takes it for noise), the output, the loop and the input; its position
+in the recording, minus its position in the signal, is the delay that a wearer has.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import chirp, correlate
 
-from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.box import Box
 from edge.config import Config
 from edge.devices.alsa import open_pcm
-from edge.devices.pcm import Event, OpenPcm
+from edge.devices.pcm import OpenPcm
 from edge.dsp.spectrum import Floats
+from edge.tools.loopback import NothingHeard, play_and_record
 
 CHIRPS = 5
 CHIRP_MS = 50.0
@@ -23,10 +24,6 @@ EVERY_MS = 600.0
 """Longer than any delay worth measuring, so that chirps are never confused."""
 CLEAR = 8.0
 """A chirp is heard if its correlation peak stands this far above the median of the rest."""
-
-
-class NothingHeard(UserError):
-    """The chirp did not come back."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,10 @@ class Latency:
 def measure(config: Config, opener: OpenPcm = open_pcm) -> Latency:
     """Raises DeviceError if a device cannot be opened, NothingHeard if no loop is there. Takes about five seconds."""
     box = Box(config, opener)
-    played, heard = _play_and_hear(box)
-    lags = _lags(played, heard)
+    capture = config.capture
+    signal = chirps(1500 + capture.mute_ms + capture.fade_ms)
+    box.chain.bypass = True
+    lags = _lags(signal, play_and_record(box, signal, box.chain.process))
     chain = box.chain
     return Latency(
         capture_ms=box.capture.latency_ms,
@@ -77,44 +76,21 @@ def chirps(settle_ms: float) -> Floats:
     return np.concatenate([np.zeros(-len(signal) % HOP_SAMPLES, np.float32), signal])
 
 
-def _play_and_hear(box: Box) -> tuple[Floats, Floats]:
-    """Walk the test signal through chain, output, loop and input; what was sent and what came, sample by sample."""
-    settings = box.config.capture
-    sent = chirps(1500 + settings.mute_ms + settings.fade_ms)
-    heard = np.zeros_like(sent)
-    hop = np.zeros(HOP_SAMPLES, np.float32)
-    box.chain.bypass = True
-    box.open()
-    try:
-        for start in range(0, len(sent), HOP_SAMPLES):
-            if box.capture.read(hop) >= Event.STALLED:
-                raise NothingHeard("the microphone stopped delivering sound")
-            heard[start : start + HOP_SAMPLES] = hop
-            hop[:] = sent[start : start + HOP_SAMPLES]
-            box.chain.process(hop)
-            if box.playback.write(hop) >= Event.STALLED:
-                raise NothingHeard("the output stopped taking sound")
-    finally:
-        box.close()
-    return sent, heard
-
-
-def _lags(sent: Floats, heard: Floats) -> list[float]:
-    """How many samples each chirp took, to a fraction of a sample."""
+def _lags(sent: Floats, recorded: Floats) -> list[float]:
+    """Delay of each chirp in samples, to a fraction of a sample."""
     every = round(EVERY_MS * RATE_HZ / 1000)
     sweep = sent[-CHIRPS * every :][: round(CHIRP_MS * RATE_HZ / 1000)]
     lags = []
     for number in range(CHIRPS):
         start = len(sent) - (CHIRPS - number) * every
-        likeness = np.abs(correlate(heard[start : start + every], sweep, "valid"))
-        peak = int(likeness.argmax())
-        if likeness[peak] > CLEAR * np.median(likeness) and likeness[peak] > 1e-6:
-            lags.append(peak + _vertex(likeness, peak))
+        correlation = np.abs(correlate(recorded[start : start + every], sweep, "valid"))
+        peak = int(correlation.argmax())
+        if correlation[peak] > CLEAR * np.median(correlation) and correlation[peak] > 1e-6:
+            lags.append(peak + _vertex(correlation, peak))
     if len(lags) < 3:
         raise NothingHeard(
             "the microphone did not hear the chirp: connect the output to the microphone (a cable, or the headphone "
-            "laid on it) "
-            "and raise [playback] volume_db if it plays too softly"
+            "laid on it) and raise [playback] volume_db if it plays too softly"
         )
     return lags
 
