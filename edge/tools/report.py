@@ -1,4 +1,4 @@
-"""`quietbox report`: the last day, drawn from the journal as one HTML page without a script and without the network."""
+"""`quietbox report`: the last day as one HTML page, drawn from the journal; no script, no network."""
 
 import html
 import json
@@ -16,7 +16,7 @@ from edge.journal import PREFIX, WARNING
 
 UNIT = "quietbox"
 LIMIT = 1e9
-"""Figures beyond this are no measurement; drawn, they would flatten all others."""
+"""Larger figures cannot be measurements; drawn, they would flatten all others."""
 GAP_S = 150.0
 """Statistics come once a minute: where two in a row are missing, the line breaks."""
 EVENTS_SHOWN = 400
@@ -179,8 +179,7 @@ def page(records: list[Entry]) -> str:
     if not records:
         raise NoHistory(
             f"the journal has no records of the box for this period; is it running (`systemctl status {UNIT}`), and "
-            "does "
-            "the journal outlast a restart (Storage=persistent)?"
+            "does the journal outlast a restart (Storage=persistent)?"
         )
     minutes = [entry for entry in records if entry.event == "statistics"]
     begin_s, end_s = records[0].at_s, max(records[-1].at_s, records[0].at_s + 60)
@@ -222,20 +221,20 @@ def _summary(records: list[Entry], minutes: list[Entry]) -> str:
         return f"{max(values):g} {unit}" if (values := known(name)) else "not known"
 
     heard_s = sum(known("seconds"))
-    slowest = f" (99th percentile below {most('hop_p99_us', 'us')} in every minute)" if known("hop_p99_us") else ""
+    slowest = f" (99th percentile below {most('hop_p99_us', 'µs')} in every minute)" if known("hop_p99_us") else ""
     spoken_s = sum(
         entry.figure("seconds") * share for entry in minutes if not math.isnan(share := entry.figure("speech_share"))
     )
-    troubles = {entry.fields.get("throttling", "") for entry in records} - {""}
+    problems = {entry.fields.get("throttling", "") for entry in records} - {""}
     rows = {
         "Sound processed": f"{heard_s / 3600:.2f} h" if known("seconds") else "not known",
         "Speech": f"{spoken_s / heard_s:.0%}" if heard_s else "not known",
         "Starts": f"{sum(entry.event == 'start' for entry in records)}",
         "Xruns in / out": f"{total('xruns_in')} / {total('xruns_out')}",
         "Late hops": total("late_hops"),
-        "Slowest hop": most("hop_max_us", "us") + slowest,
+        "Slowest hop": most("hop_max_us", "µs") + slowest,
         "Hottest": most("temperature_c", "°C"),
-        "Power and heat": "; ".join(sorted(troubles)) or "no complaint",
+        "Power and heat": "; ".join(sorted(problems)) or "no complaint",
         "Engine": ", ".join(sorted({entry.fields.get("engine", "") for entry in minutes} - {""})) or "not known",
     }
     body = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
@@ -243,31 +242,15 @@ def _summary(records: list[Entry], minutes: list[Entry]) -> str:
 
 
 def _drawn(drawing: Drawing, minutes: list[Entry], begin_s: float, end_s: float) -> str:
-    """One quantity as SVG; empty if nobody measured it."""
+    """One quantity as SVG; empty if it was never measured."""
     lines = [[(entry.at_s, entry.figure(name)) for entry in minutes] for name, _ in drawing.lines]
     values = [value for line in lines for _, value in line if not math.isnan(value)]
     if not values:
         return ""
-    low = min(values) if drawing.low is None else min(drawing.low, *values, drawing.low)
-    high = max(values) if drawing.high is None else drawing.high
-    ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-
-    def x(at_s: float) -> float:
-        return LEFT + (WIDTH - LEFT) * (at_s - begin_s) / (end_s - begin_s)
-
-    def y(value: float) -> float:
-        return 8 + (HEIGHT - BELOW - 8) * (1 - (value - low) / (high - low))
-
-    marks = []
-    for tick in ticks:
-        marks.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        marks.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for at_s, label in _hours(begin_s, end_s):
-        marks.append(f'<text x="{x(at_s):.1f}" y="{HEIGHT - 4}" text-anchor="middle">{label}</text>')
+    axes = Axes.around(drawing, values, begin_s, end_s)
     paths = []
     for number, line in enumerate(lines):
-        steps = "".join(f"{pen}{x(at_s):.1f} {y(value):.1f}" for pen, at_s, value in _strokes(line))
+        steps = "".join(f"{pen}{axes.x(at_s):.1f} {axes.y(value):.1f}" for pen, at_s, value in _strokes(line))
         # A pen that is set down and not moved draws nothing: a round end makes a lone minute a dot.
         paths.append(f'<path class="l{number}" stroke-linecap="round" d="{steps}"/>')
     legend = ", ".join(
@@ -276,8 +259,47 @@ def _drawn(drawing: Drawing, minutes: list[Entry], begin_s: float, end_s: float)
     return (
         f"<h2>{html.escape(drawing.title)} ({html.escape(drawing.unit)}): {legend}</h2>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(drawing.title)}">'
-        f"{''.join(marks)}{''.join(paths)}</svg>"
+        f"{axes.drawn()}{''.join(paths)}</svg>"
     )
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The two axes of a drawing: time in seconds, values between the outermost ticks."""
+
+    begin_s: float
+    end_s: float
+    low: float
+    high: float
+    ticks: list[float]
+
+    @classmethod
+    def around(cls, drawing: Drawing, values: list[float], begin_s: float, end_s: float) -> "Axes":
+        """Axes that hold all ``values`` and the ends that the drawing asks for."""
+        low = min(values) if drawing.low is None else min(drawing.low, *values, drawing.low)
+        high = max(values) if drawing.high is None else drawing.high
+        ticks = _ticks(low, high)
+        return cls(begin_s, end_s, min(low, ticks[0]), max(high, ticks[-1]), ticks)
+
+    def x(self, at_s: float) -> float:
+        """Pixels from the left."""
+        return LEFT + (WIDTH - LEFT) * (at_s - self.begin_s) / (self.end_s - self.begin_s)
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        return 8 + (HEIGHT - BELOW - 8) * (1 - (value - self.low) / (self.high - self.low))
+
+    def drawn(self) -> str:
+        """Grid lines with their values, and the time of day."""
+        marks = []
+        for tick in self.ticks:
+            marks.append(
+                f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{self.y(tick):.1f}" y2="{self.y(tick):.1f}"/>'
+            )
+            marks.append(f'<text x="{LEFT - 6}" y="{self.y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        for at_s, label in _hours(self.begin_s, self.end_s):
+            marks.append(f'<text x="{self.x(at_s):.1f}" y="{HEIGHT - 4}" text-anchor="middle">{label}</text>')
+        return "".join(marks)
 
 
 def _strokes(line: Iterable[tuple[float, float]]) -> Iterator[tuple[str, float, float]]:
@@ -316,13 +338,13 @@ def _hours(begin_s: float, end_s: float) -> Iterator[tuple[float, str]]:
 
 def _events(records: list[Entry]) -> str:
     """Everything but the minutes, newest first."""
-    told = [entry for entry in reversed(records) if entry.event != "statistics"]
+    events = [entry for entry in reversed(records) if entry.event != "statistics"]
     rows = "".join(
         f"<tr{WARN if entry.priority <= WARNING else ''}><td>{_moment(entry.at_s)}</td>"
         f"<td>{html.escape(entry.event)}</td><td>{html.escape(entry.sentence)}</td></tr>"
-        for entry in told[:EVENTS_SHOWN]
+        for entry in events[:EVENTS_SHOWN]
     )
-    more = f"<p>and {len(told) - EVENTS_SHOWN} earlier ones</p>" if len(told) > EVENTS_SHOWN else ""
+    more = f"<p>and {len(events) - EVENTS_SHOWN} earlier ones</p>" if len(events) > EVENTS_SHOWN else ""
     return f"<h2>Events</h2><table>{rows}</table>{more}"
 
 
