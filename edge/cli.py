@@ -270,7 +270,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _bench_bridge(options: argparse.Namespace, chosen: Config) -> int:
-    from edge.serve import bridge_bench
+    from edge.serve import bench as bridge_bench
 
     seconds = 600.0 if options.seconds is None else options.seconds
     result = bridge_bench.bench(chosen, seconds, options.config)
