@@ -290,7 +290,7 @@ def make_keys(options: argparse.Namespace) -> int:
     """A CURVE key pair: the secret key into a file, the public one printed."""
     from edge.net import keys
 
-    print(keys.make(options.file))
+    print(keys.create(options.file))
     return 0
 
 

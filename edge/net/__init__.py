@@ -1,1 +1,1 @@
-"""What runs over a socket to another machine: frames, keys, encryption, bounds on what a peer can use up."""
+"""The network: frames, keys, encryption, limits on what a peer can use up."""

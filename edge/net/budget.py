@@ -1,4 +1,4 @@
-"""So much a second, and so much at once."""
+"""A limit on a rate, with a burst."""
 
 import time
 

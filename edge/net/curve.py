@@ -1,4 +1,4 @@
-"""CURVE, ZeroMQ's encryption with key pairs: both sides of the handshake, and the box around each message.
+"""CURVE, ZeroMQ's encryption with key pairs: both sides of the handshake, and the encryption of each message.
 
 The primitives (X25519, XSalsa20, Poly1305) are libsodium's, by way of PyNaCl; here is only the order in which CurveZMQ
 asks for them. https://rfc.zeromq.org/spec/26; libzmq is the other side in the tests, both ways round.
@@ -11,7 +11,17 @@ from collections.abc import Callable
 from types import ModuleType
 
 from edge import UserError, command_for
-from edge.net.zmtp import COMMAND, MORE, ProtocolError, Refused, command, parted, properties, read_properties, reason
+from edge.net.zmtp import (
+    COMMAND,
+    MORE,
+    ProtocolError,
+    Refused,
+    command,
+    properties,
+    read_properties,
+    reason,
+    split_command,
+)
 
 KEY_BYTES = 32
 COOKIE_BYTES = 96
@@ -24,15 +34,15 @@ WELCOME_BYTES = 168
 INITIATE_LEAST_BYTES = 9 + COOKIE_BYTES + 8 + 128 + MAC_BYTES
 MESSAGE = b"\x07MESSAGE"
 SEALED_COMMAND = 2
-"""The bit inside a MESSAGE that says it carries a command; MORE is the same bit as in ZMTP."""
+"""The bit inside a MESSAGE that marks a command; MORE is the same bit as in ZMTP."""
 UNKNOWN_KEY = b"400"
-"""What ZAP and libzmq say to a key that is not let in (https://rfc.zeromq.org/spec/27)."""
+"""The status with which ZAP and libzmq reject a key (https://rfc.zeromq.org/spec/27)."""
 
 Admits = Callable[[bytes], bool]
 
 
 def sodium() -> ModuleType:
-    """PyNaCl's bindings of libsodium; raises UserError with the way to get them."""
+    """PyNaCl's bindings of libsodium; raises UserError that names the command to install them."""
     try:
         from nacl import bindings
     except ImportError:
@@ -41,7 +51,7 @@ def sodium() -> ModuleType:
 
 
 class _Curve:
-    """What both sides have in common: short-lived keys, counted nonces, the box around a message."""
+    """What both sides share: short-lived keys, counted nonces, the encryption of a message."""
 
     name = b"CURVE"
     _mine = _theirs = b""  # the nonces' beginning, each way
@@ -57,7 +67,7 @@ class _Curve:
         self._socket_type = socket_type
         self._secret = secret
         self._short_public, self._short_secret = self._nacl.crypto_box_keypair()
-        self._shared = b""  # the key of all boxes after the handshake
+        self._shared = b""  # the key of all messages after the handshake
         self._sent = self._heard = 0
 
     def seal(self, flags: int, body: bytes) -> tuple[int, bytes]:
@@ -80,7 +90,7 @@ class _Curve:
         return struct.pack(">Q", self._sent)
 
     def _fresh(self, nonce: bytes) -> bytes:
-        """A nonce that was not there before, or ProtocolError: messages cannot be played again."""
+        """A nonce that has not been used, or ProtocolError: replayed messages are rejected."""
         (number,) = struct.unpack(">Q", nonce)
         if number <= self._heard:
             raise ProtocolError("a replayed message")
@@ -96,7 +106,7 @@ class _Curve:
 
 
 class CurveServer(_Curve):
-    """Lets in whose key ``admits`` knows."""
+    """The server: admits the keys that ``admits`` accepts."""
 
     as_server = True
     _mine, _theirs = b"CurveZMQMESSAGES", b"CurveZMQMESSAGEC"
@@ -111,7 +121,7 @@ class CurveServer(_Curve):
         return []
 
     def answer(self, body: bytes) -> list[bytes]:
-        name, rest = parted(body)
+        name, rest = split_command(body)
         if name == b"HELLO" and not self._cookie:
             return [self._welcome(body, rest)]
         if name == b"INITIATE" and self._cookie:
@@ -125,8 +135,8 @@ class CurveServer(_Curve):
         self._opened(lambda nacl: nacl.crypto_box_open(box, b"CurveZMQHELLO---" + nonce, client, self._secret))
         self._client_short, self._cookie = client, os.urandom(COOKIE_BYTES)
         long_nonce = os.urandom(16)
-        told = self._nacl.crypto_box(self._short_public + self._cookie, b"WELCOME-" + long_nonce, client, self._secret)
-        return command(b"WELCOME", long_nonce + told)
+        reply = self._nacl.crypto_box(self._short_public + self._cookie, b"WELCOME-" + long_nonce, client, self._secret)
+        return command(b"WELCOME", long_nonce + reply)
 
     def _admit(self, rest: bytes) -> bytes:
         if len(rest) + 9 < INITIATE_LEAST_BYTES:
@@ -151,12 +161,12 @@ class CurveServer(_Curve):
         self.key, self.ready = key, True
         short_nonce = self._next()
         metadata = properties(self._socket_type)
-        told = self._nacl.crypto_box_afternm(metadata, b"CurveZMQREADY---" + short_nonce, self._shared)
-        return command(b"READY", short_nonce + told)
+        reply = self._nacl.crypto_box_afternm(metadata, b"CurveZMQREADY---" + short_nonce, self._shared)
+        return command(b"READY", short_nonce + reply)
 
 
 class CurveClient(_Curve):
-    """Speaks to the one server whose public key it was given."""
+    """The client: connects only to the server with the given public key."""
 
     as_server = False
     _mine, _theirs = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
@@ -172,7 +182,7 @@ class CurveClient(_Curve):
         return [command(b"HELLO", VERSION + bytes(72) + self._short_public + nonce + box)]
 
     def answer(self, body: bytes) -> list[bytes]:
-        name, rest = parted(body)
+        name, rest = split_command(body)
         if name == b"ERROR":
             raise Refused(reason(rest))
         if name == b"WELCOME" and not self._welcomed and len(body) == WELCOME_BYTES:

@@ -1,7 +1,7 @@
-"""Who may speak to whom over ZeroMQ: CURVE key pairs, the list of the keys let in, and addresses off this machine.
+"""Access over the network: CURVE key pairs, the list of allowed keys, and addresses of other machines.
 
 A secret key is a file of one line that only its owner can read; a public key is 40 characters to paste into a setting
-or into the list. https://rfc.zeromq.org/spec/26 (CurveZMQ) and /32 (Z85, how keys are written).
+or into the list of allowed keys. https://rfc.zeromq.org/spec/26 (CurveZMQ) and /32 (Z85, how keys are written).
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from edge.net.curve import sodium
 KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 """32 bytes as Z85 writes them (https://rfc.zeromq.org/spec/32)."""
 COMMENT = "# "
-"""Begins a line that is no key; Z85 has the sign, but not the space."""
+"""Begins a comment line; Z85 uses the sign, but not the space."""
 MOST_BYTES = 1 << 18
 """Of a key file or a list: some thousand keys with a comment each."""
 ACCOUNT = "quietbox"
@@ -24,13 +24,13 @@ ACCOUNT = "quietbox"
 Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 
-def written(key: bytes) -> bytes:
-    """A key of 32 bytes in its 40 characters."""
+def z85_encode(key: bytes) -> bytes:
+    """32 bytes -> the key's 40 characters (Z85)."""
     words = [int.from_bytes(key[at : at + 4], "big") for at in range(0, len(key), 4)]
     return "".join(Z85[word // 85**place % 85] for word in words for place in (4, 3, 2, 1, 0)).encode()
 
 
-def raw(known: bytes, where: str) -> bytes:
+def z85_decode(known: bytes, where: str) -> bytes:
     """A key's 40 characters -> its 32 bytes; raises UserError for 40 characters that are no key."""
     digits = [Z85.index(sign) for sign in known.decode()]
     words = [sum(digits[at + place] * 85 ** (4 - place) for place in range(5)) for at in range(0, len(digits), 5)]
@@ -39,11 +39,11 @@ def raw(known: bytes, where: str) -> bytes:
     return b"".join(word.to_bytes(4, "big") for word in words)
 
 
-def make(path: Path) -> str:
+def create(path: Path) -> str:
     """Write a new secret key, or read the one that is there; returns its public key. Raises UserError."""
     if path.exists():
         return public(read_secret(path))
-    known, secret = (written(half).decode() for half in sodium().crypto_box_keypair())
+    known, secret = (z85_encode(half).decode() for half in sodium().crypto_box_keypair())
     try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
@@ -80,20 +80,20 @@ def read_secret(path: Path) -> bytes:
 
 def public(secret: bytes) -> str:
     """The public key of a secret one."""
-    return written(sodium().crypto_scalarmult_base(raw(secret, "the secret key"))).decode()
+    return z85_encode(sodium().crypto_scalarmult_base(z85_decode(secret, "the secret key"))).decode()
 
 
-def checked(known: str, where: str) -> bytes:
-    """A public key as ``where`` gives it; raises UserError."""
+def check_public(known: str, where: str) -> bytes:
+    """A public key of the setting or list named ``where``; raises UserError."""
     if not KEY.fullmatch(known):
         raise UserError(f"{where} is not a public key: it has 40 characters, as `quietbox keys` prints it")
-    raw(known.encode(), where)
+    z85_decode(known.encode(), where)
     return known.encode()
 
 
 def read_clients(path: Path) -> frozenset[bytes]:
     """The public keys of a list, one a line, each followed by anything; raises UserError, also where other users than
-    root and this one could change the list: who can let a key in can listen."""
+    root and this one could change the list: whoever can add a key can listen."""
     lines, found = _lines(path)
     folder = path.resolve().parent
     for place, its in ((path, found), (folder, folder.stat())):
@@ -102,11 +102,11 @@ def read_clients(path: Path) -> frozenset[bytes]:
     keys = [line.split()[0] for line in lines]
     if not keys:
         raise UserError(f"{path} lists no client; add a line with the public key that `quietbox keys` printed there")
-    return frozenset(checked(known, f"{path}: {known[:50]!r}") for known in keys)
+    return frozenset(check_public(known, f"{path}: {known[:50]!r}") for known in keys)
 
 
 def _lines(path: Path) -> tuple[list[str], os.stat_result]:
-    """What is written in a small file, without comments and empty lines, and whose it is; raises UserError."""
+    """Lines of a small file without comments and empty lines, and its status (owner, mode); raises UserError."""
     try:
         with os.fdopen(files.open_regular(path), "rb") as file:
             found = os.fstat(file.fileno())
@@ -136,8 +136,8 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def stays_here(host: str) -> bool:
-    """Whether what is sent to ``host`` cannot leave this machine."""
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine's loop-back address."""
     if host == "localhost":
         return True
     try:
@@ -146,17 +146,17 @@ def stays_here(host: str) -> bool:
         return False
 
 
-class Door:
-    """Says which public keys come in; counts the others."""
+class AllowedKeys:
+    """The public keys that are admitted; counts the others."""
 
     def __init__(self, allowed: frozenset[bytes]) -> None:
         """``allowed``: keys in their 40 characters."""
         self.refused = 0
-        """How often an unknown key knocked."""
+        """How often an unknown key was rejected."""
         self._allowed = allowed
 
     def admits(self, key: bytes) -> bool:
         """Whether the key, 32 bytes, is in the list."""
-        known = written(key) in self._allowed
+        known = z85_encode(key) in self._allowed
         self.refused += not known
         return known

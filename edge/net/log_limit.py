@@ -1,4 +1,4 @@
-"""Lines about what others do: clean text, and only so many of them."""
+"""Log lines that others can cause: printable text, and a limited number of them."""
 
 import time
 import unicodedata
@@ -23,19 +23,19 @@ def printable(text: str | bytes, most: int = 80) -> str:
 
 
 class LogLimit:
-    """Hands sentences on as long as there are not too many; says how many it left out."""
+    """Passes lines on up to a rate, and reports how many it left out."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
         self._budget = Budget(LINES_PER_S, LINES_AT_ONCE)
         self._left_out = 0
-        self._told_s = time.monotonic()
+        self._reported_s = time.monotonic()
 
     def __call__(self, sentence: str) -> None:
         if not self._budget.take():
             self._left_out += 1
             return
-        if self._left_out and time.monotonic() - self._told_s > SUMMARY_S:
-            self._say(f"{self._left_out} more lines like these were left out")
-            self._left_out, self._told_s = 0, time.monotonic()
-        self._say(sentence)
+        if self._left_out and time.monotonic() - self._reported_s > SUMMARY_S:
+            self._log(f"{self._left_out} more lines like these were left out")
+            self._left_out, self._reported_s = 0, time.monotonic()
+        self._log(sentence)

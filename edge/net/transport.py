@@ -1,9 +1,9 @@
-"""Sockets that others connect to, and the one we connect with: everything a peer can use up has a bound here.
+"""TCP sockets, both sides: everything a peer can use up has a bound here.
 
 Memory: a peer holds at most one unfinished frame and a short queue. Processor: a peer's bytes and frames come out of a
 budget; when it is used up its socket is not read until there is more, and TCP makes it wait. File descriptors: so
 many peers, so many handshakes at a time, the oldest of the busiest address giving way. Time: a handshake has seconds,
-and a peer that says nothing may be dropped. ``edge.net.zmtp`` is what is spoken.
+and a peer that says nothing may be dropped. ``edge.net.zmtp`` is the protocol.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from edge.net.zmtp import Peer, ProtocolError
 READ_BYTES = 1 << 14
 """Taken from a socket at a time: as many frames as fit in here are handled before the next peer's turn."""
 READS = 8
-"""So often in a row from a peer without a budget: its newest sound is worth more than its oldest."""
+"""Reads in a row from a peer without a budget, so that its newest sound is used."""
 WRITE_BYTES = 1 << 16
 FRAME_COST_BYTES = 256
 """What a frame costs beside its bytes, so that a stream of the smallest ones is no cheaper way to keep us busy."""
@@ -36,7 +36,7 @@ CHECK_S = 0.1
 
 
 class Gone(Exception):
-    """The connection has ended; the text says why where that is anybody's fault."""
+    """The connection has ended; the text is the reason, empty for an ordinary end."""
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Connection:
     queue_bytes: int = 1 << 20
     """The same in bytes; the newest message always waits."""
     budget: Budget | None = None
-    """What it may send us; None for a peer that may send as fast as it can."""
+    """What it may send us; None for a peer without a limit."""
     address: str = ""
     dropped: int = 0
     """Messages that were not sent because it did not read."""
@@ -106,7 +106,7 @@ class Connection:
             messages, frames = self.peer.receive(data)
         except ProtocolError as error:
             with contextlib.suppress(Gone):
-                self.write()  # it may be told why
+                self.write()  # the peer may get the reason
             raise Gone(str(error)) from error
         if self.budget:
             self.budget.spend(len(data) + frames * FRAME_COST_BYTES)
@@ -150,7 +150,7 @@ class Limits:
     """What the peers of one port may use up together."""
 
     peers: int
-    """With their handshake over; of one more ``Listener.expendable`` says who gives way."""
+    """With their handshake over; for one more ``Listener.expendable`` chooses which gives way."""
     queue_messages: int
     queue_bytes: int = 1 << 20
     handshakes: int = 16
@@ -164,7 +164,7 @@ class Limits:
 
 
 class Listener:
-    """A listening port and its peers; whoever uses it sets the four ``on_`` functions, and ``Loop`` drives it."""
+    """A listening port and its peers. Its user sets ``on_...``, ``budget`` and ``expendable``; ``Loop`` drives it."""
 
     def __init__(self, host: str, port: int, setting: str, peer: Callable[[], Peer], limits: Limits) -> None:
         """Opens the port; raises UserError that names the ``setting`` to change."""
@@ -187,7 +187,7 @@ class Listener:
         self.socket = _bound(host, port, setting)
 
     def accept(self) -> Connection | None:
-        """The next connection; None if there is none or no means for it."""
+        """The next connection; None if there is none, or no descriptor or memory for it."""
         if not self.accepts.take():
             return None
         try:
@@ -207,14 +207,14 @@ class Listener:
 
     @property
     def surplus(self) -> Connection | None:
-        """Who must go because there are too many handshakes: the oldest of the address that has most of them."""
+        """Which handshake to drop when there are too many: the oldest of the address with most of them."""
         if len(self.pending) <= self.limits.handshakes:
             return None
         busiest = Counter(one.address for one in self.pending).most_common(1)[0][0]
         return next(one for one in self.pending if one.address == busiest)
 
     def overdue(self) -> list[Connection]:
-        """Whose time is up."""
+        """Connections whose time is up."""
         now_s = time.monotonic()
         slow = [one for one in self.pending if now_s - one.opened_s > self.limits.handshake_s]
         return slow + [one for one in self.peers if now_s - one.heard_s > self.limits.silence_s]
@@ -228,7 +228,7 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._interest: dict[Connection, int] = {}
         self._paused: set[Connection] = set()
-        self._closed_doors: set[Listener] = set()
+        self._paused_listeners: set[Listener] = set()
         self._check_s = 0.0
         for listener in listeners:
             self._selector.register(listener.socket, selectors.EVENT_READ, (listener, None))
@@ -236,9 +236,9 @@ class Loop:
             self._selector.register(wake, selectors.EVENT_READ, (None, None))
 
     def turn(self, timeout_s: float) -> bool:
-        """Whatever has happened, once, or nothing after so many seconds; True if it was woken."""
+        """Handle pending events once, or return after so many seconds; True if the wake descriptor was set."""
         woken = False
-        limit_s = CHECK_S if self._interest or self._closed_doors else timeout_s
+        limit_s = CHECK_S if self._interest or self._paused_listeners else timeout_s
         if self._paused:
             limit_s = 0.01
         for key, events in self._selector.select(min(timeout_s, limit_s)):
@@ -288,7 +288,7 @@ class Loop:
         if came is None:
             if listener.accepts.left() < 1 or listener.blocked_until_s > time.monotonic():
                 self._selector.unregister(listener.socket)
-                self._closed_doors.add(listener)
+                self._paused_listeners.add(listener)
             return
         self._interest[came] = 0
         self._watch(listener, came)
@@ -338,7 +338,7 @@ class Loop:
         return connection in self._interest
 
     def _watch(self, listener: Listener, connection: Connection) -> None:
-        """Ask for what is wanted of a socket: nothing at all for a peer that neither may send nor has to be told."""
+        """Register the events wanted of a socket: none for a peer that may not send and has nothing to receive."""
         reads = connection.may_read
         (self._paused.discard if reads else self._paused.add)(connection)
         wanted = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if connection.has_output else 0)
@@ -355,7 +355,7 @@ class Loop:
         self._interest[connection] = wanted
 
     def _resume(self) -> None:
-        """Whoever has a budget again is read again; whose time is up goes; ports that were shut are opened."""
+        """Read again who has a budget again, drop whose time is up, listen again where accepting was paused."""
         for listener in self._listeners:
             for connection in [*self._paused] if self._paused else ():
                 if connection in listener.peers or connection in listener.pending:
@@ -368,8 +368,8 @@ class Loop:
             for connection in listener.overdue():
                 self.drop(listener, connection, "silent for too long")
             ready = listener.accepts.left() >= 1 and now_s >= listener.blocked_until_s
-            if listener in self._closed_doors and ready:
-                self._closed_doors.remove(listener)
+            if listener in self._paused_listeners and ready:
+                self._paused_listeners.remove(listener)
                 self._selector.register(listener.socket, selectors.EVENT_READ, (listener, None))
 
 

@@ -1,7 +1,7 @@
-"""What a box and the machine that works for it say to each other: one frame a message, a head and what it carries.
+"""The messages between a box and the server that runs its engine: one frame a message, a header and a body.
 
 ``quietbox serve --boxes`` and ``edge.suppress.remote`` both import this file. (The wire format for other programs has
-no head at all; ``edge.serve.bridge`` speaks that one.)
+no header at all; ``edge.serve.bridge`` implements that one.)
 """
 
 import struct
@@ -22,14 +22,14 @@ MOST_BYTES = 1024
 BYTES_PER_S, BYTES_AT_ONCE = 480_000.0, 262_144.0
 """What either side may be sent, with 256 for each message on top: four times the 200 hops a second of real use."""
 LOUDEST = 100.0
-"""40 dB above full scale; what is further out, or no number, is no sound."""
+"""40 dB above full scale; samples beyond it, NaN and infinite ones are invalid."""
 
 
 class Kind(IntEnum):
     """What a message is."""
 
     HELLO = 1
-    """Box: are you there? Sent twice a second."""
+    """Box: sent twice a second to connect and to keep the session."""
     WELCOME = 2
     """Answer: the engine's delay in samples at 16 kHz, and its name."""
     FULL = 3
@@ -55,13 +55,13 @@ class Message:
 
     @property
     def hop(self) -> Floats | None:
-        """float32, 80 samples, to be changed as you like; None if this is no sound."""
+        """float32, 80 samples, a copy; None if the samples are invalid."""
         samples = np.frombuffer(self.body, "<f4").astype(np.float32)
-        return samples if sound(samples) else None
+        return samples if is_audio(samples) else None
 
 
-def sound(samples: Floats) -> bool:
-    """Whether all of it are numbers that could be sound."""
+def is_audio(samples: Floats) -> bool:
+    """Whether all samples are finite and within ``LOUDEST``."""
     return not samples.size or bool(np.abs(samples).max() <= LOUDEST)  # NaN is not below anything
 
 

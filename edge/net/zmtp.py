@@ -2,8 +2,8 @@
 
 Why this and not libzmq for what faces the network: libzmq collects all parts of a message before its reader sees the
 first (``MAXMSGSIZE`` bounds one part, nothing bounds their number), and it ends the whole process when one of its
-assertions fails. Here a message of several parts is discarded part by part as it arrives, a frame is refused by the
-length it announces, and whatever a peer sends ends in at most ``ProtocolError`` for that peer alone. libzmq 4.0 (2013)
+assertions fails. Here a message of several parts is discarded part by part as it arrives, a frame is refused by its
+announced length, and whatever a peer sends ends in at most ``ProtocolError`` for that peer alone. libzmq 4.0 (2013)
 and everything else that speaks ZMTP 3.x is understood; ``edge.net.curve`` is the CURVE mechanism.
 
 https://rfc.zeromq.org/spec/37 (ZMTP 3.1), /23 (3.0).
@@ -28,22 +28,22 @@ class ProtocolError(Exception):
 
 
 class Refused(ProtocolError):
-    """The peer does not let us in."""
+    """The peer rejects us."""
 
 
 class Mechanism(Protocol):
-    """How two peers get to know each other, and what becomes of each frame afterwards."""
+    """A security mechanism: the handshake, and how frames are protected afterwards."""
 
     name: bytes
     as_server: bool
     ready: bool
     """Whether messages may pass."""
     rejected: str
-    """Why the peer is not let in; empty where it is, or where that is not known yet."""
+    """Why the peer is rejected; empty if it is not, or not yet."""
     key: bytes
     """The peer's public key, 32 bytes; empty where there are no keys."""
     properties: dict[bytes, bytes]
-    """What the peer said of itself, names in lower case."""
+    """The peer's metadata, names in lower case."""
     overhead_bytes: int
     """How much longer a message is on the wire, beyond its frame's head."""
 
@@ -61,7 +61,7 @@ class Mechanism(Protocol):
 
 
 class Null:
-    """The mechanism without keys: each says what kind of socket it is."""
+    """The mechanism without keys: the handshake only exchanges socket types."""
 
     name = b"NULL"
     as_server = False
@@ -78,7 +78,7 @@ class Null:
         return [command(b"READY", properties(self._socket_type))]
 
     def answer(self, body: bytes) -> list[bytes]:
-        name, rest = parted(body)
+        name, rest = split_command(body)
         if name == b"ERROR":
             raise Refused(reason(rest))
         if name != b"READY":
@@ -95,7 +95,7 @@ class Null:
 
 
 class Peer:
-    """The protocol's state towards one peer. ``out`` is what must be written to it, apart from messages."""
+    """The protocol's state for one peer. ``out`` holds what must be sent beside messages."""
 
     def __init__(self, mechanism: Mechanism, accepts: tuple[bytes, ...], most_bytes: int) -> None:
         """``accepts``: the socket types the peer may have; ``most_bytes``: the longest message, without its head."""
@@ -143,7 +143,7 @@ class Peer:
         return frame(*self.mechanism.seal(0, message))
 
     def ping(self) -> None:
-        """Ask for a sign of life, if the peer knows the question (since 3.1)."""
+        """Send a PING, if the peer knows it (since 3.1)."""
         if self._minor >= 1:
             self._control(b"PING", b"\0\x1e")  # a time to live of 3 s, in tenths
 
@@ -160,8 +160,8 @@ class Peer:
         wanted = self.mechanism.name
         if bytes(buffer[12:32]).rstrip(b"\0") != wanted:
             raise ProtocolError(f"the mechanism {wanted.decode()} was expected")
-        for told in self.mechanism.begin():
-            self.out += frame(COMMAND, told)
+        for reply in self.mechanism.begin():
+            self.out += frame(COMMAND, reply)
         return True
 
     def _frame(self, at: int) -> tuple[int, int, int] | None:
@@ -192,7 +192,7 @@ class Peer:
             return None
         flags, body = mechanism.unseal(flags, body)
         if flags & COMMAND:
-            self._obey(body)
+            self._control_received(body)
             return None
         if self._discarding or flags & MORE:
             self.refused += not self._discarding
@@ -203,15 +203,15 @@ class Peer:
     def _shake(self, flags: int, body: bytes) -> None:
         if not flags & COMMAND or flags & MORE:
             raise ProtocolError("a message before the end of the handshake")
-        for told in self.mechanism.answer(body):
-            self.out += frame(COMMAND, told)
+        for reply in self.mechanism.answer(body):
+            self.out += frame(COMMAND, reply)
         if self.mechanism.rejected:
             raise ProtocolError(self.mechanism.rejected)
         if self.ready and self.mechanism.properties.get(b"socket-type") not in self._accepts:
             raise ProtocolError(f"a socket of type {b' or '.join(self._accepts).decode()} was expected")
 
-    def _obey(self, body: bytes) -> None:
-        name, rest = parted(body)
+    def _control_received(self, body: bytes) -> None:
+        name, rest = split_command(body)
         if name == b"PING":
             self._control(b"PONG", rest[2 : 2 + PING_CONTEXT_BYTES])
         elif name == b"ERROR":
@@ -239,7 +239,7 @@ def command(name: bytes, rest: bytes) -> bytes:
     return bytes([len(name)]) + name + rest
 
 
-def parted(body: bytes) -> tuple[bytes, bytes]:
+def split_command(body: bytes) -> tuple[bytes, bytes]:
     """A command's name and the rest; raises ProtocolError."""
     if not body or len(body) < 1 + body[0]:
         raise ProtocolError("a command without a name")
@@ -269,6 +269,6 @@ def read_properties(data: bytes) -> dict[bytes, bytes]:
 
 
 def reason(rest: bytes) -> str:
-    """Why a peer refuses us, by its ERROR command."""
+    """The reason in a peer's ERROR command."""
     text = rest[1 : 1 + rest[0]] if rest else b""
     return text.decode("ascii", "replace")

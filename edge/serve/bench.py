@@ -1,6 +1,6 @@
-"""`quietbox serve --bench`: how the bridge does in real time, seen from the other program.
+"""`quietbox serve --bench`: the bridge in real time, measured by the other program.
 
-The server runs as a process of its own, as it would; this one plays the audio engine: a chunk of 1536 samples every
+The server runs in a process of its own, as in use; this one acts as the audio engine: a chunk of 1536 samples every
 34.8 ms, and the time until its clean one is back.
 """
 
@@ -49,7 +49,7 @@ class RoundTrips:
 def bench(chosen: Config, seconds: float, file: Path | None = None) -> RoundTrips:
     """Run a server with the engine chosen and be its program for so long; ``file``: the settings. Raises UserError.
 
-    Both ask for the real-time priority that audio programs have. Answers are told apart by their order: after the first
+    Both ask for the real-time priority that audio programs have. Answers are matched by their order: after the first
     drop the times are those of older chunks, and so too long.
     """
     zmq = _zeromq()
@@ -76,7 +76,7 @@ def bench(chosen: Config, seconds: float, file: Path | None = None) -> RoundTrip
 
 
 def _zeromq() -> ModuleType:
-    """libzmq, which most of those programs use; raises UserError with the way to get it."""
+    """libzmq, which most of those programs use; raises UserError that names the command to install it."""
     try:
         import zmq
     except ImportError:

@@ -1,7 +1,8 @@
 """`quietbox serve --boxes`: the noise suppressor of boxes with less power than this machine.
 
-One thread owns the sockets; each box has a ``Session``, a thread with an engine and a state of its own, so that one
-engine that loads or is slow holds up nobody else. Queues are bounded; what does not fit is lost, and the box fills it.
+One thread owns the sockets; each box has a ``Session``, a thread with an engine and a state of its own, so that an
+engine that loads or is slow delays no other. Queues are bounded; what does not fit is lost, and the box's own fallback
+fills the gap.
 
 A session belongs to the CURVE key that opened it, and a key has one session: no name that a client chooses counts, and
 nobody takes over another one's stream. Without keys, on this machine alone, it belongs to the connection. An admitted
@@ -37,11 +38,11 @@ BACKLOG_HOPS = 64
 FILLED_HOPS = 64
 """A gap of up to so many hops is passed through the engine as silence; a longer one is a new beginning."""
 SETTLE_HOPS = 4
-"""Hops after a gap that no answer is given to, beyond the engine's delay: the analysis window is so long."""
+"""Hops after a gap that are not answered, beyond the engine's delay: the length of the analysis window."""
 IDLE_S = 5.0
-"""A box that says nothing for so long has gone."""
+"""A box that sends nothing for so long has gone."""
 TAKEOVER_S = 2.0
-"""A box says something twice a second: one that was silent for so long may go on by another connection."""
+"""A box sends at least twice a second: one that was silent for so long may continue on another connection."""
 HOPS_PER_S, HOPS_AT_ONCE = 1.25 * RATE_HZ / HOP_SAMPLES, 600.0
 """What a box's engine does at most, gaps that are passed through it included."""
 STARTS_PER_S = 1.0
@@ -49,32 +50,31 @@ STARTS_PER_S = 1.0
 ENDING_SESSIONS = 4
 """Sessions whose box has gone and whose engine is still at work; with more of them no new one begins."""
 SPARE_PEERS = 8
-"""Connections beyond the boxes that are served: those that are told that all places are taken."""
-LOOK_MS = 200
+"""Connections beyond the served boxes: they get the answer that all places are taken."""
+POLL_MS = 200
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class Session(threading.Thread):
     """One box's stream through one engine."""
 
-    def __init__(self, box: bytes, build: Callable[[], Engine], post: Callable[[bytes, bytes], None], say: Say) -> None:
+    def __init__(self, box: bytes, build: Callable[[], Engine], post: Callable[[bytes, bytes], None], log: Log) -> None:
         """``build`` opens the engine, ``post`` sends a frame to a box; both are called by this thread."""
         super().__init__(name="session", daemon=True)
         self.welcome = b""
-        """What the box is greeted with, once the engine is open."""
+        """The WELCOME message, once the engine is open."""
         self.connection: Connection | None = None
         """Where its answers go; the thread that owns the sockets sets it."""
         self.failed = False
         """Whether its engine could not be opened."""
         self.seen_s = time.monotonic()
         self.hops = self.lost = self.stale = self.refused = self.dropped = 0
-        """Hops treated; hops that never came; that came after their successor; that were no sound; that found the queue
-        full."""
+        """Hops processed; never received; received after a later one; invalid; dropped at a full queue."""
         self._box = box
         self._build = build
         self._post = post
-        self._say = say
+        self._log = log
         self._waiting: deque[Message] = deque(maxlen=BACKLOG_HOPS)
         self._order = threading.Event()
         self._ending = False
@@ -84,7 +84,7 @@ class Session(threading.Thread):
         self._silence = np.zeros(HOP_SAMPLES, np.float32)
 
     def take(self, message: Message) -> None:
-        """A hop has come."""
+        """Queue a hop that was received."""
         self.dropped += len(self._waiting) == BACKLOG_HOPS
         self._waiting.append(message)
         self._order.set()
@@ -97,11 +97,11 @@ class Session(threading.Thread):
         try:
             engine = self._build()
         except Exception as fault:
-            self._say(f"no engine could be opened for a box ({short(fault)})")
+            self._log(f"no engine could be opened for a box ({short(fault)})")
             self.failed = True
             return
         for note in engine.notes:
-            self._say(note)
+            self._log(note)
         self.welcome = pack(Kind.WELCOME, delay_samples=engine.delay_samples, body=engine.name.encode())
         self._post(self._box, self.welcome)
         while not self._ending:
@@ -109,12 +109,12 @@ class Session(threading.Thread):
             self._order.clear()
             while self._waiting and not self._ending:
                 try:
-                    self._treat(engine, self._waiting.popleft())
+                    self._process(engine, self._waiting.popleft())
                 except Exception as fault:  # an engine that breaks must not take the box's stream with it
-                    self._say(f"unexpected fault, please report it ({short(fault)})")
+                    self._log(f"unexpected fault, please report it ({short(fault)})")
                     self._epoch = -1
 
-    def _treat(self, engine: Engine, message: Message) -> None:
+    def _process(self, engine: Engine, message: Message) -> None:
         hop = message.hop
         if hop is None:
             self.refused += 1
@@ -150,33 +150,33 @@ class Session(threading.Thread):
         engine.process(hop)
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
-            self._say(f"an engine failed ({short(failure)}); {engine.name} takes over")
+            self._log(f"an engine failed ({short(failure)}); {engine.name} takes over")
 
     def _settling(self, engine: Engine) -> int:
-        """After so many hops the output has nothing of a gap left in it."""
+        """Hops after which the output holds nothing of a gap."""
         return math.ceil(engine.delay_samples / HOP_SAMPLES) + SETTLE_HOPS
 
 
-class Boxes:
-    """The port and who is behind it."""
+class BoxServer:
+    """The port and its sessions."""
 
-    def __init__(self, settings: BridgeConfig, build: Callable[[], Engine], say: Say) -> None:
+    def __init__(self, settings: BridgeConfig, build: Callable[[], Engine], log: Log) -> None:
         """Opens the port; raises UserError."""
-        secret, clients = _curve(settings)
+        secret, clients = _read_keys(settings)
         self._build = build
-        self._say = LogLimit(say)
-        self._say_refused = LogLimit(say)  # apart from the other: strangers must not use up its lines
+        self._log = LogLimit(log)
+        self._log_refused = LogLimit(log)  # apart from the other: unknown clients must not use up its lines
         self._most = settings.most_boxes
         self.sessions: dict[bytes, Session] = {}
         """By the box's public key in its 40 characters; without keys by the connection's number."""
         self._ended: list[Session] = []  # whose thread may still run
         self._starts = Budget(STARTS_PER_S, self._most)
-        self._nonsense = self._number = 0
+        self._invalid = self._number = 0
         self._names: dict[Connection, bytes] = {}
         self._answers: deque[tuple[bytes, bytes]] = deque(maxlen=self._most * BACKLOG_HOPS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         weakref.finalize(self, os.close, self._wake)
-        self.door = keys.Door(clients) if secret else None
+        self.allowed = keys.AllowedKeys(clients) if secret else None
         limits = Limits(peers=self._most + SPARE_PEERS, queue_messages=BACKLOG_HOPS, silence_s=IDLE_S)
         self._listener = Listener(settings.host, settings.boxes_port, "boxes_port", self._peer_maker(secret), limits)
         self._listener.budget = lambda: Budget(BYTES_PER_S, BYTES_AT_ONCE)
@@ -188,33 +188,33 @@ class Boxes:
 
     def _peer_maker(self, secret: bytes) -> Callable[[], Peer]:
         """What makes the protocol's state for a new connection."""
-        door = self.door
-        if door is None:
+        allowed = self.allowed
+        if allowed is None:
             return lambda: Peer(Null(b"ROUTER"), (b"DEALER",), MOST_BYTES)
-        return lambda: Peer(CurveServer(b"ROUTER", secret, door.admits), (b"DEALER",), MOST_BYTES)
+        return lambda: Peer(CurveServer(b"ROUTER", secret, allowed.admits), (b"DEALER",), MOST_BYTES)
 
     def _unserved(self) -> Connection | None:
-        """Who has been here longest without a session."""
+        """The connection that has been open longest without a session."""
         served = {session.connection for session in self.sessions.values()}
         return next((one for one in self._listener.peers if one not in served), None)
 
     @property
     def refused(self) -> int:
-        """Messages that made no sense."""
-        return self._nonsense + sum(one.peer.refused for one in self._listener.peers)
+        """Invalid messages."""
+        return self._invalid + sum(one.peer.refused for one in self._listener.peers)
 
     def serve(self, stop: threading.Event) -> None:
-        """Until told to stop."""
+        """Until ``stop`` is set."""
         refused = 0
         try:
             while not stop.is_set():
-                if self._loop.turn(LOOK_MS / 1000):
+                if self._loop.turn(POLL_MS / 1000):
                     os.eventfd_read(self._wake)
                     self._send_answers()
                 self._forget_idle()
-                if self.door and self.door.refused != refused:
-                    refused = self.door.refused
-                    self._say_refused(f"rejected a client with an unknown key ({refused} so far)")
+                if self.allowed and self.allowed.refused != refused:
+                    refused = self.allowed.refused
+                    self._log_refused(f"rejected a client with an unknown key ({refused} so far)")
         finally:
             self._close()
 
@@ -226,11 +226,11 @@ class Boxes:
         self._loop.close()
 
     def _open(self, connection: Connection) -> None:
-        """A peer's handshake is over. A key has two connections at most: that of its session and one that comes after
-        it when the box's network was cut."""
+        """A peer's handshake is complete. A key has two connections at most: that of its session and one that follows
+        when the box's network was cut."""
         key = connection.peer.mechanism.key
         self._number += 1
-        name = keys.written(key) if key else b"connection %d" % self._number
+        name = keys.z85_encode(key) if key else b"connection %d" % self._number
         session = self.sessions.get(name)
         holder = session.connection if session else None
         waiting = [one for one, its in self._names.items() if its == name and one is not holder]
@@ -239,10 +239,10 @@ class Boxes:
         self._names[connection] = name
 
     def _take(self, connection: Connection, frame: bytes) -> None:
-        """A message has come."""
+        """Handle a message."""
         message = unpack(frame)
         if message is None or message.kind not in (Kind.HELLO, Kind.HOP):
-            self._nonsense += 1
+            self._invalid += 1
         elif message.kind is Kind.HELLO:
             self._greet(connection)
         elif (session := self.sessions.get(self._names[connection])) and session.connection is connection:
@@ -257,7 +257,7 @@ class Boxes:
         if session.connection is not connection:
             if session.connection and time.monotonic() - session.connection.heard_s < TAKEOVER_S:
                 self._send(connection, pack(Kind.FULL, body=b"its key is in use by another box"))
-                self._say("rejected a second box with a key already in use; each box needs a key of its own")
+                self._log("rejected a second box with a key already in use; each box needs a key of its own")
                 return
             session.connection = connection
         session.seen_s = time.monotonic()
@@ -272,10 +272,10 @@ class Boxes:
             return None
         if len(self._ended) > ENDING_SESSIONS or not self._starts.take():
             return None
-        session = self.sessions[name] = Session(name, self._build, self._post, self._say)
+        session = self.sessions[name] = Session(name, self._build, self._post, self._log)
         session.connection = connection
         session.start()
-        self._say(f"a box has connected, {len(self.sessions)} of {self._most}")
+        self._log(f"a box has connected, {len(self.sessions)} of {self._most}")
         return session
 
     def _post(self, box: bytes, frame: bytes) -> None:
@@ -297,7 +297,7 @@ class Boxes:
 
     def _leave(self, connection: Connection, _: str) -> None:
         """A connection has ended. Its session waits for the same key to come back; without keys nobody can."""
-        self._nonsense += connection.peer.refused
+        self._invalid += connection.peer.refused
         name = self._names.pop(connection, b"")
         session = self.sessions.get(name)
         if session and session.connection is connection:
@@ -315,7 +315,7 @@ class Boxes:
         session = self.sessions.pop(box)
         session.end()
         self._ended.append(session)
-        self._say(
+        self._log(
             f"a box has disconnected: {session.hops} hops, {session.lost} lost in the network, "
             f"{session.stale + session.dropped} too late, {session.refused} invalid"
         )
@@ -326,11 +326,11 @@ def short(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 160)
 
 
-def _curve(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:
+def _read_keys(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:
     """Our secret key, 32 bytes, and the public ones let in; nothing where nobody else can come in. Raises UserError."""
     given = [getattr(settings, name) for name in ("key_file", "clients_file")]
     if given == ["off", "off"]:
-        if keys.stays_here(settings.host):
+        if keys.is_loopback(settings.host):
             return b"", frozenset()
         raise UserError(
             f"{settings.host} can be reached from other machines, so boxes need keys to connect; `quietbox keys FILE` "
@@ -338,7 +338,7 @@ def _curve(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:
         )
     if "off" in given:
         raise UserError("a key needs a list of clients: give both, --key FILE and --clients LIST")
-    secret = keys.raw(keys.read_secret(Path(given[0])), given[0])
+    secret = keys.z85_decode(keys.read_secret(Path(given[0])), given[0])
     clients = keys.read_clients(Path(given[1]))
     sodium()
     return secret, clients

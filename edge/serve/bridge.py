@@ -6,7 +6,7 @@ order. The sound is late by a constant number of samples (the first chunks begin
 makes an answer possible at once, whatever the rate and the length of chunks. What passes is at most 8 kHz wide.
 
 As in that system only the noise is taken out: no high-pass, gate or limiter, which the other program has itself. With
-``whole`` the sound walks the box's whole chain.
+``whole`` the sound passes the box's whole chain.
 
 The format knows neither names nor encryption, so whoever can connect can speak. The stream belongs to the program that
 sends first, until it goes or is silent for ``HOLD_S`` while another one sends; what others send meanwhile is refused.
@@ -33,10 +33,10 @@ from edge.net import keys
 from edge.net.budget import Budget
 from edge.net.log_limit import LogLimit
 from edge.net.transport import Connection, Limits, Listener, Loop, endpoint
-from edge.net.wire import sound
+from edge.net.wire import is_audio
 from edge.net.zmtp import Null, Peer
 from edge.realtime import SWITCH_INTERVAL_S, request_realtime_priority
-from edge.serve.box_server import Boxes, short
+from edge.serve.box_server import BoxServer, short
 from edge.suppress.blocks import Blocks
 
 QUEUE_CHUNKS = 8
@@ -50,16 +50,16 @@ MOST_PROGRAMS = 4
 """Connections at a time, each way."""
 HOLD_S = 2.0
 """The stream goes over to another program that sends when the one that has it was silent for so long."""
-STRANGER_BYTES_PER_S, STRANGER_BYTES_AT_ONCE = 400_000.0, 65_536.0
+OTHER_BYTES_PER_S, OTHER_BYTES_AT_ONCE = 400_000.0, 65_536.0
 """What is read, and thrown away, of a program that does not have the stream: enough to see that it sends."""
-NEWCOMER_BYTES_PER_S = 8e6
+NEW_BYTES_PER_S = 8e6
 """What is read of each program while none has the stream; a second for the longest chunk there may be."""
 BUFFER_BYTES = 1 << 16
 """What the kernel may hold for a program that does not fetch its sound."""
-LOOK_MS = 200
+POLL_MS = 200
 SAMPLE_BYTES = 4
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
@@ -69,11 +69,11 @@ class Counts:
     received: int = 0
     sent: int = 0
     dropped_in: int = 0
-    """Came faster than they could be cleaned."""
+    """Received faster than they could be processed."""
     dropped_out: int = 0
     """Were not fetched."""
     refused: int = 0
-    """Not a multiple of four bytes, or samples that are no sound: NaN, Inf, 40 dB above full scale."""
+    """Not a multiple of four bytes, or invalid samples: NaN, infinite, 40 dB above full scale."""
 
     def __str__(self) -> str:
         dropped = f"{self.dropped_in + self.dropped_out} dropped"
@@ -122,11 +122,11 @@ class Stream:
 class Bridge:
     """The two ports, and a stream between them."""
 
-    def __init__(self, settings: BridgeConfig, stream: Stream, say: Say) -> None:
+    def __init__(self, settings: BridgeConfig, stream: Stream, log: Log) -> None:
         """Opens both ports; raises UserError."""
         self.counts = Counts()
         self._stream = stream
-        self._say = LogLimit(say)
+        self._log = LogLimit(log)
         self._noisy: deque[Floats] = deque()
         self._clean: deque[bytes] = deque()
         """What waits for the first that fetches."""
@@ -144,49 +144,49 @@ class Bridge:
         except UserError:
             self._senders.socket.close()
             raise
-        self._senders.budget = lambda: self._stranger() if self._holder else self._newcomer()
+        self._senders.budget = lambda: self._other_budget() if self._holder else self._new_budget()
         self._senders.on_open, self._senders.on_close = self._come, self._leave
         self._senders.on_message = self._receive
         self._senders.expendable = self._most_silent
-        self._fetchers.budget = self._stranger
+        self._fetchers.budget = self._other_budget
         self._fetchers.expendable = lambda: next((one for one in self._fetchers.peers if one.stuck), None)
         self._fetchers.on_open = self._fetch
         self._fetchers.on_close = lambda *_: self._count_fetched()
         self._loop = Loop(self._senders, self._fetchers)
 
     def _most_silent(self) -> Connection:
-        """Of the programs that do not have the stream."""
+        """The program, of those without the stream, that has been silent longest."""
         return min((one for one in self._senders.peers if one is not self._holder), key=lambda one: one.heard_s)
 
-    def _stranger(self) -> Budget:
-        return Budget(STRANGER_BYTES_PER_S, STRANGER_BYTES_AT_ONCE)
+    def _other_budget(self) -> Budget:
+        return Budget(OTHER_BYTES_PER_S, OTHER_BYTES_AT_ONCE)
 
-    def _newcomer(self) -> Budget:
-        return Budget(NEWCOMER_BYTES_PER_S, NEWCOMER_BYTES_PER_S)
+    def _new_budget(self) -> Budget:
+        return Budget(NEW_BYTES_PER_S, NEW_BYTES_PER_S)
 
     def serve(self, stop: threading.Event) -> None:
-        """Until told to stop."""
+        """Until ``stop`` is set."""
         try:
             while not stop.is_set():
-                self._loop.turn(0 if self._noisy else LOOK_MS / 1000)
+                self._loop.turn(0 if self._noisy else POLL_MS / 1000)
                 self._count_parts()
                 if self._noisy:
-                    self._treat(self._noisy.popleft())
+                    self._process(self._noisy.popleft())
                 self._count_fetched()
         finally:
             self._loop.close()
 
     def _come(self, connection: Connection) -> None:
-        """A program's handshake is over."""
+        """A program's handshake is complete."""
         another = len(self._senders.peers) > 1
         more = "while another is connected: the one that sends first owns the stream, the other's chunks are refused"
-        self._say(f"a program has connected{more if another else ''}")
+        self._log(f"a program has connected{more if another else ''}")
 
     def _receive(self, connection: Connection, message: bytes) -> None:
-        """A chunk has come; in the queue the oldest gives way."""
+        """Queue a chunk that was received; when the queue is full the oldest is dropped."""
         self.counts.received += 1
         chunk = np.frombuffer(message, "<f4").astype(np.float32) if len(message) % SAMPLE_BYTES == 0 else None
-        if chunk is None or not sound(chunk):
+        if chunk is None or not is_audio(chunk):
             self._refuse("not a multiple of 4 bytes, or samples that are NaN, infinite or too large")
         elif not self._holds(connection):
             self._refuse("another program owns the stream")
@@ -202,16 +202,16 @@ class Bridge:
             return False
         if self._holder:
             self._reset()
-            self._say("the program that owned the stream stopped sending; another one owns it now")
+            self._log("the program that owned the stream stopped sending; another one owns it now")
         self._holder = connection
         for one in self._senders.peers:
-            one.budget = None if one is connection else self._stranger()
+            one.budget = None if one is connection else self._other_budget()
         return True
 
     def _refuse(self, why: str) -> None:
         self.counts.refused += 1
         if self.counts.refused == 1:
-            self._say(f"refused a chunk: {why}; later ones are only counted")
+            self._log(f"refused a chunk: {why}; later ones are only counted")
 
     def _count_parts(self) -> None:
         """Chunks of several parts were thrown away as they came."""
@@ -242,17 +242,17 @@ class Bridge:
         if self._holder is connection:
             self._reset()
             for one in self._senders.peers:
-                one.budget = self._newcomer()
-            self._say(f"the program has disconnected: {self.counts}{f' (it {why})' if why else ''}")
+                one.budget = self._new_budget()
+            self._log(f"the program has disconnected: {self.counts}{f' (it {why})' if why else ''}")
         else:
-            self._say(f"a program that did not own the stream has disconnected: {self.counts}")
+            self._log(f"a program that did not own the stream has disconnected: {self.counts}")
 
-    def _treat(self, chunk: Floats) -> None:
+    def _process(self, chunk: Floats) -> None:
         self._stream.process(chunk)
         engine = self._stream.engine
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
-            self._say(f"an engine failed ({short(failure)}); {engine.name} takes over")
+            self._log(f"an engine failed ({short(failure)}); {engine.name} takes over")
         clean = chunk.astype("<f4").tobytes()
         if not self._fetchers.peers:
             self.counts.dropped_out += _append(self._clean, clean, 1)
@@ -265,13 +265,13 @@ class Bridge:
         self._loop.flush(self._fetchers, connection)
 
     def _fetch(self, connection: Connection) -> None:
-        """Somebody fetches; what has waited is his."""
+        """A program fetches: it gets what has waited."""
         while self._clean:
             self._give(connection, self._clean.popleft())
 
 
 def _append(queue: "deque[Any]", chunk: Floats | bytes, item_bytes: int) -> int:
-    """Put a chunk into a queue that is bounded by number and bytes; returns how many old ones gave way."""
+    """Put a chunk into a queue that is bounded by number and bytes; returns how many old ones were dropped."""
     queue.append(chunk)
     dropped = 0
     while len(queue) > QUEUE_CHUNKS or (len(queue) > 1 and sum(map(len, queue)) * item_bytes > MOST_BYTES):
@@ -280,44 +280,44 @@ def _append(queue: "deque[Any]", chunk: Floats | bytes, item_bytes: int) -> int:
     return dropped
 
 
-def serve(config: Config, say: Say, stop: threading.Event, whole: bool = False) -> Counts:
-    """For programs, until told to stop; raises UserError."""
+def serve(config: Config, log: Log, stop: threading.Event, whole: bool = False) -> Counts:
+    """Serve programs until ``stop`` is set; raises UserError."""
     settings = config.bridge
-    _hurry(config, say)
+    _prepare_realtime(config, log)
     stream = Stream(config, settings.rate_hz, whole)
     for note in stream.engine.notes:
-        say(note)
-    bridge = Bridge(settings, stream, say)
+        log(note)
+    bridge = Bridge(settings, stream, log)
     late_ms = 1000 * stream.delay_samples / settings.rate_hz
     host = settings.host
-    say(
+    log(
         f"{stream.engine.name} receives noisy chunks at {endpoint(host, settings.noisy_port)} and sends clean ones at "
         f"{endpoint(host, settings.clean_port)}: {settings.rate_hz} Hz, "
         f"{stream.delay_samples} samples ({late_ms:.1f} ms) late"
     )
-    if not keys.stays_here(host):
-        say(
+    if not keys.is_loopback(host):
+        log(
             f"anybody who can reach {host} can listen and send: this protocol has neither encryption nor authentication"
         )
     bridge.serve(stop)
-    say(f"stopped: {bridge.counts}")
+    log(f"stopped: {bridge.counts}")
     return bridge.counts
 
 
-def serve_boxes(config: Config, say: Say, stop: threading.Event) -> None:
-    """For boxes, until told to stop; raises UserError."""
+def serve_boxes(config: Config, log: Log, stop: threading.Event) -> None:
+    """Serve boxes until ``stop`` is set; raises UserError."""
     # How much of the noise stays is each box's own setting; taken twice, the limit would be lower than either.
     unlimited = replace(config, suppress=replace(config.suppress, limit_db=100.0))
-    _hurry(config, say)
-    served = Boxes(config.bridge, lambda: Chain(unlimited).engine, say)
-    secured = "with keys" if served.door else "without keys: from this machine only"
-    say(f"serves boxes at {endpoint(config.bridge.host, config.bridge.boxes_port)}, {secured}")
+    _prepare_realtime(config, log)
+    served = BoxServer(config.bridge, lambda: Chain(unlimited).engine, log)
+    secured = "with keys" if served.allowed else "without keys: from this machine only"
+    log(f"serves boxes at {endpoint(config.bridge.host, config.bridge.boxes_port)}, {secured}")
     served.serve(stop)
-    say("ends")
+    log("stopped")
 
 
-def _hurry(config: Config, say: Say) -> None:
-    """Before any other thread begins: they inherit it, ZeroMQ's own too. And no thread keeps the others waiting."""
+def _prepare_realtime(config: Config, log: Log) -> None:
+    """Before any other thread begins: threads inherit the priority. Also shortens Python's switch interval."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for refusal in request_realtime_priority(config.box.priority):
-        say(refusal)
+        log(refusal)

@@ -274,7 +274,7 @@ def _curve(settings: RemoteConfig, host: str) -> tuple[bytes, bytes] | None:
     """The machine's public key and our secret one, 32 bytes each; None where sound stays on this machine anyway. Raises
     UserError."""
     if settings.server_key == settings.key_file == "off":
-        if keys.stays_here(host):
+        if keys.is_loopback(host):
             return None
         raise UserError(
             f"[remote] server = {settings.server!r} is another machine, so the connection must be encrypted; "
@@ -283,7 +283,7 @@ def _curve(settings: RemoteConfig, host: str) -> tuple[bytes, bytes] | None:
     for name in ("server_key", "key_file"):
         if getattr(settings, name) == "off":
             raise UserError(f"[remote] {name} is off and the other key is set; encryption needs both keys")
-    server = keys.raw(keys.checked(settings.server_key, "[remote] server_key"), "[remote] server_key")
-    secret = keys.raw(keys.read_secret(Path(settings.key_file)), settings.key_file)
+    server = keys.z85_decode(keys.check_public(settings.server_key, "[remote] server_key"), "[remote] server_key")
+    secret = keys.z85_decode(keys.read_secret(Path(settings.key_file)), settings.key_file)
     sodium()
     return server, secret

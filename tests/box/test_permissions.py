@@ -155,7 +155,7 @@ def test_a_process_that_took_over_the_number_is_not_named(shared: Path, written:
 def test_a_list_of_clients_that_others_can_change_is_refused(
     mode: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = keys.make(tmp_path / "key")
+    known = keys.create(tmp_path / "key")
     clients = tmp_path / "clients"
     clients.write_text(known + "\n")
     assert keys.read_clients(clients) == {known.encode()}
@@ -170,7 +170,7 @@ def test_a_list_of_clients_lies_where_nobody_can_replace_it(tmp_path: Path) -> N
     folder = tmp_path / "lists"
     folder.mkdir()
     clients, link = folder / "clients", tmp_path / "link"
-    clients.write_text(keys.make(tmp_path / "key") + "\n")
+    clients.write_text(keys.create(tmp_path / "key") + "\n")
     link.symlink_to(clients)
     for mode in (0o777, 0o770, 0o702):
         folder.chmod(mode)

@@ -247,14 +247,14 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
 @pytest.fixture
 def known(tmp_path: Path) -> dict[str, str]:
     """Keys of a server, two boxes in its list, and a stranger."""
-    made = {name: keys.make(tmp_path / name) for name in ("server", "box", "rogue", "stranger")}
+    made = {name: keys.create(tmp_path / name) for name in ("server", "box", "rogue", "stranger")}
     (tmp_path / "list").write_text(f"{made['box']} kitchen\n{made['rogue']} hall\n")
     return made
 
 
 def keyed(folder: Path, known: dict[str, str], name: str) -> CurveClient:
-    secret = keys.raw(keys.read_secret(folder / name), name)
-    return CurveClient(b"DEALER", secret, keys.raw(known["server"].encode(), "server"))
+    secret = keys.z85_decode(keys.read_secret(folder / name), name)
+    return CurveClient(b"DEALER", secret, keys.z85_decode(known["server"].encode(), "server"))
 
 
 def with_keys(folder: Path, most_boxes: int = 4) -> Serve:
@@ -444,7 +444,7 @@ def test_an_admitted_box_harms_neither_the_server_nor_another_box(known: dict[st
     count = itertools.count()
     attacks = ("parts", "hops", "gaps", "hellos", "rubbish", "pings")
     with (tmp_path / "list").open("a") as file:
-        file.writelines(f"{keys.make(tmp_path / attack)} {attack}\n" for attack in attacks)
+        file.writelines(f"{keys.create(tmp_path / attack)} {attack}\n" for attack in attacks)
     with with_keys(tmp_path, most_boxes=8) as served:
         box = box_of(tmp_path, known, served)
         assert box.open()
@@ -547,7 +547,7 @@ print(memory_mb() - before_mb, time.process_time() / float(seconds), 1000 * long
 
 def test_a_hostile_machine_costs_the_box_neither_memory_nor_its_sound(known: dict[str, str], tmp_path: Path) -> None:
     """It has the key that the box trusts; with each connection it does something else."""
-    secret = keys.raw(keys.read_secret(tmp_path / "server"), "server")
+    secret = keys.z85_decode(keys.read_secret(tmp_path / "server"), "server")
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.2)
     attacks = itertools.cycle(["parts", "answers", "huge"])

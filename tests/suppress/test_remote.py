@@ -39,7 +39,7 @@ from edge.suppress.shipped import BadModel
 zmq = pytest.importorskip("zmq", reason="pyzmq is not installed; ./install.sh --setup bridge")
 
 from edge.net import keys  # noqa: E402
-from edge.serve.box_server import Boxes  # noqa: E402
+from edge.serve.box_server import BoxServer  # noqa: E402
 from edge.suppress.link import Link, Tally  # noqa: E402
 from edge.suppress.remote import RETURN_HOPS, RING_HOPS, RemoteEngine, open_remote  # noqa: E402
 
@@ -292,7 +292,7 @@ class Server:
     def __init__(self, build: Callable[[], Any] = lambda: engine("dsp"), **changes: Any) -> None:
         self.settings = replace(BridgeConfig(boxes_port=free_port()), **changes)
         self.said: list[str] = []
-        self.boxes = Boxes(self.settings, build, self.said.append)
+        self.boxes = BoxServer(self.settings, build, self.said.append)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.boxes.serve, args=(self._stop,))
         self._thread.start()
@@ -510,16 +510,16 @@ def test_rubbish_is_counted_and_harms_nobody(server: Server) -> None:
 @pytest.fixture
 def known(tmp_path: Path) -> dict[str, str]:
     """Key files and public keys of a server and two boxes, and the list with the first of them."""
-    made = {name: keys.make(tmp_path / name) for name in ("server", "box", "stranger")}
+    made = {name: keys.create(tmp_path / name) for name in ("server", "box", "stranger")}
     (tmp_path / "list").write_text(f"# those let in\n\n{made['box']} kitchen\n")
     return made
 
 
 def test_keys_are_private_files_and_stay(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    public = keys.make(path)
+    public = keys.create(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert keys.make(path) == public == keys.public(keys.read_secret(path))
+    assert keys.create(path) == public == keys.public(keys.read_secret(path))
     path.chmod(0o644)
     with pytest.raises(UserError, match="chmod 600"):
         keys.read_secret(path)
@@ -530,7 +530,7 @@ def test_keys_are_private_files_and_stay(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         keys.read_secret(tmp_path / "none")
     with pytest.raises(UserError, match="cannot be written"):
-        keys.make(tmp_path / "no" / "folder")
+        keys.create(tmp_path / "no" / "folder")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "too-short\n", "x" * 41, "é" * 40])
@@ -552,7 +552,7 @@ def test_only_known_keys_come_in(known: dict[str, str], tmp_path: Path) -> None:
         plain = remote_at(server.address)
         fooled = remote_at(server.address, server_key=known["stranger"], key_file=str(tmp_path / "box"))
         assert until(lambda: "rejects this box's key" in stranger._link._refusal)
-        assert server.boxes.door is not None and server.boxes.door.refused >= 1
+        assert server.boxes.allowed is not None and server.boxes.allowed.refused >= 1
         assert until(lambda: any("unknown key" in said for said in server.said))
         time.sleep(1.5)
         assert not any(box._link._open for box in (stranger, plain, fooled))
