@@ -300,7 +300,7 @@ class Box:
 
     def close(self) -> None:
         self.playing = False
-        self.mixer.let_go()
+        self.mixer.release()
         self.capture.close()
         self.playback.close()
         self.cable.close()

@@ -16,17 +16,17 @@ from edge.devices.pcm import Capabilities, DeviceBusy, DeviceError, DeviceRefuse
 class AlsaPcm:
     """``Pcm`` over pyalsaaudio, in non-blocking mode (a blocking read cannot time out)."""
 
-    def __init__(self, device: str, direction: Direction, terms: StreamParams) -> None:
+    def __init__(self, device: str, direction: Direction, params: StreamParams) -> None:
         alsa = _alsa()
         self._pcm = alsa.PCM(
             type=alsa.PCM_CAPTURE if direction == "capture" else alsa.PCM_PLAYBACK,
             mode=alsa.PCM_NONBLOCK,
             device=device,
-            rate=terms.rate_hz,
-            channels=terms.channels,
-            format=getattr(alsa, f"PCM_FORMAT_{terms.sample_format}"),
-            periodsize=terms.period_frames,
-            periods=terms.periods,
+            rate=params.rate_hz,
+            channels=params.channels,
+            format=getattr(alsa, f"PCM_FORMAT_{params.sample_format}"),
+            periodsize=params.period_frames,
+            periods=params.periods,
         )
         info = self._pcm.info()
         period = info["period_size"]
@@ -41,7 +41,7 @@ class AlsaPcm:
         for descriptor, events in self._pcm.polldescriptors():
             self._poll.register(descriptor, events)
 
-    def offer(self) -> Capabilities:
+    def capabilities(self) -> Capabilities:
         rates = self._pcm.getrates()
         ranged = isinstance(rates, tuple)
         rates = (rates,) if isinstance(rates, int) else tuple(rates)
@@ -67,11 +67,11 @@ class AlsaPcm:
         return int(self._pcm.avail())
 
     def wait(self, timeout_ms: int) -> bool:
-        if self._fruitless > 2:  # a source at its end says "ready" and gives nothing: do not spin on it
+        if self._fruitless > 2:  # a source at its end polls as ready and delivers nothing: do not spin on it
             time.sleep(0.005)
         ready = self._poll.poll(timeout_ms)
         if ready:
-            # Plugins hide what happened behind descriptors of their own, and asking is what re-arms them.
+            # Plugins use descriptors of their own; polldescriptors_revents() re-arms them.
             self._pcm.polldescriptors_revents(ready)
         return bool(ready)
 
@@ -87,8 +87,8 @@ class AlsaPcm:
         self._pcm.close()
 
 
-def open_pcm(device: str, direction: Direction, terms: StreamParams) -> AlsaPcm:
-    """The one door to ALSA. ``device`` is a card's id, ``auto``, or any ALSA name; raises DeviceError."""
+def open_pcm(device: str, direction: Direction, params: StreamParams) -> AlsaPcm:
+    """Open an ALSA device. ``device`` is a card's id, ``auto``, or any ALSA name; raises DeviceError."""
     try:
         alsa = _alsa()
     except ImportError as error:
@@ -97,25 +97,25 @@ def open_pcm(device: str, direction: Direction, terms: StreamParams) -> AlsaPcm:
         ) from None
     name = resolve(device, direction)
     try:
-        return AlsaPcm(name, direction, terms)
+        return AlsaPcm(name, direction, params)
     except alsa.ALSAAudioError as error:
         raise _explain(device, name, direction, error) from None
 
 
 @functools.cache
 def _alsa() -> Any:
-    """pyalsaaudio, with ALSA's own chatter on stderr switched off: we say it in one line ourselves."""
+    """pyalsaaudio, with libasound's own messages on stderr switched off: errors are reported in one line here."""
     import alsaaudio
 
-    _hush()
+    _silence_libasound()
     return alsaaudio
 
 
 _silencer: Any = None
 
 
-def _hush() -> None:
-    """Give libasound an error handler that says nothing (pyalsaaudio has no call for it)."""
+def _silence_libasound() -> None:
+    """Give libasound an error handler that prints nothing (pyalsaaudio has no call for it)."""
     import ctypes
 
     global _silencer
@@ -136,7 +136,7 @@ def _errno_of(error: Exception) -> int:
 
 
 def _explain(device: str, name: str, direction: Direction, error: Exception) -> DeviceError:
-    """The error of an open as one line with a way out."""
+    """The error of an open as one line that names the fix."""
     number = _errno_of(error)
     if number in (errno.EBUSY, errno.EAGAIN):
         who = holder(name, direction)

@@ -1,7 +1,7 @@
 """The mixer of a real card, by libasound's simple mixer interface.
 
-libasound is called itself: pyalsaaudio 0.11's Mixer does not say whether a control has a dB scale (it returns memory
-that nobody wrote), drops the error of every write, and holds the interpreter for as long as a driver takes to answer.
+libasound is called itself: pyalsaaudio 0.11's Mixer does not report whether a control has a dB scale (it returns memory
+that nobody wrote), drops the error of every write, and holds the interpreter's lock until the driver answers.
 """
 
 import ctypes
@@ -55,7 +55,7 @@ class AlsaMixer:
 
 @functools.cache
 def _libasound() -> Any:
-    """Calls let go of the interpreter while they last. Raises OSError where it is missing."""
+    """Calls release the interpreter's lock while they last. Raises OSError where it is missing."""
     library = ctypes.CDLL("libasound.so.2")
     pointer, number = ctypes.c_void_p, ctypes.c_int
     takes: dict[str, tuple[Any, ...]] = {
@@ -90,7 +90,7 @@ def _libasound() -> Any:
 
 
 def _checked(code: int) -> int:
-    """What a call of libasound returned; raises OSError for -errno."""
+    """The return value of a libasound call; raises OSError for -errno."""
     if code < 0:
         raise OSError(-code, os.strerror(-code))
     return code

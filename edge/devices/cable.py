@@ -1,8 +1,8 @@
-"""The cable: the clean microphone for other programs, beside the jack, which never notices how the cable fares.
+"""The virtual cable: the clean microphone for other programs. Its failures do not affect the headphone output.
 
-The audio thread writes each hop to the jack first and then here, into a card that never waits. Whatever may take its
-time (opening, closing, trying again) is done by a thread of the cable's own; the open device travels between the two
-through mailboxes, so it is always in one pair of hands.
+The audio thread writes each hop to the jack first and then here, without waiting. Whatever may block
+(opening, closing, retrying) is done by a thread of the cable's own; the open device passes between the two threads
+through queues, so exactly one of them owns it.
 """
 
 import threading
@@ -19,15 +19,15 @@ from edge.dsp.spectrum import Floats
 from edge.realtime import request_realtime_priority
 
 RETRY_S = 2.0
-"""How soon a cable that is missing or busy is tried again."""
+"""Interval of retries while the cable is missing or busy."""
 REST_S = 30.0
-"""How long one is left alone that held up the box."""
+"""How long the cable is not used after it delayed the audio path."""
 END_S = 0.5
 SLOW_US = 1000 * HOP_MS / 2
-"""A write never waits, but it is a call into somebody else's driver: so long is too long."""
+"""A write does not wait, but it calls into a driver; longer than this delays the audio path."""
 STRAIN_LIMIT = 10.0
 STRAIN_KEPT = 0.99
-"""About ten slow writes within half a second, and the cable has to rest."""
+"""About ten slow writes within half a second: the cable is released for ``REST_S``."""
 
 
 class CableState(Enum):
@@ -35,34 +35,34 @@ class CableState(Enum):
 
     OFF = "off"
     WAITING = "waiting"
-    """Missing, busy or resting; tried again by itself."""
+    """Missing, busy or released; retried automatically."""
     UNREAD = "unread"
-    """Open, and nobody takes the sound."""
+    """Open, and no program reads it."""
     PLAYING = "playing"
 
 
 class Cable:
-    """A second ``Playback`` that may fail in any way it likes."""
+    """A second ``Playback`` whose failures stay its own."""
 
-    def __init__(self, output: Playback | None, say: Callable[[str, str], None], *, priority: int = 0) -> None:
-        """``output`` is the cable's device, None for no cable; ``say`` takes the kind of an event and a sentence, from
-        any thread. ``priority`` is the audio thread's: who opens a device holds the interpreter, and must not be
-        pushed aside meanwhile.
+    def __init__(self, output: Playback | None, log: Callable[[str, str], None], *, priority: int = 0) -> None:
+        """``output`` is the cable's device, None for no cable; ``log`` takes the kind of an event and a sentence, from
+        any thread. ``priority`` is the audio thread's: opening a device holds the interpreter's lock, so that
+        thread must not be preempted meanwhile.
         """
         self.output = output
         self.failures = 0
         """How often the cable could not be opened or was lost."""
-        self._say = say
+        self._log = log
         self._priority = priority
         self._microphone_clock = ""
-        self._said = ""
+        self._last_logged = ""
         self._wanted = False
         self._strain = 0.0
         self._rest_until_s = 0.0
-        self._told_unread = False
+        self._unread_logged = False
         self._announced = False
         self._live: Playback | None = None
-        """In the audio thread's hands."""
+        """Owned by the audio thread."""
         self._opened: deque[Playback] = deque()
         """On the way to the audio thread."""
         self._returned: deque[Playback] = deque()
@@ -102,7 +102,7 @@ class Cable:
     # The audio thread.
 
     def open(self, microphone_clock: str) -> None:
-        """Begin to look for the device; returns at once."""
+        """Start opening the device; returns at once."""
         if self.output is None:
             return
         self._microphone_clock = microphone_clock
@@ -113,7 +113,7 @@ class Cable:
         self._order.set()
 
     def close(self) -> None:
-        """Let go of the device; returns at once."""
+        """Release the device; returns at once."""
         self._wanted = False
         self._give_back()
         self._order.set()
@@ -143,12 +143,12 @@ class Cable:
         elif self._strain > STRAIN_LIMIT:
             self._rest_until_s = time.monotonic() + REST_S
             self._lose(f"the virtual cable delays the audio path; it is not used for {REST_S:.0f} s")
-        elif live.unread and not self._told_unread:
-            self._told_unread = True
-            self._say("cable", "no program reads the cable")
+        elif live.unread and not self._unread_logged:
+            self._unread_logged = True
+            self._log("cable", "no program reads the cable")
         if not self._announced and live.frames_written:
-            self._announced, self._said = True, ""
-            self._say("cable", f"cable {live.granted}")
+            self._announced, self._last_logged = True, ""
+            self._log("cable", f"cable {live.granted}")
 
     def _picked_up(self) -> Playback | None:
         self._strain = 0.0
@@ -182,7 +182,7 @@ class Cable:
                 held = self._try_to_open(held)
 
     def _taken_back(self) -> Playback | None:
-        """The device, closed, if the audio thread gave it back or does not want it any more."""
+        """The device, closed, if the audio thread returned it or no longer wants it."""
         device = None
         if self._returned:
             device = self._returned.popleft()
@@ -206,15 +206,15 @@ class Cable:
         except Exception as fault:
             self._complain(f"no cable: unexpected fault, please report it ({type(fault).__name__}: {fault})")
             return device
-        self._told_unread = self._announced = False  # it is announced once it has taken a hop
+        self._unread_logged = self._announced = False  # it is announced once it has taken a hop
         self._opened.append(device)
         if not self._wanted:
             self._order.set()
         return None
 
     def _complain(self, sentence: str) -> None:
-        """Say each trouble once, not at every try."""
+        """Log each failure once, not at every retry."""
         self.failures += 1
-        if sentence != self._said:
-            self._said = sentence
-            self._say("cable", sentence.splitlines()[0])
+        if sentence != self._last_logged:
+            self._last_logged = sentence
+            self._log("cable", sentence.splitlines()[0])

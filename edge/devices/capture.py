@@ -1,4 +1,4 @@
-"""The microphone: whatever the card gives, as hops of 80 samples. Its pace is the box's pace."""
+"""The microphone: whatever the card gives, as hops of 80 samples. Its clock drives the box."""
 
 import errno
 import math
@@ -26,8 +26,8 @@ RATES_HZ = (RATE_HZ, 48_000, 44_100, 32_000, 96_000)
 CHANNELS = (1, 2, 4, 6, 8)
 LIVE_RATIO = 10.0
 """The dead slot of an I2S microphone is at least 10 dB below the live one, in practice constant."""
-LISTEN_MS = 300.0
-"""How long both channels are compared at the least; starts with the microphone's own pop, which tells them apart."""
+COMPARE_MS = 300.0
+"""How long the channels are compared at the least; the microphone's own start-up pop shows the live one."""
 DC_S = 1.0
 SILENT_HOPS = 200
 """One second of one and the same value is a dead microphone: a live one has noise."""
@@ -39,7 +39,7 @@ class Capture:
     ``device`` is a card's id, ``auto`` or any ALSA name. ``channel`` counts from 1; "mean" mixes all, "auto" takes the
     live one. Opened at 16 kHz mono if the card does that by itself, else at its own rate and converted here.
     ``reference`` is a second channel of the same frames, for a microphone beside the voice's; 0 is none.
-    ``rates_hz`` and ``formats`` narrow what is asked for.
+    ``rates_hz`` and ``formats`` narrow what is requested.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Capture:
         assert not reference or (isinstance(channel, int) and 1 <= reference != channel)
         self.device = device
         self.granted = "not open"
-        """What was asked for and what ALSA granted, one line."""
+        """Requested and granted parameters, one line."""
         self.channel = "not known yet"
-        """Which channel is heard, in words."""
+        """Which channel is used, in words."""
         self.clock = f"pcm:{device}"
         self.error = ""
-        """What the system said when the device was last lost."""
+        """The system's error text when the device was last lost."""
         self.rate_hz = RATE_HZ
         self.latency_ms = 0.0
         """How far the newest sample of a hop lies behind the microphone on average; the hop's own 5 ms come on top."""
@@ -78,7 +78,7 @@ class Capture:
         self.silent_hops = 0
         """Hops in a row that held one single value."""
         self.altered = False
-        """Whether the last hop is not what the microphone heard: muted or faded in after the start, or at a gap."""
+        """Whether the last hop is not what the microphone delivered: muted or faded in after the start, or at a gap."""
         self.dc = 0.0
         """Mean of the last second, +-1.0."""
         self._wanted_channel = channel
@@ -90,7 +90,7 @@ class Capture:
         self._pcm: Pcm | None = None
         self._clips_before = 0
         self._decoder: Decoder | None = None
-        self._other: Decoder | None = None
+        self._reference_decoder: Decoder | None = None
         self._mute_hops = math.ceil(mute_ms * RATE_HZ / 1000 / HOP_SAMPLES)
         self._fade = _rise(max(1, math.ceil(fade_ms * RATE_HZ / 1000 / HOP_SAMPLES)) * HOP_SAMPLES)
         self._fade_hops = len(self._fade) // HOP_SAMPLES if fade_ms > 0 else 0
@@ -112,17 +112,17 @@ class Capture:
     def open(self) -> None:
         """Open the card and get ready; it starts with the first ``read``. Raises DeviceError."""
         self.close()
-        wishes = self._wishes()
-        pcm, _ = negotiate(self._open_pcm, self.device, "capture", wishes, self._needs())
-        terms = pcm.granted
-        self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, terms.rate_hz
-        self._ask_line = f"asked {wishes[0]}, got {terms}"
-        self._period = terms.period_frames
-        self._resampler = Resampler(terms.rate_hz, RATE_HZ, self._period)
+        requests = self._requests()
+        pcm, _ = negotiate(self._open_pcm, self.device, "capture", requests, self._needs())
+        params = pcm.granted
+        self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
+        self._opened_as = f"asked {requests[0]}, got {params}"
+        self._period = params.period_frames
+        self._resampler = Resampler(params.rate_hz, RATE_HZ, self._period)
         self._samples = np.zeros(HOP_SAMPLES + self._resampler.max_out, np.float32)
         if self._wanted_reference:
-            self._other_resampler = Resampler(terms.rate_hz, RATE_HZ, self._period)
-            self._other_samples = np.zeros_like(self._samples)
+            self._reference_resampler = Resampler(params.rate_hz, RATE_HZ, self._period)
+            self._reference_samples = np.zeros_like(self._samples)
         self._held = 0
         self._hops = 0
         self._bridged = False
@@ -132,11 +132,11 @@ class Capture:
         self._last = 0.0
         self.frames_read = 0
         self.silent_hops = 0
-        self._choose_ear(terms)
-        self.latency_ms = self._resampler.delay_ms + _waiting_ms(terms)
+        self._open_decoders(params)
+        self.latency_ms = self._resampler.delay_ms + _waiting_ms(params)
 
-    def _wishes(self) -> list[StreamParams]:
-        """Everything we can live with, best first."""
+    def _requests(self) -> list[StreamParams]:
+        """Every acceptable set of parameters, best first."""
         native = resolve(self.device, "capture").startswith("hw:")
         # Hardware: all the bits it has. A plugin takes anything, and more bits there are only filling.
         wide = ("S32_LE", "S24_3LE", "S16_LE", "S24_LE")
@@ -156,35 +156,40 @@ class Capture:
         reference = f" and a channel {self._wanted_reference} for the reference" if self._wanted_reference else ""
         return f"{rates} kHz in 16, 24 or 32 bits{channel}{reference}"
 
-    def _choose_ear(self, terms: StreamParams) -> None:
-        """Decoders: one if the channel is known, one for each channel while "auto" still listens."""
-        wanted, count = self._wanted_channel, terms.channels
-        lanes: list[int | None]
+    def _open_decoders(self, params: StreamParams) -> None:
+        """Decoders: one if the channel is known, one for each channel while "auto" still compares them."""
+        wanted, count = self._wanted_channel, params.channels
+        channels: list[int | None]
         if wanted == "mean":
-            lanes, self.channel = [None], f"the mean of {count}"
+            channels, self.channel = [None], f"the mean of {count}"
         elif isinstance(wanted, int):
-            lanes, self.channel = [wanted - 1], f"{wanted} of {count}"
+            channels, self.channel = [wanted - 1], f"{wanted} of {count}"
         else:
-            lanes, self.channel = list(range(count)), "1 of 1" if count == 1 else f"1 of {count} until one has a signal"
-        self._ears = [Decoder(terms.sample_format, count, lane, self._period, self._gain_db) for lane in lanes]
-        self._powers = [0.0] * len(lanes)
-        self._listened_ms = 0.0
-        self._decoder = self._ears[0]
+            channels, self.channel = (
+                list(range(count)),
+                "1 of 1" if count == 1 else f"1 of {count} until one has a signal",
+            )
+        self._decoders = [
+            Decoder(params.sample_format, count, channel, self._period, self._gain_db) for channel in channels
+        ]
+        self._powers = [0.0] * len(channels)
+        self._compared_ms = 0.0
+        self._decoder = self._decoders[0]
         if self._wanted_reference:
-            lane = self._wanted_reference - 1
-            self._other = Decoder(terms.sample_format, count, lane, self._period, self._gain_db)
+            channel = self._wanted_reference - 1
+            self._reference_decoder = Decoder(params.sample_format, count, channel, self._period, self._gain_db)
             self.channel += f", reference {self._wanted_reference}"
-        self._say_granted()
+        self._describe_granted()
 
-    def _say_granted(self) -> None:
-        self.granted = f"{self.device}: {self._ask_line}, channel {self.channel}"
+    def _describe_granted(self) -> None:
+        self.granted = f"{self.device}: {self._opened_as}, channel {self.channel}"
 
     def close(self) -> None:
         """Give the card back; harmless if it is not open."""
         if self._pcm is not None:
             self._pcm.close()
             self._pcm = None
-        self._clips_before, self._decoder, self._other = self.clips, None, None
+        self._clips_before, self._decoder, self._reference_decoder = self.clips, None, None
 
     # Reading.
 
@@ -193,10 +198,10 @@ class Capture:
 
         Into ``reference`` go those of the reference channel, of the same moment and with the same delay.
 
-        OK, SHORT and XRUN are hops to go on with; STALLED and GONE want ``close`` and ``open``. An overrun before the
+        After OK, SHORT and XRUN reading goes on; STALLED and GONE require ``close`` and ``open``. An overrun before the
         first hop is no hop yet: the card is started again, ``MOST_RESTARTS`` times.
         """
-        met = Event.OK
+        worst = Event.OK
         while self._held < HOP_SAMPLES:
             event = self._fetch()
             if event is Event.XRUN:
@@ -204,24 +209,24 @@ class Capture:
                 if self._restarts > MOST_RESTARTS:
                     self.error, event = os.strerror(errno.EPIPE), Event.STALLED
                 elif not self._heard:
-                    self._drop_held()
+                    self._restart_after_xrun()
                     continue
             if event >= Event.XRUN:
                 self._bridge(hop, event)
                 if reference is not None:
                     reference.fill(0)
                 return event
-            met = max(met, event)
+            worst = max(worst, event)
         self._heard, self._restarts = True, 0
         hop[:] = self._samples[:HOP_SAMPLES]
         self._held -= HOP_SAMPLES
         self._samples[: self._held] = self._samples[HOP_SAMPLES : HOP_SAMPLES + self._held]
-        self._look_at(hop)
-        if self._other:
-            self._hand_over(reference)
-        self._come_in(hop)
+        self._monitor(hop)
+        if self._reference_decoder:
+            self._deliver_reference(reference)
+        self._fade_in(hop)
         self._last = float(hop[-1])
-        return met
+        return worst
 
     def _fetch(self) -> Event:
         """One period of the card, converted, behind the samples already held."""
@@ -229,8 +234,8 @@ class Capture:
         if pcm is None or decoder is None:
             return Event.GONE
         for _ in range(TRIES):
-            # Reading before a whole period is there would give crumbs; only the first read must not wait: it starts
-            # the card.
+            # Reading before a whole period is there would return fragments; only the first read must not wait: it
+            # starts the card.
             if self._started and not pcm.wait(STALL_MS):
                 break
             frames, raw = pcm.read()
@@ -239,7 +244,7 @@ class Capture:
                 return self._take(frames, raw, decoder)
             if frames == -errno.EPIPE:
                 return Event.XRUN
-            # EPERM: ALSA's file plugin says so when a signal interrupts it.
+            # EPERM: ALSA's file plugin returns it when a signal interrupts it.
             if frames < 0 and frames not in (-errno.EINTR, -errno.EAGAIN, -errno.EPERM):
                 self.error = os.strerror(-frames)
                 return Event.GONE
@@ -247,52 +252,52 @@ class Capture:
 
     def _take(self, frames: int, raw: bytes, decoder: Decoder) -> Event:
         self.frames_read += frames
-        if len(self._ears) > 1:
-            self._listen(frames, raw)
+        if len(self._decoders) > 1:
+            self._compare_channels(frames, raw)
         converted = self._resampler.process(decoder.decode(raw))
         place = slice(self._held, self._held + len(converted))
         self._samples[place] = converted
-        if self._other:
-            self._other_samples[place] = self._other_resampler.process(self._other.decode(raw))
+        if self._reference_decoder:
+            self._reference_samples[place] = self._reference_resampler.process(self._reference_decoder.decode(raw))
         self._held += len(converted)
         if frames == self._period:
             return Event.OK
         self.shorts += 1
         return Event.SHORT
 
-    def _listen(self, frames: int, raw: bytes) -> None:
-        """Compare the channels until one is clearly alive, then hear that one."""
-        for lane, ear in enumerate(self._ears):
-            self._powers[lane] += float(np.var(ear.decode(raw)))
-        self._listened_ms += 1000 * frames / self.rate_hz
-        loudest = max(range(len(self._ears)), key=self._powers.__getitem__)
-        if self._listened_ms < LISTEN_MS or self._powers[loudest] == 0:
+    def _compare_channels(self, frames: int, raw: bytes) -> None:
+        """Compare the channels until one clearly has a signal, then use that one."""
+        for channel, decoder in enumerate(self._decoders):
+            self._powers[channel] += float(np.var(decoder.decode(raw)))
+        self._compared_ms += 1000 * frames / self.rate_hz
+        loudest = max(range(len(self._decoders)), key=self._powers.__getitem__)
+        if self._compared_ms < COMPARE_MS or self._powers[loudest] == 0:
             return
-        rest = max(power for lane, power in enumerate(self._powers) if lane != loudest)
+        rest = max(power for channel, power in enumerate(self._powers) if channel != loudest)
         alone = self._powers[loudest] > LIVE_RATIO * rest
         chosen = loudest if alone else 0
-        self.channel = f"{chosen + 1} of {len(self._ears)} ({'the live one' if alone else 'others are live too'})"
+        self.channel = f"{chosen + 1} of {len(self._decoders)} ({'the live one' if alone else 'others are live too'})"
         clips = self.clips
-        self._decoder = self._ears[chosen]
+        self._decoder = self._decoders[chosen]
         self._clips_before = clips - self._decoder.clips
-        self._ears = [self._decoder]
-        self._say_granted()
+        self._decoders = [self._decoder]
+        self._describe_granted()
 
-    def _hand_over(self, reference: Floats | None) -> None:
+    def _deliver_reference(self, reference: Floats | None) -> None:
         """The reference's next hop, silent while the voice is muted; there is no path between the two then."""
-        samples = self._other_samples
+        samples = self._reference_samples
         if reference is not None:
             reference[:] = samples[:HOP_SAMPLES]
             if self._hops < self._mute_hops:
                 reference.fill(0)
         samples[: self._held] = samples[HOP_SAMPLES : HOP_SAMPLES + self._held]
 
-    def _look_at(self, hop: Floats) -> None:
-        """Keep what tells a dead microphone from a quiet one."""
+    def _monitor(self, hop: Floats) -> None:
+        """Update what distinguishes a dead microphone from a quiet one."""
         self.dc += (float(hop.mean()) - self.dc) * HOP_SAMPLES / (DC_S * RATE_HZ)
         self.silent_hops = self.silent_hops + 1 if hop.max() == hop.min() else 0
 
-    def _come_in(self, hop: Floats) -> None:
+    def _fade_in(self, hop: Floats) -> None:
         """Mute, then fade in after the start; fade in quickly after a gap."""
         place = self._hops - self._mute_hops
         self._hops += 1
@@ -313,17 +318,17 @@ class Capture:
         if self._pcm is None:
             return
         if event is Event.XRUN:
-            self._drop_held()
+            self._restart_after_xrun()
             self._hops += 1
         elif event is Event.STALLED:
             self.stalls += 1
 
-    def _drop_held(self) -> None:
+    def _restart_after_xrun(self) -> None:
         """After an overrun: what was read before it does not join what comes after it, and the card starts anew."""
         self._held = 0
         self._resampler.reset()
-        if self._other:
-            self._other_resampler.reset()
+        if self._reference_decoder:
+            self._reference_resampler.reset()
         self.xruns += 1
         self._started = False
 
@@ -333,10 +338,10 @@ def _rise(samples: int) -> Floats:
     return (0.5 - 0.5 * np.cos(np.pi * np.arange(1, samples + 1) / samples)).astype(np.float32)
 
 
-def _waiting_ms(terms: StreamParams) -> float:
+def _waiting_ms(params: StreamParams) -> float:
     """How long samples wait on average because the card wakes us in other steps than a hop: 0 where the steps fit.
 
     What is left over after a hop runs evenly through the multiples of the greatest common step.
     """
-    hop, period = 2 * HOP_SAMPLES * terms.rate_hz // RATE_HZ, 2 * terms.period_frames
-    return 1000 * (period - math.gcd(hop, period)) / 4 / terms.rate_hz
+    hop, period = 2 * HOP_SAMPLES * params.rate_hz // RATE_HZ, 2 * params.period_frames
+    return 1000 * (period - math.gcd(hop, period)) / 4 / params.rate_hz

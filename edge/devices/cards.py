@@ -1,4 +1,4 @@
-"""Which sound cards there are, what each offers, and who holds it, as /proc reports it."""
+"""Which sound cards there are, what each can do, and which process holds it, as /proc reports it."""
 
 import difflib
 import os
@@ -28,7 +28,7 @@ def resolve(device: str, direction: Direction, root: Path = PROC) -> str:
 
 
 def missing(device: str, direction: Direction, root: Path = PROC) -> DeviceMissing:
-    """The refusal of a name nobody knows: the nearest right one, and what there is."""
+    """The error for an unknown name: the nearest known one, and the cards there are."""
     ids = [card.id for card in _known_cards(root) if any(port.direction == direction for port in card.ports)]
     there = f"cards with {direction}: {', '.join(ids)}" if ids else f"this machine has no card with {direction}"
     if device == "auto":
@@ -67,7 +67,7 @@ class Port:
     device: int
     name: str
     looks_like: str
-    """"microphone", "jack", "output" or "" (a port nobody would pick by itself: HDMI, a loop-back)."""
+    """"microphone", "jack", "output" or "" (never chosen automatically: HDMI, a loop-back)."""
     formats: tuple[str, ...] = ()
     rates_hz: tuple[int, ...] = ()
     any_rate_between: bool = False
@@ -101,7 +101,7 @@ def list_cards(*, proc: Path = PROC, dev: Path = DEV, open_device: OpenPcm | Non
 
 
 def _known_cards(proc: Path) -> list[Card]:
-    """What /proc/asound says, nothing opened."""
+    """The cards in /proc/asound; nothing is opened."""
     try:
         text = (proc / "asound" / "cards").read_text(errors="replace")
     except OSError:
@@ -137,7 +137,7 @@ def _is_jack(card: Card) -> bool:
 
 
 def _rank(card: Card, direction: Direction) -> int:
-    """How likely this is what the wearer means; 0 is never taken by itself."""
+    """How likely the wearer means this card; 0 is never chosen automatically."""
     words = f"{card.id} {card.driver} {card.name}".lower()
     if any(word in words for word in ("hdmi", "loopback", "dummy", "gadget")):
         return 0
@@ -170,16 +170,16 @@ def is_jack(device: str, root: Path = PROC) -> bool:
 
 
 def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm | None) -> Port:
-    """``port`` with its holder and its offer."""
+    """``port`` with its holder and its capabilities."""
     letter = "c" if port.direction == "capture" else "p"
     who = _holder(card.number, port.device, letter, proc, dev)
-    usb = _usb_offer(proc / "asound" / f"card{card.number}" / f"stream{port.device}", port.direction)
+    usb = _usb_capabilities(proc / "asound" / f"card{card.number}" / f"stream{port.device}", port.direction)
     if usb.formats:
-        return _with_offer(replace(port, held_by=who), usb)
+        return _with_capabilities(replace(port, held_by=who), usb)
     if who:
         return replace(port, held_by=who, note="in use")
     if open_device is None:
-        return replace(port, note="not asked")
+        return replace(port, note="not queried")
     try:
         pcm = open_device(
             f"hw:CARD={card.id},DEV={port.device}", port.direction, StreamParams(48_000, 2, "S16_LE", 480, 4)
@@ -187,22 +187,22 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm 
     except DeviceError as error:
         return replace(port, note=str(error))
     try:
-        return _with_offer(port, pcm.offer())
+        return _with_capabilities(port, pcm.capabilities())
     finally:
         pcm.close()
 
 
-def _with_offer(port: Port, offer: Capabilities) -> Port:
+def _with_capabilities(port: Port, capabilities: Capabilities) -> Port:
     return replace(
         port,
-        formats=offer.formats,
-        rates_hz=offer.rates_hz,
-        any_rate_between=offer.any_rate_between,
-        channels=offer.channels,
+        formats=capabilities.formats,
+        rates_hz=capabilities.rates_hz,
+        any_rate_between=capabilities.any_rate_between,
+        channels=capabilities.channels,
     )
 
 
-def _usb_offer(stream: Path, direction: Direction) -> Capabilities:
+def _usb_capabilities(stream: Path, direction: Direction) -> Capabilities:
     """What the USB driver prints of a card's alternate settings: no need to open it, so it works while in use."""
     try:
         text = stream.read_text(errors="replace")
@@ -220,7 +220,7 @@ def _usb_offer(stream: Path, direction: Direction) -> Capabilities:
     )
 
 
-# Who holds what.
+# Which process holds a card.
 
 
 def holder(device: str, direction: Direction, proc: Path = PROC, dev: Path = DEV) -> str:

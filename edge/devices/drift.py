@@ -11,13 +11,14 @@ class DriftControl:
     poles at ``observe_s`` learns both, the queue and the drift, from readings as coarse as they come (the jack's
     position moves in 10 ms steps, so the reading saws between 0 and 10 ms above what is really queued: the target is
     held by the saw's mean). The steering is the learned drift plus what returns the queue in ``return_s``, limited to
-    +-1000 ppm and to ``SLEW_PPM_PER_S``. The observer is told the steering really applied, so a limit winds nothing up.
-    Pure: time is told in hops. After camilladsp's rate adjust, which steers by the averaged queue alone.
+    +-1000 ppm and to ``SLEW_PPM_PER_S``. The observer gets the steering really applied, so
+    limiting it causes no integrator wind-up. Time is counted in hops. After camilladsp's rate adjust, which steers by
+    the averaged queue alone.
 
     From knowing nothing, 300 ppm apart, the queue is within +-2 ms of the target after 40 s and stays. Clocks less than
-    100 ppm apart leave up to 3.1 ms: 10 ms steps seen every 5 ms do not tell where in 5 ms the queue is until the
-    clocks have slid past each other. A drift of 1000 ppm leaves no steering to spare and is only
-    kept from growing worse.
+    100 ppm apart leave up to 3.1 ms: 10 ms steps seen every 5 ms do not resolve the queue to less than 5 ms until
+    the clocks have slid past each other. A drift of 1000 ppm leaves no steering to correct the queue, whose error then
+    only stops growing.
     """
 
     SLEW_PPM_PER_S = 60.0

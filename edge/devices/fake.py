@@ -1,6 +1,6 @@
-"""Made-up sound cards with the interface of real ones, on a clock that runs as fast as it is looked at.
+"""Made-up sound cards with the interface of real ones, on a clock that runs as fast as it is read.
 
-Whatever a real card does to us, these do on order: a clock that is off by some ppm, coarse positions, an xrun, a short
+Whatever a real card does, these do on request: a clock that is off by some ppm, coarse positions, an xrun, a short
 read, a stall, being pulled out and put back, being held by somebody, silence, a constant. Ten minutes take seconds.
 
     clock = VirtualClock()
@@ -86,11 +86,11 @@ def one_live_channel(live: int, channels: int, source: Source) -> Source:
 
 
 NOTHING = Capabilities()
-I2S_OFFER = Capabilities(("S24_LE", "S32_LE"), (48_000,), False, (2,))
+I2S_CAPABILITIES = Capabilities(("S24_LE", "S32_LE"), (48_000,), False, (2,))
 """googlevoicehat-soundcard with a MEMS microphone."""
-USB_OFFER = Capabilities(("S16_LE",), (44_100, 48_000), False, (1,))
+USB_CAPABILITIES = Capabilities(("S16_LE",), (44_100, 48_000), False, (1,))
 """A cheap USB microphone."""
-JACK_OFFER = Capabilities(("U8", "S16_LE"), (8_000, 48_000), True, (1, 2))
+JACK_CAPABILITIES = Capabilities(("U8", "S16_LE"), (8_000, 48_000), True, (1, 2))
 """The Pi's own headphone jack; its position moves in steps of 10 ms."""
 
 
@@ -131,7 +131,7 @@ def jack_mixer(name: str = "Headphones") -> FakeMixer:
 
 
 class FakeCard:
-    """One card: what it offers in each direction, its crystal, and what shall go wrong with it next.
+    """One card: its capabilities in each direction, its crystal, and the faults to inject.
 
     ``clock_error_ppm`` makes its crystal fast (positive) or slow. ``position_step_ms`` is how coarsely the card reports
     its position (the Pi's jack: 10). ``least_period`` is the shortest period it grants. Set ``holder``, ``gone``,
@@ -155,22 +155,22 @@ class FakeCard:
     ) -> None:
         self.id = card_id
         self.clock = clock
-        self.offers: dict[Direction, Capabilities] = {"capture": capture, "playback": playback}
+        self.capabilities: dict[Direction, Capabilities] = {"capture": capture, "playback": playback}
         self.clock_error_ppm = clock_error_ppm
         self.source = source
         self.position_step_ms = position_step_ms
         self.least_period = least_period
         self.holder = ""
-        """Who has it: opening says busy while this is not empty."""
+        """The process that holds it: opening raises DeviceBusy while this is not empty."""
         self.gone = False
-        """Pulled out: opening says missing, moving samples says ENODEV."""
+        """Unplugged: opening raises DeviceMissing, reading and writing return -ENODEV."""
         self.stalled = False
-        """Says nothing, gives nothing."""
+        """Neither fails nor delivers samples."""
         self.unread = False
         """Takes nothing of what is played, as a USB gadget without a PC."""
         self.answers: dict[str, int] = {}
-        """What "read", "write" or "avail" answers from now on whatever it is asked: -errno, or 0 for no frame. The
-        card says all the while that it is ready. -EPIPE is an xrun that restarting does not clear."""
+        """What "read", "write" or "avail" returns from now on: -errno, or 0 for no frame. The
+        card polls as ready meanwhile. -EPIPE is an xrun that restarting does not clear."""
         self.xruns_to_come = 0
         self.short_frames = 0
         """The next read gives only so many frames."""
@@ -184,34 +184,38 @@ class FakeCard:
         """float32: everything heard so far at the card's rate, first channel."""
         return np.concatenate(self.recorded) if self.recorded else np.zeros(0, np.float32)
 
-    def open_pcm(self, device: str, direction: Direction, terms: StreamParams) -> "FakePcm":
-        """Grants what was asked for where it can, else quietly the nearest it has, as ALSA does."""
-        offer = self.offers[direction]
-        if self.gone or not offer.formats:
+    def open_pcm(self, device: str, direction: Direction, params: StreamParams) -> "FakePcm":
+        """Grants the requested parameters where it can, else silently the nearest ones, as ALSA does."""
+        capabilities = self.capabilities[direction]
+        if self.gone or not capabilities.formats:
             raise DeviceMissing(f"no sound card {device!r} for {direction}")
         if self.holder:
             raise DeviceBusy(f"{device} is in use by {self.holder}; stop it or choose another card")
         self.opened += 1
-        return FakePcm(self, direction, self._grant(offer, terms))
+        return FakePcm(self, direction, self._grant(capabilities, params))
 
-    def _grant(self, offer: Capabilities, asked: StreamParams) -> StreamParams:
-        low, high = min(offer.rates_hz), max(offer.rates_hz)
-        rate = min(max(asked.rate_hz, low), high)
-        if not offer.any_rate_between:
-            rate = min(offer.rates_hz, key=lambda candidate: abs(candidate - asked.rate_hz))
-        channels = min(offer.channels, key=lambda candidate: abs(candidate - asked.channels))
-        sample_format = asked.sample_format if asked.sample_format in offer.formats else offer.formats[0]
-        return StreamParams(rate, channels, sample_format, max(asked.period_frames, self.least_period), asked.periods)
+    def _grant(self, capabilities: Capabilities, requested: StreamParams) -> StreamParams:
+        low, high = min(capabilities.rates_hz), max(capabilities.rates_hz)
+        rate = min(max(requested.rate_hz, low), high)
+        if not capabilities.any_rate_between:
+            rate = min(capabilities.rates_hz, key=lambda candidate: abs(candidate - requested.rate_hz))
+        channels = min(capabilities.channels, key=lambda candidate: abs(candidate - requested.channels))
+        sample_format = (
+            requested.sample_format if requested.sample_format in capabilities.formats else capabilities.formats[0]
+        )
+        return StreamParams(
+            rate, channels, sample_format, max(requested.period_frames, self.least_period), requested.periods
+        )
 
 
 def opener(*cards: FakeCard) -> OpenPcm:
-    """The door to several fake cards, found by id (``Mic``, ``hw:CARD=Mic``)."""
+    """Opens any of several fake cards, found by id (``Mic``, ``hw:CARD=Mic``)."""
 
-    def open_by_name(device: str, direction: Direction, terms: StreamParams) -> FakePcm:
+    def open_by_name(device: str, direction: Direction, params: StreamParams) -> FakePcm:
         wanted = device.split("CARD=")[-1].split(",")[0].removeprefix("hw:")
         for card in cards:
             if card.id == wanted:
-                return card.open_pcm(device, direction, terms)
+                return card.open_pcm(device, direction, params)
         raise DeviceMissing(
             f"no sound card {device!r} for {direction}; there are {', '.join(card.id for card in cards)}"
         )
@@ -244,11 +248,11 @@ class FakePcm:
         self._decoder = Decoder(sample_format, granted.channels, 0, granted.buffer_frames)
         self._frame_bytes = self._decoder.frame_bytes
 
-    def offer(self) -> Capabilities:
-        return self._card.offers[self._direction]
+    def capabilities(self) -> Capabilities:
+        return self._card.capabilities[self._direction]
 
     def _position(self) -> int:
-        """Frames the card itself has moved since its start, as finely as it tells."""
+        """Frames the card itself has moved since its start, as finely as it reports."""
         if self._began_s < 0:
             return 0
         now_s = self._card.clock.now()
@@ -261,7 +265,7 @@ class FakePcm:
 
     @property
     def true_queue_ms(self) -> float:
-        """What is really queued for playback, however coarsely ``avail`` tells it."""
+        """What is really queued for playback, however coarsely ``avail`` reports it."""
         moved = (self._card.clock.now() - self._began_s) * self._rate_hz if self._began_s >= 0 else 0.0
         return 1000 * (self._moved - moved) / self.granted.rate_hz
 
@@ -275,7 +279,7 @@ class FakePcm:
         self._moved = self._heard = 0
         self._in_xrun = False
 
-    def _trouble(self) -> int:
+    def _failure(self) -> int:
         if self._card.gone:
             return -errno.ENODEV
         if self._card.xruns_to_come:
@@ -286,8 +290,8 @@ class FakePcm:
     def avail(self) -> int:
         if "avail" in self._card.answers:
             return self._card.answers["avail"]
-        if trouble := self._trouble():
-            return trouble
+        if failure := self._failure():
+            return failure
         buffer = self.granted.buffer_frames
         if self._capturing:
             waiting = self._position() - self._moved
@@ -333,14 +337,14 @@ class FakePcm:
         return frames, self._encoded(heard, frames)
 
     def _encoded(self, heard: NDArray[np.floating], frames: int) -> bytes:
-        lanes = heard if heard.ndim == 2 else np.repeat(heard[:, None], self.granted.channels, axis=1)
-        if lanes.shape[1] == 1:
-            return bytes(self._encoder.encode(lanes[:, 0].astype(np.float32)))
+        channels = heard if heard.ndim == 2 else np.repeat(heard[:, None], self.granted.channels, axis=1)
+        if channels.shape[1] == 1:
+            return bytes(self._encoder.encode(channels[:, 0].astype(np.float32)))
         width = self._frame_bytes // self.granted.channels
-        packed = np.zeros((frames, lanes.shape[1], width), np.uint8)
-        for lane in range(lanes.shape[1]):
-            one = self._encoder.encode(np.ascontiguousarray(lanes[:, lane], np.float32))
-            packed[:, lane] = np.frombuffer(one, np.uint8).reshape(frames, width)
+        packed = np.zeros((frames, channels.shape[1], width), np.uint8)
+        for channel in range(channels.shape[1]):
+            one = self._encoder.encode(np.ascontiguousarray(channels[:, channel], np.float32))
+            packed[:, channel] = np.frombuffer(one, np.uint8).reshape(frames, width)
         return packed.tobytes()
 
     def write(self, data: bytes | memoryview) -> int:

@@ -1,10 +1,10 @@
 """The output card's own volume controls: at a known level and unmuted before anything is heard, whatever they were.
 
-``[playback] volume_db`` only says how loud it gets where the card's own amplifier stands where it is expected. A jack
+``[playback] volume_db`` sets the loudness only if the card's own amplifier is at the expected level. A jack
 may come up muted, at -20 dB or at +4 dB, as the driver, `alsactl` or somebody at `alsamixer` left it.
 
-Everything here knows mixers as ``Mixer`` objects, which ``Pcm.mixer`` hands out: ``edge.devices.alsa_mixer`` of real
-cards, ``edge.devices.fake`` of made-up ones.
+Everything here knows mixers as ``Mixer`` objects, which ``Pcm.mixer`` returns: ``edge.devices.alsa_mixer`` of real
+cards, ``edge.devices.fake`` of fake ones.
 """
 
 import re
@@ -19,17 +19,17 @@ WANTED_DB = 0.0
 WANTED_PERCENT = 75
 """Of a control without a dB scale: nobody knows what its top amplifies by, so a quarter stays in reserve."""
 BELOW_DB = 3.0
-"""A control with coarse steps may end so far below what it was asked for."""
+"""A control with coarse steps may end so far below the requested level."""
 BELOW_PERCENT = 10
 LIMIT_S = 2.0
-"""The sound waits no longer for a mixer; a driver that never answers must not keep it away."""
-LOOKS_S = (1.0, 3.0, 10.0, 30.0)
+"""The sound waits no longer for a mixer, so that a driver that hangs cannot block it."""
+CHECK_AGAIN_S = (1.0, 3.0, 10.0, 30.0)
 """When it is looked at again: `alsactl restore` runs at power-on and when a card is plugged in, at its own pace."""
 
 OUTPUTS = re.compile(
     r"(master|pcm|digital|dac|analogue|headphones?|headset|speakers?|front|line ?out|output|playback)( playback)?", re.I
 )
-"""Controls that stand in the way to the ear, by what drivers call them: PCM (the Pi's jack, USB), Headphone (the Pi's
+"""Controls in the path to the ear, by the names that drivers use: PCM (the Pi's jack, USB), Headphone (the Pi's
 jack before Linux 5.4), Speaker, Master, Digital and Analogue (I2S DACs)."""
 INPUTS = re.compile(r"mic|capture|input|line ?in|aux|cd|side ?tone|boost|bass|treble|tone|beep|loopback|iec958", re.I)
 """Not for an output: monitors of microphones, sound shapers."""
@@ -112,29 +112,29 @@ def in_words(levels: Sequence[Level]) -> str:
 
 
 class OutputMixer:
-    """Brings the mixer of the output to its known value whenever the output is opened, and tells what came of it.
+    """Brings the mixer of the output to its known value whenever the output is opened, and reports the result.
 
     All of it happens in a thread of its own, for which the sound waits ``LIMIT_S`` at most.
     """
 
-    def __init__(self, name: str, say: Callable[[str, str], None]) -> None:
-        """``name`` is ``[playback] mixer``; ``say`` takes the kind of an event and a sentence, from any thread."""
+    def __init__(self, name: str, log: Callable[[str, str], None]) -> None:
+        """``name`` is ``[playback] mixer``; ``log`` takes the kind of an event and a sentence, from any thread."""
         self.words = "left alone" if name == "off" else "not set yet"
         """What the status shows."""
         self._name = name
-        self._say = say
+        self._log = log
         self._event = ("", "")
-        """What ``report`` is to say: kind and sentence."""
+        """What ``report`` logs: kind and sentence."""
         self._held = False
         """Whether it is where it is to be."""
-        self._said = ""
+        self._last_logged = ""
         self._over = threading.Event()
         self._silent: threading.Thread | None = None
         """One that got no answer, and may still wait for it."""
 
     def settle(self, mixer: Mixer | None) -> None:
-        """Set, unmute and read back; never raises. ``report`` tells how it went."""
-        self.let_go()
+        """Set, unmute and read back; never raises. ``report`` logs the result."""
+        self.release()
         self._held = False
         if self._name == "off" or (self._silent is not None and self._silent.is_alive()):
             return
@@ -146,19 +146,19 @@ class OutputMixer:
         thread.start()
         if not done.wait(LIMIT_S):
             self._silent = thread
-            trouble = f"output mixer of {mixer.name} does not respond; its level is unchanged"
-            self._found("mixer", trouble, "does not answer")
+            failure = f"output mixer of {mixer.name} does not respond; its level is unchanged"
+            self._found("mixer", failure, "does not answer")
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The output is closed: leave its mixer alone from now on. Returns at once."""
         self._over.set()
 
     def report(self) -> None:
-        """Say what came of ``settle``; trouble is said once, as long as it is the same."""
+        """Log the result of ``settle``; the same failure only once."""
         kind, sentence = self._event
-        if kind and (self._held or sentence != self._said):
-            self._said = sentence
-            self._say(kind, sentence)
+        if kind and (self._held or sentence != self._last_logged):
+            self._last_logged = sentence
+            self._log(kind, sentence)
 
     def _found(self, kind: str, sentence: str, words: str) -> None:
         self._event, self.words = (kind, sentence), words
@@ -171,10 +171,10 @@ class OutputMixer:
         done.set()
         if time.monotonic() - began_s > LIMIT_S:
             self.report()
-        for look_s in LOOKS_S if self._held else ():
-            if over.wait(look_s):
+        for wait_s in CHECK_AGAIN_S if self._held else ():
+            if over.wait(wait_s):
                 return
-            self._look_again(mixer)
+            self._check_again(mixer)
 
     def _set(self, mixer: Mixer) -> bool:
         """Whether it is where it is to be."""
@@ -201,7 +201,7 @@ class OutputMixer:
         return False
 
     def _put(self, mixer: Mixer, mine: list[Level]) -> list[Level]:
-        """Set these, each whatever becomes of the others; what the card then says. Raises OSError if all failed."""
+        """Set each of these even if others fail; returns the levels read back. Raises OSError if all failed."""
         failures = []
         for level in mine:
             try:
@@ -217,10 +217,10 @@ class OutputMixer:
             self._found("devices", f"output mixer of {card}: it has none", "none")
         else:
             there = ", ".join(dict.fromkeys(level.control for level in levels)) or "none"
-            trouble = f'[playback] mixer = "{self._name}" is not a control of {card} (it has {there}); nothing was set'
-            self._found("mixer", trouble, f"no control {self._name}")
+            failure = f'[playback] mixer = "{self._name}" is not a control of {card} (it has {there}); nothing was set'
+            self._found("mixer", failure, f"no control {self._name}")
 
-    def _look_again(self, mixer: Mixer) -> None:
+    def _check_again(self, mixer: Mixer) -> None:
         try:
             other = [level for level in chosen(mixer.levels(), self._name) if not as_wanted(level)]
             if not other:
@@ -229,6 +229,6 @@ class OutputMixer:
         except OSError:  # the card is gone, which the sound will notice
             return
         self.words = now
-        self._say(
+        self._log(
             "mixer", f"another program set the output mixer of {mixer.name} to {in_words(other)}; set again to {now}"
         )

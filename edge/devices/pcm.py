@@ -16,7 +16,7 @@ Direction = Literal["capture", "playback"]
 
 
 class Event(IntEnum):
-    """What one read or write met; the hop is valid (perhaps silent) up to SHORT, after that the device must be opened
+    """The result of a read or write: up to XRUN there is a hop (perhaps silent), beyond that the device must be opened
     again.
     """
 
@@ -34,7 +34,7 @@ class Event(IntEnum):
 
 
 class DeviceError(UserError):
-    """A device cannot be used; the text is one line that names the thing and the way out."""
+    """A device cannot be used; the text is one line that names the device and the fix."""
 
 
 class DeviceMissing(DeviceError):
@@ -63,8 +63,8 @@ class StreamParams:
     def buffer_frames(self) -> int:
         return self.period_frames * self.periods
 
-    def sounds_like(self, other: "StreamParams") -> bool:
-        """Same samples; the card may cut them into periods as it likes."""
+    def same_samples(self, other: "StreamParams") -> bool:
+        """Whether rate, channels and format agree; periods may differ."""
         mine = (self.rate_hz, self.channels, self.sample_format)
         return mine == (other.rate_hz, other.channels, other.sample_format)
 
@@ -82,15 +82,15 @@ class Capabilities:
     any_rate_between: bool = False
     channels: tuple[int, ...] = ()
 
-    def covers(self, terms: StreamParams) -> bool:
-        """Whether ``terms`` are worth trying."""
-        if self.formats and terms.sample_format not in self.formats:
+    def covers(self, params: StreamParams) -> bool:
+        """Whether ``params`` are worth trying."""
+        if self.formats and params.sample_format not in self.formats:
             return False
-        if self.channels and terms.channels not in self.channels:
+        if self.channels and params.channels not in self.channels:
             return False
         if self.any_rate_between:
-            return self.rates_hz[0] <= terms.rate_hz <= self.rates_hz[-1]
-        return not self.rates_hz or terms.rate_hz in self.rates_hz
+            return self.rates_hz[0] <= params.rate_hz <= self.rates_hz[-1]
+        return not self.rates_hz or params.rate_hz in self.rates_hz
 
     def __str__(self) -> str:
         joint = " to " if self.any_rate_between else "/"
@@ -108,7 +108,7 @@ class Pcm(Protocol):
     clock: str
     """Names the crystal behind it: two devices with the same text cannot drift apart."""
 
-    def offer(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities: ...
 
     def read(self) -> tuple[int, bytes]:
         """At most one period; (0, b"") if none is there. The first call starts the card."""
@@ -134,25 +134,25 @@ class Pcm(Protocol):
 
 
 OpenPcm = Callable[[str, Direction, StreamParams], Pcm]
-"""(ALSA name or card id, direction, terms to ask for) -> Pcm with the terms it granted; raises DeviceError."""
+"""(ALSA name or card id, direction, requested parameters) -> Pcm with the granted ones; raises DeviceError."""
 
 
 def negotiate(
-    open_device: OpenPcm, device: str, direction: Direction, wishes: Sequence[StreamParams], needed: str
+    open_device: OpenPcm, device: str, direction: Direction, requests: Sequence[StreamParams], needed: str
 ) -> tuple[Pcm, StreamParams]:
-    """Open ``device`` on the first of ``wishes`` that it grants by itself: (device, the wish). Raises DeviceError.
+    """Open ``device`` on the first of ``requests`` that it grants by itself: (device, the request). Raises DeviceError.
 
-    ALSA quietly grants something else rather than refuse, so every answer is read back and compared. ``needed`` says in
-    words what the wishes have in common, for the refusal.
+    ALSA silently grants something else rather than refuse, so the granted parameters are read back and compared.
+    ``needed`` names what the requests have in common, for the error message.
     """
-    offer = Capabilities()
-    for wish in wishes:
-        if not offer.covers(wish):
+    capabilities = Capabilities()
+    for request in requests:
+        if not capabilities.covers(request):
             continue
-        pcm = open_device(device, direction, wish)
-        if pcm.granted.sounds_like(wish):
-            return pcm, wish
-        if not offer.formats:
-            offer = pcm.offer()
+        pcm = open_device(device, direction, request)
+        if pcm.granted.same_samples(request):
+            return pcm, request
+        if not capabilities.formats:
+            capabilities = pcm.capabilities()
         pcm.close()
-    raise DeviceRefused(f"{device} has no {direction} with {needed}; it supports {offer}")
+    raise DeviceRefused(f"{device} has no {direction} with {needed}; it supports {capabilities}")

@@ -27,7 +27,7 @@ BURST_MS = 40.0
 """Room in the card's buffer above the target: hops come in bursts, after a late wake-up several at once. A buffer
 costs no delay, a full one costs a hop."""
 UNREAD_MS = 250.0
-"""A queue from which nothing was taken for so long has nobody at its other end; cards move at least every 50 ms."""
+"""A queue from which nothing was taken for so long has no reader; cards move at least every 50 ms."""
 MOST_REFUSED = 8
 """Hops in a row of which the card took no frame though it had room: it has stalled, and only opening it anew helps."""
 DRIFT_S = 30.0
@@ -38,8 +38,8 @@ class Playback:
     """Hops of float32, +-1.0, 16 kHz mono -> an ALSA device.
 
     ``queue_ms`` is what shall still be queued when a hop arrives: it is the delay of the output, and what rides out a
-    late hop. ``same_clock`` says that microphone and output run on one crystal, so nothing is steered; then a device
-    that does 16 kHz gets every sample with its bits. ``rates_hz`` and ``formats`` narrow what is asked for.
+    late hop. ``same_clock``: microphone and output run on one crystal, so nothing is steered; then a device
+    that does 16 kHz gets every sample with its bits. ``rates_hz`` and ``formats`` narrow what is requested.
     No sample handed to ALSA is above ``peak_dbfs`` (0 at most), at any rate and in any format.
     """
 
@@ -58,16 +58,16 @@ class Playback:
     ) -> None:
         self.device = device
         self.granted = "not open"
-        """What was asked for and what ALSA granted, one line."""
+        """Requested and granted parameters, one line."""
         self.clock = f"pcm:{device}"
         self.error = ""
-        """What the system said when the device was last lost."""
+        """The system's error text when the device was last lost."""
         self.same_clock = same_clock
         self.peak_dbfs = peak_dbfs
         """May be set at any time, by any thread; it holds from the next hop on."""
         self.rate_hz = RATE_HZ
         self.target_ms = queue_ms
-        """What the queue is held at; less than asked for where the card's buffer is too small."""
+        """What the queue is held at; less than requested where the card's buffer is too small."""
         self.queue_ms = 0.0
         """Sound queued when the last hop arrived."""
         self.drift_ppm = 0.0
@@ -78,7 +78,7 @@ class Playback:
         self.dropped = 0
         """Hops that found the queue full and were left out."""
         self.unread = False
-        """Whether nobody takes anything from the queue: a USB gadget without a PC, a card that hangs."""
+        """Whether nothing is taken from the queue: a USB gadget without a PC, a card that hangs."""
         self._wanted_queue_ms = queue_ms
         self._period_ms, self._periods = period_ms, periods
         self._rates_hz, self._formats = rates_hz, formats
@@ -99,18 +99,18 @@ class Playback:
     def open(self) -> None:
         """Open the card and fill its queue with silence. Raises DeviceError."""
         self.close()
-        wishes = self._wishes()
+        requests = self._requests()
         needs = (
-            f"{'/'.join(f'{rate / 1000:g}' for rate in sorted({w.rate_hz for w in wishes}))} kHz in 16, 24 or 32 bits"
+            f"{'/'.join(f'{rate / 1000:g}' for rate in sorted({w.rate_hz for w in requests}))} kHz in 16, 24 or 32 bits"
         )
-        pcm, wish = negotiate(self._open_pcm, self.device, "playback", wishes, needs)
-        terms = pcm.granted
-        self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, terms.rate_hz
-        self._buffer = terms.buffer_frames
-        room_ms = 1000 * (terms.buffer_frames - terms.period_frames) / terms.rate_hz - 2 * HOP_MS
+        pcm, request = negotiate(self._open_pcm, self.device, "playback", requests, needs)
+        params = pcm.granted
+        self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
+        self._buffer = params.buffer_frames
+        room_ms = 1000 * (params.buffer_frames - params.period_frames) / params.rate_hz - 2 * HOP_MS
         self.target_ms = max(1.0, min(self._wanted_queue_ms, room_ms))
-        self._per_ms = terms.rate_hz / 1000
-        self._silence = bytes(self._buffer * Encoder(terms.sample_format, terms.channels, 1).frame_bytes)
+        self._per_ms = params.rate_hz / 1000
+        self._silence = bytes(self._buffer * Encoder(params.sample_format, params.channels, 1).frame_bytes)
         self._frame_bytes = len(self._silence) // self._buffer
         self._begun = False
         self._refused = 0
@@ -123,21 +123,21 @@ class Playback:
         # A sink without a clock (ALSA's null and file plugins) swallows the silence at once: there is no queue to hold.
         self._clockless = pcm.avail() >= self._buffer
         self._steered = not (self.same_clock or self._clockless)
-        self._resampler = Resampler(RATE_HZ, terms.rate_hz, HOP_SAMPLES, steered=self._steered)
+        self._resampler = Resampler(RATE_HZ, params.rate_hz, HOP_SAMPLES, steered=self._steered)
         peak_dbfs = self._peak_in_use_dbfs = self.peak_dbfs
         # what was not converted left the chain's limiter at its peak; the encoder rounds towards zero there
         self._peak = (
-            None if self._resampler.untouched else PeakLimiter(terms.rate_hz, self._resampler.max_out, peak_dbfs)
+            None if self._resampler.untouched else PeakLimiter(params.rate_hz, self._resampler.max_out, peak_dbfs)
         )
-        self._encoder = Encoder(terms.sample_format, terms.channels, self._resampler.max_out, peak_dbfs)
+        self._encoder = Encoder(params.sample_format, params.channels, self._resampler.max_out, peak_dbfs)
         self._drift = DriftControl(self.target_ms)
         self._delay_ms = self._resampler.delay_ms + (self._peak.delay_ms if self._peak else 0.0)
         self._mean_queue_ms = 0.0 if self._clockless else self.target_ms
         steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
-        self.granted = f"{self.device}: asked {wish}, got {terms}, queue {self.target_ms:.0f} ms, {steering}"
+        self.granted = f"{self.device}: asked {request}, got {params}, queue {self.target_ms:.0f} ms, {steering}"
 
-    def _wishes(self) -> list[StreamParams]:
-        """Everything we can live with, best first."""
+    def _requests(self) -> list[StreamParams]:
+        """Every acceptable set of parameters, best first."""
         name = resolve(self.device, "playback") if self.device == "auto" else self.device
         periods = max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms))
         order = [
@@ -167,32 +167,32 @@ class Playback:
         """Queue 80 samples; never waits, never raises, leaves ``hop`` as it is.
 
         XRUN: the queue had run dry; it was filled anew and the hop follows. SHORT: the queue was full, the hop was
-        left out, or the card took only a part of it. STALLED (it has room and takes nothing) and GONE want ``close``
-        and ``open``.
+        left out, or the card took only a part of it. STALLED (it has room and takes nothing) and GONE require
+        ``close`` and ``open``.
         """
         pcm = self._pcm
         if pcm is None:
             return Event.GONE
         if self._clockless:
             return self._queue(hop, self._buffer, Event.OK)
-        met = Event.OK
+        event = Event.OK
         avail = pcm.avail()
         if avail == -errno.EPIPE or avail >= self._buffer:  # some plugins hide that they ran dry
-            met = self._refill()
+            event = self._refill()
             avail = pcm.avail()
         elif avail >= 0 and not self._begun:
             self._top_up(avail)
             avail = pcm.avail()
         if avail < 0:
             return self._lost(avail)
-        return self._queue(hop, avail, met)
+        return self._queue(hop, avail, event)
 
-    def _queue(self, hop: Floats, avail: int, met: Event) -> Event:
+    def _queue(self, hop: Floats, avail: int, event: Event) -> Event:
         pcm = self._pcm
         assert pcm is not None
         self.queue_ms = 0.0 if self._clockless else (self._buffer - avail) / self._per_ms
         self._mean_queue_ms += (self.queue_ms - self._mean_queue_ms) * HOP_MS / 1000 / SMOOTH_S
-        self._look_for_a_reader(avail)
+        self._check_reader(avail)
         if self._steered and not self.unread:
             ppm = self._drift.update(self.queue_ms)
             self._resampler.steer(ppm)
@@ -212,24 +212,24 @@ class Playback:
         if self._peak:
             self._peak.process(samples)
         if self._leave_out(avail, len(samples)):
-            return max(met, Event.SHORT)
+            return max(event, Event.SHORT)
         taken = pcm.write(self._encoder.encode(samples))
         if taken == -errno.EPIPE:
             return self._took_nothing(self._refill())
         if taken in (0, -errno.EINTR, -errno.EAGAIN):
-            return self._took_nothing(max(met, Event.SHORT))
+            return self._took_nothing(max(event, Event.SHORT))
         if taken < 0:
             return self._lost(taken)
         self._refused = 0
         self.frames_written += taken
         self._left_avail -= taken
-        return met if taken == len(samples) else max(met, Event.SHORT)
+        return event if taken == len(samples) else max(event, Event.SHORT)
 
-    def _took_nothing(self, met: Event) -> Event:
+    def _took_nothing(self, event: Event) -> Event:
         """One hop is lost; so many in a row are a card that has stalled, whatever it answers."""
         self._refused += 1
-        if met >= Event.STALLED or self._refused <= MOST_REFUSED:
-            return met
+        if event >= Event.STALLED or self._refused <= MOST_REFUSED:
+            return event
         self.error = "takes no sound"
         return Event.STALLED
 
@@ -239,8 +239,8 @@ class Playback:
         if self._peak:
             self._peak.set_peak(peak_dbfs)
 
-    def _look_for_a_reader(self, avail: int) -> None:
-        """A queue that stands still says nothing of the two clocks: what was steered meanwhile is not learned from."""
+    def _check_reader(self, avail: int) -> None:
+        """A queue that stands still shows nothing about the two clocks, so the drift is not updated meanwhile."""
         self._still_hops = self._still_hops + 1 if avail == self._left_avail and not self._clockless else 0
         self._left_avail = avail
         if self.unread and not self._still_hops:
@@ -259,14 +259,14 @@ class Playback:
         return self._dropping
 
     def _refill(self) -> Event:
-        """The queue ran dry: fill it with silence again. Before the first hop nobody heard it."""
-        heard = self._begun
+        """The queue ran dry: fill it with silence again. Before the first hop this is no xrun."""
+        playing = self._begun
         event = self._prime()
         if event is Event.GONE:
             return event
         self._rising = True
         self._drift.reset()
-        if not heard:
+        if not playing:
             return Event.OK
         self.xruns += 1
         return Event.XRUN

@@ -92,8 +92,8 @@ class _RecordingPcm:
         """(seconds, ``moved``) whenever that changed."""
         self._written = 0
 
-    def offer(self) -> Capabilities:
-        return self._pcm.offer()
+    def capabilities(self) -> Capabilities:
+        return self._pcm.capabilities()
 
     def read(self) -> tuple[int, bytes]:
         frames, data = self._pcm.read()

@@ -11,7 +11,16 @@ import pytest
 from edge import box as box_module
 from edge.box import Box, State
 from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, ReferenceConfig, SuppressConfig
-from edge.devices.fake import I2S_OFFER, JACK_OFFER, USB_OFFER, FakeCard, WallClock, noise, one_live_channel, opener
+from edge.devices.fake import (
+    I2S_CAPABILITIES,
+    JACK_CAPABILITIES,
+    USB_CAPABILITIES,
+    FakeCard,
+    WallClock,
+    noise,
+    one_live_channel,
+    opener,
+)
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.mask import MaskEngine
@@ -32,8 +41,8 @@ class Bench:
 
     def __init__(self, config: Config = CONFIG) -> None:
         clock = WallClock()
-        self.mic = FakeCard("Mic", clock, capture=USB_OFFER, source=noise(0.1))
-        self.jack = FakeCard("Headphones", clock, playback=JACK_OFFER, record=True)
+        self.mic = FakeCard("Mic", clock, capture=USB_CAPABILITIES, source=noise(0.1))
+        self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, record=True)
         self.box = Box(config, opener(self.mic, self.jack))
         self.said: list[str] = []
         self.thread = threading.Thread(target=self.box.walk, daemon=True)
@@ -440,7 +449,7 @@ def test_a_reload_while_waiting_finds_the_right_card() -> None:
 
 def test_a_dead_reference_is_said_once_and_its_return_too() -> None:
     bench = Bench(replace(CONFIG, reference=ReferenceConfig(channel=2)))
-    bench.mic.offers["capture"] = I2S_OFFER
+    bench.mic.capabilities["capture"] = I2S_CAPABILITIES
     bench.mic.source = one_live_channel(0, 2, noise(0.1))
     with bench:
         bench.until_said("reference microphone is dead")

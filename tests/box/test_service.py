@@ -76,7 +76,7 @@ import sys, threading, time
 from dataclasses import replace
 import numpy as np
 from edge.config import Config
-from edge.devices.fake import I2S_OFFER, JACK_OFFER, FakeCard, WallClock, opener
+from edge.devices.fake import I2S_CAPABILITIES, JACK_CAPABILITIES, FakeCard, WallClock, opener
 from edge.journal import Journal
 from edge.service import Service
 
@@ -88,8 +88,8 @@ def hear(frames, rate_hz):
     return 0.1 * np.random.default_rng(0).standard_normal(len(frames))
 
 clock = WallClock()
-microphone = FakeCard("Mic", clock, capture=I2S_OFFER, source=hear)
-jack = FakeCard("Jack", clock, playback=JACK_OFFER)
+microphone = FakeCard("Mic", clock, capture=I2S_CAPABILITIES, source=hear)
+jack = FakeCard("Jack", clock, playback=JACK_CAPABILITIES)
 config = Config()
 config = replace(
     config,

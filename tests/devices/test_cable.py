@@ -27,7 +27,7 @@ from edge.config_file import BadConfig
 from edge.devices import cable as cable_module
 from edge.devices.cable import Cable, CableState
 from edge.devices.capture import Capture
-from edge.devices.fake import JACK_OFFER, FakeCard, Source, VirtualClock, noise, opener
+from edge.devices.fake import JACK_CAPABILITIES, FakeCard, Source, VirtualClock, noise, opener
 from edge.devices.pcm import Capabilities, Direction, Pcm, StreamParams
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
@@ -69,7 +69,7 @@ class Rig:
         self.at: dict[float, Callable[[], None]] = {}
         """Second of the microphone's -> what then happens, in the audio thread."""
         self.mic = FakeCard("Mic", clock, capture=NATIVE, source=self._source(noise(0.1), seconds))
-        self.jack = FakeCard("Headphones", clock, playback=JACK_OFFER, clock_error_ppm=120, record=True)
+        self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, clock_error_ppm=120, record=True)
         self.cable = FakeCard("Cable", clock, playback=USB_GADGET, clock_error_ppm=ppm, record=True)
         self.box = Box(settings, opener(self.mic, self.jack, self.cable))
         self.said: list[tuple[str, str]] = []
@@ -274,7 +274,7 @@ def test_two_minutes_on_a_third_clock(ppm: float) -> None:
     clock = VirtualClock()
     mic = FakeCard("Mic", clock, capture=NATIVE)
     cards = (
-        FakeCard("Headphones", clock, playback=JACK_OFFER, clock_error_ppm=-ppm / 2, position_step_ms=10),
+        FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, clock_error_ppm=-ppm / 2, position_step_ms=10),
         FakeCard("Cable", clock, playback=NATIVE, clock_error_ppm=ppm),
     )
     door = opener(mic, *cards)

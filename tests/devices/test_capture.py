@@ -10,8 +10,8 @@ from scipy.signal import find_peaks
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.devices.capture import MOST_RESTARTS, Capture
 from edge.devices.fake import (
-    I2S_OFFER,
-    USB_OFFER,
+    I2S_CAPABILITIES,
+    USB_CAPABILITIES,
     FakeCard,
     Source,
     VirtualClock,
@@ -27,8 +27,8 @@ from edge.dsp.spectrum import Floats
 NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))
 
 
-def microphone(offer: Capabilities = NATIVE, source: Source = silence, clock_error_ppm: float = 0) -> FakeCard:
-    return FakeCard("Mic", VirtualClock(), capture=offer, source=source, clock_error_ppm=clock_error_ppm)
+def microphone(capabilities: Capabilities = NATIVE, source: Source = silence, clock_error_ppm: float = 0) -> FakeCard:
+    return FakeCard("Mic", VirtualClock(), capture=capabilities, source=source, clock_error_ppm=clock_error_ppm)
 
 
 def opened(
@@ -75,21 +75,21 @@ def test_16_khz_mono_comes_with_its_bits() -> None:
 @pytest.mark.parametrize(
     "offer",
     [
-        USB_OFFER,
+        USB_CAPABILITIES,
         Capabilities(("S16_LE",), (44_100,), False, (1,)),
         Capabilities(("S16_LE",), (44_100,), False, (2,)),
         Capabilities(("S24_3LE",), (48_000,), False, (2,)),
         Capabilities(("S24_LE",), (48_000,), False, (1,)),
         Capabilities(("S32_LE",), (96_000,), False, (2,)),
-        I2S_OFFER,
+        I2S_CAPABILITIES,
     ],
     ids=str,
 )
-def test_native_terms_are_converted_here(offer: Capabilities) -> None:
-    capture = opened(microphone(offer, tone(1000, 0.25)))
+def test_native_terms_are_converted_here(capabilities: Capabilities) -> None:
+    capture = opened(microphone(capabilities, tone(1000, 0.25)))
     heard = hear(capture, 300)
     assert level_at(heard, 1000) == pytest.approx(0.25, rel=0.06)
-    assert capture.rate_hz in offer.rates_hz
+    assert capture.rate_hz in capabilities.rates_hz
     assert f"got {capture.rate_hz} Hz" in capture.granted
     assert capture.latency_ms < 5
 
@@ -112,7 +112,7 @@ def test_fast_clock_shows_in_the_frame_count() -> None:
 
 def test_auto_hears_the_live_channel_of_an_i2s_microphone() -> None:
     for live in (0, 1):
-        card = microphone(I2S_OFFER, one_live_channel(live, 2, tone(500, 0.1, dc=0.02)))
+        card = microphone(I2S_CAPABILITIES, one_live_channel(live, 2, tone(500, 0.1, dc=0.02)))
         capture = opened(card, mute_ms=400)
         heard = hear(capture, 400)
         assert capture.channel == f"{live + 1} of 2 (the live one)"
@@ -123,7 +123,7 @@ def test_auto_hears_the_live_channel_of_an_i2s_microphone() -> None:
 
 
 def test_auto_waits_for_a_sound_where_both_channels_are_dead() -> None:
-    card = microphone(I2S_OFFER)
+    card = microphone(I2S_CAPABILITIES)
     capture = opened(card)
     hear(capture, 200)
     assert "until one has a signal" in capture.channel
@@ -133,20 +133,20 @@ def test_auto_waits_for_a_sound_where_both_channels_are_dead() -> None:
 
 
 def test_auto_takes_the_first_where_both_live() -> None:
-    capture = opened(microphone(I2S_OFFER, noise()))
+    capture = opened(microphone(I2S_CAPABILITIES, noise()))
     hear(capture, 100)
     assert capture.channel == "1 of 2 (others are live too)"
 
 
 @pytest.mark.parametrize(("channel", "expected"), [(1, 0.0), (2, 0.3), ("mean", 0.15)])
 def test_chosen_channel(channel: int | str, expected: float) -> None:
-    capture = opened(microphone(I2S_OFFER, one_live_channel(1, 2, tone(500, 0.3))), channel)
+    capture = opened(microphone(I2S_CAPABILITIES, one_live_channel(1, 2, tone(500, 0.3))), channel)
     assert level_at(hear(capture, 200), 500) == pytest.approx(expected, abs=0.01)
 
 
 def test_missing_channel_is_refused_with_what_there_is() -> None:
     with pytest.raises(DeviceRefused, match=r"channel 3.*S24_LE/S32_LE at 48000 Hz, 2 channel"):
-        opened(microphone(I2S_OFFER), channel=3)
+        opened(microphone(I2S_CAPABILITIES), channel=3)
 
 
 def test_refusal_names_what_the_card_offers() -> None:
@@ -382,9 +382,11 @@ def stereo(first: Source, second: Source) -> Source:
 
 def test_both_channels_come_with_their_bits() -> None:
     values = np.random.default_rng(1).integers(-32768, 32768, (16_000, 2))
-    offer = Capabilities(("S16_LE",), (16_000,), False, (2,))
+    capabilities = Capabilities(("S16_LE",), (16_000,), False, (2,))
     for voice, reference in ((1, 2), (2, 1)):
-        capture = opened(microphone(offer, lambda frames, rate: values[frames] / 32768), voice, reference=reference)
+        capture = opened(
+            microphone(capabilities, lambda frames, rate: values[frames] / 32768), voice, reference=reference
+        )
         heard, other = hear_both(capture, 100)
         assert np.array_equal(heard, (values[:8000, voice - 1] / 32768).astype(np.float32))
         assert np.array_equal(other, (values[:8000, reference - 1] / 32768).astype(np.float32))
@@ -392,21 +394,21 @@ def test_both_channels_come_with_their_bits() -> None:
         assert capture.channel in capture.granted
 
 
-@pytest.mark.parametrize("offer", [I2S_OFFER, Capabilities(("S24_3LE",), (44_100,), False, (2,))], ids=str)
-def test_both_channels_wait_the_same_time(offer: Capabilities) -> None:
+@pytest.mark.parametrize("offer", [I2S_CAPABILITIES, Capabilities(("S24_3LE",), (44_100,), False, (2,))], ids=str)
+def test_both_channels_wait_the_same_time(capabilities: Capabilities) -> None:
     """Conversion delays them alike: one sound in both stays one sound, and a late one stays as late."""
     sound = 0.1 * np.random.default_rng(2).standard_normal(100_000)
     late = stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[np.maximum(frames - 30, 0)])
     same = stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[frames])
-    assert np.array_equal(*hear_both(opened(microphone(offer, same), 1, reference=2), 100))
-    heard, other = hear_both(opened(microphone(offer, late), 1, reference=2), 200)
+    assert np.array_equal(*hear_both(opened(microphone(capabilities, same), 1, reference=2), 100))
+    heard, other = hear_both(opened(microphone(capabilities, late), 1, reference=2), 200)
     likeness = np.correlate(heard[1900:10_100], other[2000:10_000], "valid")
-    assert 100 - likeness.argmax() == round(30 * RATE_HZ / offer.rates_hz[0])
+    assert 100 - likeness.argmax() == round(30 * RATE_HZ / capabilities.rates_hz[0])
 
 
 def test_a_gap_keeps_both_in_step() -> None:
     sound = 0.1 * np.random.default_rng(2).standard_normal(100_000)
-    card = microphone(I2S_OFFER, stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[frames]))
+    card = microphone(I2S_CAPABILITIES, stereo(lambda frames, rate: sound[frames], lambda frames, rate: sound[frames]))
     capture = opened(card, 1, reference=2)
     hear_both(capture, 20)
     card.xruns_to_come = 1
@@ -418,7 +420,7 @@ def test_a_gap_keeps_both_in_step() -> None:
 
 
 def test_the_reference_is_silent_while_the_voice_is_muted() -> None:
-    capture = opened(microphone(I2S_OFFER, stereo(constant(0.5), constant(0.2))), 1, mute_ms=400, reference=2)
+    capture = opened(microphone(I2S_CAPABILITIES, stereo(constant(0.5), constant(0.2))), 1, mute_ms=400, reference=2)
     voice, reference = hear_both(capture, 100)
     assert not voice[:6400].any() and not reference[:6400].any()
     assert reference[6400:] == pytest.approx(0.2, rel=1e-3)

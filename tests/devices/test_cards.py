@@ -9,7 +9,7 @@ import pytest
 
 from edge.devices import cards
 from edge.devices.cards import best_card, clock_of, holder, is_jack, list_cards, missing, resolve
-from edge.devices.fake import I2S_OFFER, JACK_OFFER, FakeCard, VirtualClock, opener
+from edge.devices.fake import I2S_CAPABILITIES, JACK_CAPABILITIES, FakeCard, VirtualClock, opener
 from edge.devices.pcm import DeviceMissing
 
 CARDS = """\
@@ -70,7 +70,8 @@ def pi(tmp_path: Path) -> Path:
 def found(pi: Path, tmp_path: Path) -> list[cards.Card]:
     clock = VirtualClock()
     door = opener(
-        FakeCard("sndrpigooglevoi", clock, capture=I2S_OFFER), FakeCard("Headphones", clock, playback=JACK_OFFER)
+        FakeCard("sndrpigooglevoi", clock, capture=I2S_CAPABILITIES),
+        FakeCard("Headphones", clock, playback=JACK_CAPABILITIES),
     )
     return list_cards(proc=pi, dev=tmp_path / "dev", open_device=door)
 

@@ -91,7 +91,7 @@ def settled(card: mixer.Mixer | None, name: str = "auto") -> tuple[OutputMixer, 
     output = OutputMixer(name, told)
     output.settle(card)
     output.report()
-    output.let_go()
+    output.release()
     return output, told
 
 
@@ -149,7 +149,7 @@ def test_one_control_that_fails_does_not_keep_the_others_from_being_set() -> Non
 
 def test_what_another_program_does_just_after_is_set_right_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """`alsactl restore` at power-on, or when a card is plugged in again."""
-    monkeypatch.setattr(mixer, "LOOKS_S", (0.2, 0.2, 600))
+    monkeypatch.setattr(mixer, "CHECK_AGAIN_S", (0.2, 0.2, 600))
     card, told = jack_mixer(), Told()
     output = OutputMixer("auto", told)
     output.settle(card)
@@ -162,7 +162,7 @@ def test_what_another_program_does_just_after_is_set_right_once(monkeypatch: pyt
         )
     ]
     assert in_words(card.levels()) == "PCM 0.0 dB, unmuted" and len(card.written) == 2
-    output.let_go()
+    output.release()
 
 
 # In the box.

@@ -3,7 +3,7 @@
 import pytest
 
 from edge.devices import alsa
-from edge.devices.fake import I2S_OFFER, FakeCard, VirtualClock
+from edge.devices.fake import I2S_CAPABILITIES, FakeCard, VirtualClock
 from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, StreamParams, negotiate
 
 
@@ -25,7 +25,7 @@ def test_alsa_errors_become_one_line(text: str, kind: type[Exception], words: st
 
 def test_negotiation_trusts_only_what_was_granted() -> None:
     """ALSA grants 48 kHz when asked for 16: the first wish that is truly granted wins, and nothing stays open."""
-    card = FakeCard("Mic", VirtualClock(), capture=I2S_OFFER)
+    card = FakeCard("Mic", VirtualClock(), capture=I2S_CAPABILITIES)
     wishes = [
         StreamParams(16_000, 1, "S16_LE", 80, 4),
         StreamParams(44_100, 1, "S16_LE", 220, 4),
@@ -37,9 +37,9 @@ def test_negotiation_trusts_only_what_was_granted() -> None:
 
 
 def test_which_requests_are_worth_trying() -> None:
-    offer = Capabilities(("S16_LE",), (8_000, 48_000), True, (2,))
-    assert offer.covers(StreamParams(44_100, 2, "S16_LE", 441, 4))
-    assert not offer.covers(StreamParams(96_000, 2, "S16_LE", 960, 4))
-    assert not offer.covers(StreamParams(48_000, 1, "S16_LE", 480, 4))
+    capabilities = Capabilities(("S16_LE",), (8_000, 48_000), True, (2,))
+    assert capabilities.covers(StreamParams(44_100, 2, "S16_LE", 441, 4))
+    assert not capabilities.covers(StreamParams(96_000, 2, "S16_LE", 960, 4))
+    assert not capabilities.covers(StreamParams(48_000, 1, "S16_LE", 480, 4))
     assert Capabilities().covers(StreamParams(1, 1, "S16_LE", 1, 1))
-    assert str(offer) == "S16_LE at 8000 to 48000 Hz, 2 channel(s)"
+    assert str(capabilities) == "S16_LE at 8000 to 48000 Hz, 2 channel(s)"

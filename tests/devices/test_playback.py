@@ -8,7 +8,7 @@ import pytest
 
 from edge import HOP_SAMPLES
 from edge.devices.capture import Capture
-from edge.devices.fake import JACK_OFFER, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
+from edge.devices.fake import JACK_CAPABILITIES, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
 from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Pcm, StreamParams
 from edge.devices.playback import MOST_REFUSED, Playback
 from edge.dsp.spectrum import Floats
@@ -18,12 +18,12 @@ NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))
 
 
 def jack(
-    offer: Capabilities = JACK_OFFER, clock_error_ppm: float = 0, step_ms: float = 0, record: bool = False
+    capabilities: Capabilities = JACK_CAPABILITIES, clock_error_ppm: float = 0, step_ms: float = 0, record: bool = False
 ) -> FakeCard:
     return FakeCard(
         "Headphones",
         VirtualClock(),
-        playback=offer,
+        playback=capabilities,
         clock_error_ppm=clock_error_ppm,
         position_step_ms=step_ms,
         record=record,
@@ -226,7 +226,7 @@ def test_ten_minutes_on_two_clocks() -> None:
     """Microphone and jack 300 ppm apart: the queue stays at its target, though the jack reports it in coarse steps."""
     clock = VirtualClock()
     microphone = FakeCard("Mic", clock, capture=NATIVE, source=silence, clock_error_ppm=-150)
-    output = FakeCard("Headphones", clock, playback=JACK_OFFER, clock_error_ppm=150, position_step_ms=10)
+    output = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, clock_error_ppm=150, position_step_ms=10)
     door = opener(microphone, output)
     capture, playback = Capture("Mic", open_pcm=door), Playback("Headphones", open_pcm=door)
     capture.open()
@@ -250,7 +250,7 @@ def test_ten_minutes_on_two_clocks() -> None:
 def test_sound_arrives_whole_from_microphone_to_jack() -> None:
     clock = VirtualClock()
     microphone = FakeCard("Mic", clock, capture=NATIVE, source=tone(1000, 0.5), clock_error_ppm=-150)
-    output = FakeCard("Headphones", clock, playback=JACK_OFFER, clock_error_ppm=150, record=True)
+    output = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, clock_error_ppm=150, record=True)
     door = opener(microphone, output)
     capture, playback = Capture("Mic", mute_ms=0, open_pcm=door), Playback("Headphones", open_pcm=door)
     capture.open()
@@ -286,7 +286,7 @@ def test_stalled_microphone_then_burst_keeps_the_latency() -> None:
     """After a gap in the box the queue must not stay long or short for ever."""
     clock = VirtualClock()
     microphone = FakeCard("Mic", clock, capture=NATIVE, source=noise())
-    output = FakeCard("Headphones", clock, playback=JACK_OFFER)
+    output = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES)
     door = opener(microphone, output)
     capture, playback = Capture("Mic", open_pcm=door), Playback("Headphones", open_pcm=door)
     capture.open()

@@ -85,12 +85,12 @@ class Card:
     def __init__(self, rate_hz: int, sample_format: str) -> None:
         self.sample_format = sample_format
         stereo_only = rate_hz in (32_000, 96_000)  # what the box asks for at these
-        offer = Capabilities((sample_format,), (rate_hz,), False, (2,) if stereo_only else (1,))
-        self.card = FakeCard("Out", VirtualClock(), playback=offer, record=True)
+        capabilities = Capabilities((sample_format,), (rate_hz,), False, (2,) if stereo_only else (1,))
+        self.card = FakeCard("Out", VirtualClock(), playback=capabilities, record=True)
         self.given = bytearray()
 
     def open(self, peak_dbfs: float, same_clock: bool) -> Playback:
-        rates_hz = self.card.offers["playback"].rates_hz
+        rates_hz = self.card.capabilities["playback"].rates_hz
         playback = Playback(
             "Out",
             same_clock=same_clock,
@@ -260,8 +260,8 @@ def cards(rate_hz: int, sound: Floats) -> tuple[FakeCard, ...]:
         return sound[frames % len(sound)]
 
     def out(name: str) -> FakeCard:
-        offer = Capabilities(("S16_LE",), (rate_hz,), False, (2,))
-        return FakeCard(name, clock, playback=offer, clock_error_ppm=100, record=True)
+        capabilities = Capabilities(("S16_LE",), (rate_hz,), False, (2,))
+        return FakeCard(name, clock, playback=capabilities, clock_error_ppm=100, record=True)
 
     mono = Capabilities(("S16_LE",), (RATE_HZ,), False, (1,))
     return FakeCard("Mic", clock, capture=mono, source=source), out("Jack"), out("Loopback")

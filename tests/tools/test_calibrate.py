@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge import RATE_HZ, UserError, cli
 from edge.config import CaptureConfig, Config, LimiterConfig, PlaybackConfig
-from edge.devices.fake import USB_OFFER, FakeCard, FakePcm, VirtualClock, opener
+from edge.devices.fake import USB_CAPABILITIES, FakeCard, FakePcm, VirtualClock, opener
 from edge.devices.pcm import Direction, OpenPcm, StreamParams
 from edge.dsp.secondary_path import BadPath, SecondaryPath
 from edge.tools import calibrate
@@ -37,8 +37,8 @@ class Cup:
         clock = VirtualClock()
         self.gain, self.delay_s = gain, delay_ms / 1000
         self.rng, self.noise = np.random.default_rng(1), noise
-        self.ear = FakeCard("Ear", clock, capture=USB_OFFER, source=self.hear)
-        self.cup = FakeCard("Cup", clock, playback=USB_OFFER, record=True)
+        self.ear = FakeCard("Ear", clock, capture=USB_CAPABILITIES, source=self.hear)
+        self.cup = FakeCard("Cup", clock, playback=USB_CAPABILITIES, record=True)
         self.played = np.zeros(20 * 48_000, np.float32)
         self.blocks = self.frames = 0
         self.pcms: dict[Direction, FakePcm] = {}

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from edge import RATE_HZ, cli, runtime
 from edge.config import CableConfig, CaptureConfig, Config, PlaybackConfig
 from edge.devices.fake import (
-    I2S_OFFER,
-    JACK_OFFER,
-    USB_OFFER,
+    I2S_CAPABILITIES,
+    JACK_CAPABILITIES,
+    USB_CAPABILITIES,
     FakeCard,
     Source,
     VirtualClock,
@@ -59,7 +59,7 @@ def hear(source: Source, config: CaptureConfig | None = None, **card: Any) -> tu
     """Five seconds of a made-up I2S microphone on a made-up clock."""
     clock = VirtualClock()
     config = config or CaptureConfig(device="Mic")
-    mic = FakeCard("Mic", clock, capture=I2S_OFFER, source=source, **card)
+    mic = FakeCard("Mic", clock, capture=I2S_CAPABILITIES, source=source, **card)
     return device_probe.probe_microphone(config, 5, opener(mic), clock.now), config
 
 
@@ -156,7 +156,7 @@ def test_a_rate_that_lost_sound_is_only_doubted() -> None:
 
 def test_a_microphone_that_is_lost() -> None:
     clock = VirtualClock()
-    mic = FakeCard("Mic", clock, capture=USB_OFFER, source=noise(0.1))
+    mic = FakeCard("Mic", clock, capture=USB_CAPABILITIES, source=noise(0.1))
 
     def pull(frames: Any, rate_hz: int) -> Any:
         mic.gone = clock.now() > 1
@@ -170,7 +170,7 @@ def test_a_microphone_that_is_lost() -> None:
 
 def test_a_microphone_that_gives_nothing() -> None:
     clock = VirtualClock()
-    mic = FakeCard("Mic", clock, capture=USB_OFFER, source=noise(0.1))
+    mic = FakeCard("Mic", clock, capture=USB_CAPABILITIES, source=noise(0.1))
     mic.stalled = True
     config = CaptureConfig(device="Mic")
     found = verdicts((device_probe.probe_microphone(config, 5, opener(mic), clock.now), config))
@@ -182,7 +182,7 @@ def test_a_microphone_that_gives_nothing() -> None:
 
 def output(**card: Any) -> OutputProbe:
     clock = VirtualClock()
-    jack = FakeCard("Headphones", clock, playback=JACK_OFFER, position_step_ms=10, **card)
+    jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, position_step_ms=10, **card)
     wait = lambda seconds: clock.wait_until(clock.now() + seconds)  # noqa: E731
     return device_probe.probe_output(PlaybackConfig(device="Headphones"), 1.5, opener(jack), clock.now, wait)
 
