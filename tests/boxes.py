@@ -12,8 +12,8 @@ from edge.box import Box, State
 from edge.config import BoxConfig, CableConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
 from edge.devices.cable import CableState
 from edge.devices.fake import (
-    JACK_OFFER,
-    USB_OFFER,
+    JACK_CAPABILITIES,
+    USB_CAPABILITIES,
     FakeCard,
     FakePcm,
     Source,
@@ -50,8 +50,8 @@ class Bench:
 
     def __init__(self, config: Config = CONFIG) -> None:
         clock = WallClock()
-        self.mic = FakeCard("Mic", clock, capture=USB_OFFER, source=noise(0.1))
-        self.jack = FakeCard("Headphones", clock, playback=JACK_OFFER, record=True)
+        self.mic = FakeCard("Mic", clock, capture=USB_CAPABILITIES, source=noise(0.1))
+        self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, record=True)
         self.box = Box(config, opener(self.mic, self.jack))
         self.said: list[str] = []
         self.thread = threading.Thread(target=self.box.walk, daemon=True)
@@ -102,7 +102,7 @@ class Rig:
         self.at: dict[float, Callable[[], None]] = {}
         """Second of the microphone's -> what then happens, in the audio thread."""
         self.mic = FakeCard("Mic", clock, capture=NATIVE, source=self._source(noise(0.1), seconds))
-        self.jack = FakeCard("Headphones", clock, playback=JACK_OFFER, clock_error_ppm=120, record=True)
+        self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, clock_error_ppm=120, record=True)
         self.cable = FakeCard("Cable", clock, playback=USB_GADGET, clock_error_ppm=ppm, record=True)
         self.box = Box(settings, opener(self.mic, self.jack, self.cable))
         self.said: list[tuple[str, str]] = []
@@ -151,8 +151,8 @@ class Cup:
         clock = VirtualClock()
         self.gain, self.delay_s = gain, delay_ms / 1000
         self.rng, self.noise = np.random.default_rng(1), noise
-        self.ear = FakeCard("Ear", clock, capture=USB_OFFER, source=self.hear)
-        self.cup = FakeCard("Cup", clock, playback=USB_OFFER, record=True)
+        self.ear = FakeCard("Ear", clock, capture=USB_CAPABILITIES, source=self.hear)
+        self.cup = FakeCard("Cup", clock, playback=USB_CAPABILITIES, record=True)
         self.played = np.zeros(20 * 48_000, np.float32)
         self.blocks = self.frames = 0
         self.pcms: dict[Direction, FakePcm] = {}
