@@ -64,9 +64,9 @@ class Cable:
         self._live: Playback | None = None
         """Owned by the audio thread."""
         self._opened: deque[Playback] = deque()
-        """On the way to the audio thread."""
+        """Queued for the audio thread."""
         self._returned: deque[Playback] = deque()
-        """On the way back, to be closed."""
+        """Returned, to be closed."""
         self._order = threading.Event()
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -196,7 +196,7 @@ class Cable:
         return device
 
     def _try_to_open(self, device: Playback) -> Playback | None:
-        """None once it is on its way to the audio thread."""
+        """None once it is queued for the audio thread."""
         try:
             device.same_clock = clock_of(device.device, "playback") == self._microphone_clock
             device.open()

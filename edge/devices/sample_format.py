@@ -43,18 +43,18 @@ class Decoder:
         self._format = sample_format
         self._channels = channels
         self._max_frames = max_frames
-        self._lanes = slice(None) if channel is None else slice(channel, channel + 1)
-        lanes = channels if channel is None else 1
+        self._chosen = slice(None) if channel is None else slice(channel, channel + 1)
+        decoded = channels if channel is None else 1
         gain = 10 ** (gain_db / 20)
         full_scale = 2.0**15 if sample_format == "S16_LE" else 2.0**31
         self._scale = np.float32(gain / full_scale)
         # 24-bit microphones in 32-bit words stop short of the word's end: one 16-bit step below it is full scale.
         self._clip_level = np.float32(min(1.0, gain * (1 - 2.0**-15)))
-        self._words = np.zeros((max_frames, lanes), np.int32)
-        self._word_bytes = self._words.view(np.uint8).reshape(max_frames, lanes, 4)
-        self._samples = np.zeros((max_frames, lanes), np.float32)
-        self._level = np.zeros((max_frames, lanes), np.float32)
-        self._clipped = np.zeros((max_frames, lanes), np.bool_)
+        self._words = np.zeros((max_frames, decoded), np.int32)
+        self._word_bytes = self._words.view(np.uint8).reshape(max_frames, decoded, 4)
+        self._samples = np.zeros((max_frames, decoded), np.float32)
+        self._level = np.zeros((max_frames, decoded), np.float32)
+        self._clipped = np.zeros((max_frames, decoded), np.bool_)
         self._mono = np.zeros(max_frames, np.float32)
 
     def decode(self, raw: bytes | bytearray | memoryview) -> Floats:
@@ -71,16 +71,16 @@ class Decoder:
         return np.mean(samples, axis=1, out=self._mono[:frames])
 
     def _integers(self, raw: bytes | bytearray | memoryview, frames: int) -> NDArray[Any]:
-        """(frames, lanes): the chosen channels as integers; everything wider than 16 bits left-aligned in 32."""
+        """(frames, chosen channels), integers; everything wider than 16 bits left-aligned in 32."""
         count = frames * self._channels
         words = self._words[:frames]
         if self._format == "S16_LE":
-            return np.frombuffer(raw, "<i2", count).reshape(frames, self._channels)[:, self._lanes]
+            return np.frombuffer(raw, "<i2", count).reshape(frames, self._channels)[:, self._chosen]
         if self._format == "S24_3LE":
             packed = np.frombuffer(raw, np.uint8, 3 * count).reshape(frames, self._channels, 3)
-            self._word_bytes[:frames, :, 1:] = packed[:, self._lanes]
+            self._word_bytes[:frames, :, 1:] = packed[:, self._chosen]
             return words
-        whole = np.frombuffer(raw, "<i4", count).reshape(frames, self._channels)[:, self._lanes]
+        whole = np.frombuffer(raw, "<i4", count).reshape(frames, self._channels)[:, self._chosen]
         if self._format == "S32_LE":
             return whole
         return np.left_shift(whole, 8, out=words)  # the top byte may be a sign or rubbish; the shift drops it

@@ -92,10 +92,10 @@ class Resampler:
     One mechanism for every pair of rates: output k reads the input through the prototype low-pass placed at position
     k x rate_in / rate_out. The position is an integer count of a fraction of an input sample, so it is exact: in ten
     minutes no sample is lost or added, and N inputs have given ceil(N x rate_out / rate_in) outputs. Steering changes
-    the step from one output to the next and never the position, so there is nothing to hear where it changes.
+    the step from one output to the next and never the position, so a change is inaudible.
 
     Pass-band and stop-band: ``band_edges_hz``. Delay 1.48 ms. Equal rates pass through untouched with no delay,
-    unless ``steered`` says that ``steer`` will be called.
+    unless ``steered``, which allows ``steer``.
     """
 
     def __init__(self, rate_in_hz: int, rate_out_hz: int, max_in: int, steered: bool = False) -> None:
@@ -147,7 +147,7 @@ class Resampler:
 
         A queue that runs low asks for a positive figure.
         """
-        assert not self.untouched or ppm == 0, "say steered=True where equal rates are to be steered"
+        assert not self.untouched or ppm == 0, "steering equal rates needs steered=True"
         self.ppm = min(max(ppm, -STEER_LIMIT_PPM), STEER_LIMIT_PPM)
         self._step = round(self._plain_step / (1 + self.ppm * 1e-6)) if self.ppm else self._plain_step
 

@@ -1,7 +1,7 @@
 """CURVE, ZeroMQ's encryption with key pairs: both sides of the handshake, and the encryption of each message.
 
-The primitives (X25519, XSalsa20, Poly1305) are libsodium's, by way of PyNaCl; here is only the order in which CurveZMQ
-asks for them. https://rfc.zeromq.org/spec/26; libzmq is the other side in the tests, both ways round.
+The primitives (X25519, XSalsa20, Poly1305) are libsodium's, through PyNaCl; this file has only the order in which
+CurveZMQ uses them. https://rfc.zeromq.org/spec/26; libzmq is the other side in the tests, both ways round.
 """
 
 import hmac
@@ -54,7 +54,7 @@ class _Curve:
     """What both sides share: short-lived keys, counted nonces, the encryption of a message."""
 
     name = b"CURVE"
-    _mine = _theirs = b""  # the nonces' beginning, each way
+    _mine = _theirs = b""  # the nonces' prefix, in each direction
     overhead_bytes = len(MESSAGE) + 8 + MAC_BYTES + 1
 
     def __init__(self, socket_type: bytes, secret: bytes) -> None:

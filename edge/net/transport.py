@@ -2,8 +2,8 @@
 
 Memory: a peer holds at most one unfinished frame and a short queue. Processor: a peer's bytes and frames come out of a
 budget; when it is used up its socket is not read until there is more, and TCP makes it wait. File descriptors: so
-many peers, so many handshakes at a time, the oldest of the busiest address giving way. Time: a handshake has seconds,
-and a peer that says nothing may be dropped. ``edge.net.zmtp`` is the protocol.
+many peers, so many handshakes at a time, the oldest of the busiest address is dropped. Time: a handshake has seconds,
+and a silent peer may be dropped. ``edge.net.zmtp`` is the protocol.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ READS = 8
 """Reads in a row from a peer without a budget, so that its newest sound is used."""
 WRITE_BYTES = 1 << 16
 FRAME_COST_BYTES = 256
-"""What a frame costs beside its bytes, so that a stream of the smallest ones is no cheaper way to keep us busy."""
+"""What a frame costs beside its bytes, since the smallest frames use the most processor time a byte."""
 LISTEN_BACKLOG = 64
 ACCEPTS_PER_S, ACCEPT_BURST = 100.0, 32.0
 """Connections let in; more wait in the kernel's queue. A handshake with keys costs a millisecond of processor time."""
@@ -150,7 +150,7 @@ class Limits:
     """What the peers of one port may use up together."""
 
     peers: int
-    """With their handshake over; for one more ``Listener.expendable`` chooses which gives way."""
+    """With their handshake complete; for one more ``Listener.expendable`` chooses which is dropped."""
     queue_messages: int
     queue_bytes: int = 1 << 20
     handshakes: int = 16
@@ -180,7 +180,7 @@ class Listener:
         self.budget: Callable[[], Budget | None] = lambda: None
         """The budget of a new peer."""
         self.expendable: Callable[[], Connection | None] = lambda: None
-        """Which peer gives way to one that comes when all places are taken; None if it is the newcomer."""
+        """Which peer to drop for a new one when all places are taken; None for the new one."""
         self.accepts = Budget(ACCEPTS_PER_S, ACCEPT_BURST)
         self.blocked_until_s = 0.0
         self._peer = peer

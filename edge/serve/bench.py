@@ -87,13 +87,13 @@ def _zeromq() -> ModuleType:
 def _started(server: "subprocess.Popen[str]") -> str:
     """The engine that really works; raises UserError if the server does not come up."""
     assert server.stderr
-    said: deque[str] = deque(maxlen=8)
+    lines: deque[str] = deque(maxlen=8)
     for line in server.stderr:
-        said.append(line.strip())
+        lines.append(line.strip())
         if " receives noisy chunks at " in line:
             threading.Thread(target=server.stderr.read, daemon=True).start()
             return line.split(" receives ")[0].removeprefix("quietbox: ")
-    raise UserError(f"the server did not start: {said[-1] if said else 'it printed nothing'}")
+    raise UserError(f"the server did not start: {lines[-1] if lines else 'it printed nothing'}")
 
 
 def _played(push: Any, pull: Any, name: str, rate_hz: int, seconds: float) -> RoundTrips:

@@ -47,7 +47,7 @@ MOST_BYTES = 1 << 22
 """A longer message breaks the connection: 24 s at 44.1 kHz are no chunk. No queue holds more than this, either, unless
 it is a single chunk."""
 MOST_PROGRAMS = 4
-"""Connections at a time, each way."""
+"""Connections at a time, in each direction."""
 HOLD_S = 2.0
 """The stream goes over to another program that sends when the one that has it was silent for so long."""
 OTHER_BYTES_PER_S, OTHER_BYTES_AT_ONCE = 400_000.0, 65_536.0

@@ -43,11 +43,11 @@ class Examined(HopTimes):
     """One engine beside others; the times are the whole chain's."""
 
     latency_ms: float
-    """The engine's, as it says: the hop, its own delay and what fitting its blocks into hops takes."""
+    """As the engine reports it: the hop, its own delay and what fitting its blocks into hops takes."""
     measured_ms: float
     """The same as found by correlating a voice with what the engine made of it."""
     weights_kb: float
-    """Its files; NaN where it has none or does not say."""
+    """Its files; NaN where it has none or does not report them."""
     memory_mb: float
     """How much more a fresh process holds once the chain runs, our engines below another one's included."""
 
@@ -84,7 +84,7 @@ def engines_named(text: str) -> list[str]:
 
 
 def examine_engines(config: Config, seconds: float, names: Sequence[str]) -> Iterator[tuple[str, Examined | str]]:
-    """Each name with its figures, or with the sentence that says why there are none; each in a process of its own."""
+    """Each name with its figures, or with the reason why there are none; each in a process of its own."""
     for name in names:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             try:
@@ -114,20 +114,20 @@ def _examine(config: Config, seconds: float, name: str) -> Examined | str:
 
 
 def resident_mb() -> float:
-    """What this process holds in memory just now (proc(5), statm)."""
+    """Resident memory of this process (proc(5), statm)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measured_delay(engine: Engine) -> int:
-    """How many samples its output lies behind its input, found by correlation of a voice with what becomes of it."""
+    """Delay from input to output in samples: the peak of the correlation of a voice with the engine's output for it."""
     voice = voice_like(VOICE_S)
-    heard = voice.copy()
-    for hop in heard.reshape(-1, HOP_SAMPLES):
+    output = voice.copy()
+    for hop in output.reshape(-1, HOP_SAMPLES):
         engine.process(hop)
     size = 2 * len(voice)
-    likeness = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(voice, size)), size)
-    return int(np.argmax(likeness[:MOST_LAG_SAMPLES]))
+    correlation = np.fft.irfft(np.fft.rfft(output, size) * np.conj(np.fft.rfft(voice, size)), size)
+    return int(np.argmax(correlation[:MOST_LAG_SAMPLES]))
 
 
 def voice_like(seconds: int) -> Floats:
@@ -193,7 +193,7 @@ def bench_stages(config: Config, seconds: float) -> list[HopTimes]:
 
 
 def speech_like(seconds: float) -> Floats:
-    """float32: noise at -30 dBFS with louder bursts four times a second, so that every branch is walked."""
+    """float32: noise at -30 dBFS with louder bursts four times a second, so that every branch runs."""
     hops = max(1, round(seconds * RATE_HZ / HOP_SAMPLES))
     noise = np.random.default_rng(1).standard_normal(hops * HOP_SAMPLES).astype(np.float32) * 0.03
     bursts = (np.sin(2 * np.pi * 4 * np.arange(len(noise)) / RATE_HZ) > 0.3) * np.float32(4) + np.float32(1)

@@ -270,7 +270,7 @@ def _process(
                 for start in range(0, len(block), BLOCK_FRAMES):
                     out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
     except soundfile.LibsndfileError as error:
-        # libsndfile does not say why it cannot write; the system does, with an OSError.
+        # libsndfile does not report why it cannot write; the system does, with an OSError.
         os.pwrite(descriptor, bytes(BLOCK_FRAMES), os.fstat(descriptor).st_size)
         raise OSError(0, one_line(error)) from None
     return totals

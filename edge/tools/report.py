@@ -31,7 +31,7 @@ WIDTH, HEIGHT, LEFT, BELOW = 900, 150, 56, 20
 
 
 class NoHistory(UserError):
-    """There is nothing to draw; the text says why."""
+    """There is nothing to draw; the text is the reason."""
 
 
 @dataclass(frozen=True)

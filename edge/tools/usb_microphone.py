@@ -1,8 +1,8 @@
-"""The board's USB port as a microphone for a PC, up or down, as the settings say: ``hw.board.gadget`` as a command.
+"""The board's USB port as a microphone for a PC, up or down, as set: ``hw.board.gadget`` as a command.
 
     python -m edge.tools.usb_microphone up|down|status [--config FILE] [--root DIR]
 
-``up`` (as root; ``quietbox-gadget.service`` runs it at boot) makes the gadget if the settings say
+``up`` (as root; ``quietbox-gadget.service`` runs it at boot) creates the gadget if the settings have
 ``[cable] usb = true``, else does nothing. ``down`` removes it.
 """
 

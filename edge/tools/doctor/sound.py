@@ -71,14 +71,14 @@ def _probe(context: Context, direction: Direction, device: str) -> MicrophonePro
     return context.probe_output(dataclasses.replace(context.config.playback, device=device), PLAY_S)
 
 
-def judge_failure(word: str, trouble: ProbeFailure) -> Finding:
+def judge_failure(word: str, failure: ProbeFailure) -> Finding:
     """Why a device could not be probed, and what to do."""
-    server = next((name for name in SERVERS if f"{name} (" in trouble.text), "")
+    server = next((name for name in SERVERS if f"{name} (" in failure.text), "")
     fix = {
         "busy": stop_server(server) if server else "stop that program, or choose another card in the settings",
         "refused": "run it with sudo; or choose another device of `quietbox devices`",
         "hangs": "unplug the card and plug it in again, or restart: its driver does not respond",
-    }.get(trouble.kind, "please report it")
-    if trouble.kind == "refused" and "group audio" in trouble.text:
+    }.get(failure.kind, "please report it")
+    if failure.kind == "refused" and "group audio" in failure.text:
         fix = "sudo usermod -aG audio YOU and log in again, or run it with sudo"
-    return Finding(word, FAIL, f"the {word} {trouble.text}" if trouble.kind == "hangs" else trouble.text, fix)
+    return Finding(word, FAIL, f"the {word} {failure.text}" if failure.kind == "hangs" else failure.text, fix)

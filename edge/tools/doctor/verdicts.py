@@ -16,7 +16,7 @@ from edge.tools.probe_process import ProbeFailure
 RATE_TOLERANCE = 0.02
 """Crystals are off by 0.1 % at worst; a larger deviation is a wrong rate, or lost samples."""
 QUIET_DBFS = -50.0
-"""A syllable below this, with the gain of the settings, is too quiet to tell speech from noise well."""
+"""A syllable below this, with the gain of the settings, is too quiet to separate speech from noise well."""
 SPEECH_DBFS = -20.0
 """Where the loudest syllables shall lie."""
 GAIN_MAX_DB = 60.0
@@ -165,7 +165,7 @@ def rate_off(probe: MicrophoneProbe | OutputProbe) -> bool:
 
 
 def _chosen(probe: MicrophoneProbe, settings: CaptureConfig) -> int:
-    """The channel the box would hear, from 0; of a mean the loudest."""
+    """The channel the box would use, from 0; of a mean the loudest."""
     if isinstance(settings.channel, int):
         return min(settings.channel, len(probe.channels)) - 1
     return max(range(len(probe.channels)), key=lambda channel: _loudness(probe.channels[channel]))
