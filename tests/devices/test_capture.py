@@ -73,7 +73,7 @@ def test_16_khz_mono_comes_with_its_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    "offer",
+    "capabilities",
     [
         USB_CAPABILITIES,
         Capabilities(("S16_LE",), (44_100,), False, (1,)),
@@ -394,7 +394,9 @@ def test_both_channels_come_with_their_bits() -> None:
         assert capture.channel in capture.granted
 
 
-@pytest.mark.parametrize("offer", [I2S_CAPABILITIES, Capabilities(("S24_3LE",), (44_100,), False, (2,))], ids=str)
+@pytest.mark.parametrize(
+    "capabilities", [I2S_CAPABILITIES, Capabilities(("S24_3LE",), (44_100,), False, (2,))], ids=str
+)
 def test_both_channels_wait_the_same_time(capabilities: Capabilities) -> None:
     """Conversion delays them alike: one sound in both stays one sound, and a late one stays as late."""
     sound = 0.1 * np.random.default_rng(2).standard_normal(100_000)
