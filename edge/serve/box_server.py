@@ -26,9 +26,10 @@ from edge.config import BridgeConfig
 from edge.dsp.spectrum import Floats
 from edge.net import keys
 from edge.net.budget import Budget
+from edge.net.connection import Connection
 from edge.net.curve import CurveServer, sodium
 from edge.net.log_limit import LogLimit, printable
-from edge.net.transport import Connection, Limits, Listener, Loop
+from edge.net.transport import Limits, Listener, Loop
 from edge.net.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.net.zmtp import Null, Peer
 from edge.suppress.engine import Engine

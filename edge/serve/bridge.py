@@ -31,8 +31,9 @@ from edge.dsp.peak import PeakLimiter
 from edge.dsp.spectrum import Floats
 from edge.net import keys
 from edge.net.budget import Budget
+from edge.net.connection import Connection
 from edge.net.log_limit import LogLimit
-from edge.net.transport import Connection, Limits, Listener, Loop, endpoint
+from edge.net.transport import Limits, Listener, Loop, endpoint
 from edge.net.wire import is_audio
 from edge.net.zmtp import Null, Peer
 from edge.realtime import SWITCH_INTERVAL_S, request_realtime_priority

@@ -22,9 +22,9 @@ from edge.config import RemoteConfig
 from edge.dsp.spectrum import Floats
 from edge.net import keys
 from edge.net.budget import Budget
+from edge.net.connection import Connection, Gone
 from edge.net.curve import UNKNOWN_KEY, CurveClient, sodium
 from edge.net.log_limit import printable
-from edge.net.transport import Connection, Gone
 from edge.net.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.net.zmtp import Null, Peer, Refused
 from edge.realtime import request_realtime_priority

@@ -25,9 +25,9 @@ from edge import HOP_SAMPLES
 from edge.config import RemoteConfig
 from edge.dsp.spectrum import Floats
 from edge.net import keys
+from edge.net.connection import Connection, Gone
 from edge.net.curve import CurveClient, CurveServer
 from edge.net.log_limit import LINES_AT_ONCE, LogLimit, printable
-from edge.net.transport import Connection, Gone
 from edge.net.wire import MOST_BYTES, Kind, Message, pack
 from edge.net.zmtp import COMMAND, MORE, Mechanism, Null, Peer, frame, greeting
 from edge.suppress.link import Link

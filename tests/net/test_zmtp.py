@@ -17,8 +17,9 @@ from zmq.utils.monitor import parse_monitor_message
 from edge import UserError
 from edge.net import keys
 from edge.net.budget import Budget
+from edge.net.connection import Connection, Gone
 from edge.net.curve import CurveClient, CurveServer, sodium
-from edge.net.transport import Connection, Gone, Limits, Listener, Loop
+from edge.net.transport import Limits, Listener, Loop
 from edge.net.zmtp import COMMAND, HANDSHAKE_BYTES, MORE, Mechanism, Null, Peer, ProtocolError, Refused, frame, greeting
 
 MOST = 1024
