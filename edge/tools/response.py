@@ -45,7 +45,7 @@ def measure_response(rate_in_hz: int, rate_out_hz: int) -> tuple[NDArray[np.floa
 
 
 def _pair_figures(rate_in_hz: int, rate_out_hz: int) -> tuple[float, float, float, float]:
-    """Delay (ms), worst pass-band deviation (dB), worst stop-band level (dB), time per 5 ms hop (us, steered)."""
+    """Delay (ms), worst pass-band deviation (dB), worst stop-band level (dB), time per 5 ms hop (µs, steered)."""
     pass_hz, stop_hz = band_edges_hz(rate_in_hz, rate_out_hz)
     hz, db = measure_response(rate_in_hz, rate_out_hz)
     n = round(rate_in_hz * HOP_MS / 1000)
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     if arguments and (len(arguments) != 2 or arguments[0] != "--picture"):
         print("usage: python -m edge.tools.response [--picture FILE.png]", file=sys.stderr)
         return 2
-    print("    in Hz    out Hz  delay ms  pass to Hz  within dB  stop from Hz  at most dB  us per 5 ms hop")
+    print("    in Hz    out Hz  delay ms  pass to Hz  within dB  stop from Hz  at most dB  µs per 5 ms hop")
     for rate_in_hz, rate_out_hz in RATE_PAIRS:
         pass_hz, stop_hz = band_edges_hz(rate_in_hz, rate_out_hz)
         delay_ms, ripple_db, stop_db, hop_us = _pair_figures(rate_in_hz, rate_out_hz)
