@@ -602,10 +602,10 @@ def test_without_pynacl_there_is_one_line(
 
 
 def test_what_cannot_work_leaves_our_own_engine_and_a_note() -> None:
-    chosen = replace(Config(), remote=RemoteConfig(server="192.0.2.1:5557"))
-    opened = open_configured(chosen)
+    chosen = replace(Config(), suppress=replace(Config().suppress, engine="remote"))
+    opened = open_configured(replace(chosen, remote=RemoteConfig(server="192.0.2.1:5557")))
     assert isinstance(opened, MaskEngine) and "remote cannot be used" in opened.notes[-1]
-    opened = open_configured(Config())
+    opened = open_configured(chosen)
     assert isinstance(opened, RemoteEngine) and opened.delay_samples == 880
     opened.close()
 
