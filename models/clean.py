@@ -5,14 +5,13 @@
 
 Speech with a floor of -45 to -35 dB is refused by ``models.mix``: a network would learn to keep that floor. UL-UNAS
 (github.com/Xiaobin-Rong/ul-unas, MIT; the owners publish the weights there) removes it. Only what it changes little is
-kept: where it takes away much, it may have taken speech. RNNoise 0.2 prepared its targets the same way.
+kept: where it takes away much, it may have taken speech. RNNoise 0.2 prepared its targets likewise.
 
 OUT gets one folder a voice, FLAC, and ``cleaned.tsv`` with both floors and the change of every clip, kept or not.
 """
 
 import argparse
 import csv
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ from numpy.typing import NDArray
 from edge import RATE_HZ
 from edge.console import run_main
 from edge.suppress import BadModel, open_core
+from models.command import BadRequest, need, status_of
 from models.measures import si_sdr_db
-from models.mix import WORST_FLOOR_DB, Clip, NoRecordings, listed_clips, read_mono
+from models.mix.recordings import WORST_FLOOR_DB, Clip, NoRecordings, listed_clips, read_mono
 
 Wave = NDArray[np.float32]
 
@@ -138,16 +138,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, required=True, help="UL-UNAS's streaming graph, ONNX")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cleaned recordings; must not exist")
     wanted = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
+        need("onnx", "onnxruntime")
         if wanted.out.exists():
             raise NoRecordings(f"{wanted.out} exists already: name a new folder")
-        clips = cleanable(wanted.data)
-        count, minutes = write(clean(Teacher(wanted.teacher), clips), wanted.out)
-    except (NoRecordings, OSError) as reason:
-        print(f"clean: {reason}", file=sys.stderr)
-        return 2
-    print(f"{wanted.out}: {count} of {len(clips)} clips, {minutes:.0f} minutes")
-    return 0
+        try:
+            clips = cleanable(wanted.data)
+            count, minutes = write(clean(Teacher(wanted.teacher), clips), wanted.out)
+        except OSError as reason:
+            raise BadRequest(str(reason)) from None
+        print(f"{wanted.out}: {count} of {len(clips)} clips, {minutes:.0f} minutes")
+
+    return status_of(work, "clean")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What listeners mind, as losses with gradients: disturbance after PESQ, envelopes after STOI, the opinion of DNSMOS.
+"""Perceptual measures as losses with gradients: disturbance after PESQ, envelopes after STOI, the score of DNSMOS.
 
 The first two follow the published measures in what they compare and leave out what training does not need: PESQ's
 alignment in time and its search for bad intervals, STOI's removal of silent frames (frames are weighed by their level
-instead). They are lessons, not measures: ``models.measures`` measures.
+instead). They are losses, not measurements: ``models.measures`` measures.
 """
 
 import importlib.util
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from edge import RATE_HZ
 from models.measures import DNSMOS_POLYNOMIALS, dnsmos_file
-from models.mix import power
+from models.mix.waves import power
 
 FFT_SAMPLES, STEP_SAMPLES = 512, 256
 BINS_HZ = torch.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)
 
 
 class Disturbance(nn.Module):
-    """How far a wave is from clean speech in loudness, as PESQ judges it: what it takes off the best mark of 4.5.
+    """How far a wave is from clean speech in loudness, as PESQ weighs it: what it takes off the best score of 4.5.
 
     After ITU-T P.862 (2001) and Martin-Donas et al. 2018, "A deep learning loss function based on the perceptual
     evaluation of the speech quality", IEEE Signal Processing Letters 25: power in bands of half a Bark (Traunmueller
@@ -143,7 +143,7 @@ class Opinion(nn.Module):
     FRAME_SAMPLES, FRAME_STEP_SAMPLES = 320, 160
     CONVOLUTIONS, POOLED = 7, (3, 4, 5)
     LEVEL_DBFS = -26.0
-    """DNSMOS hears the level, too: waves of level 1 are presented at this one."""
+    """DNSMOS depends on the level, too: waves of level 1 are presented at this one."""
     LEAST_S = 5.0
     """It was trained on nine seconds; of less than this it knows little."""
 

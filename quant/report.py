@@ -10,9 +10,7 @@ does worse or better than A, file by file, and then shows the files that suffer 
 
 import argparse
 import base64
-import importlib.util
 import io
-import sys
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -21,25 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from edge import RATE_HZ, UserError, command_for
+from edge import RATE_HZ
 from edge.console import run_main
 from edge.dsp.spectrum import Floats
-from quant.evaluate import (
-    MEASURES,
-    BadRequest,
-    Figures,
-    Lines,
-    Row,
-    Sound,
-    check,
-    common_arguments,
-    engine_named,
-    figures_of,
-    read,
-    tables,
-    without_lag,
-    write,
-)
+from models.command import BadRequest, need, status_of
+from models.measures import without_lag
+from quant.evaluate.engines import engine_named
+from quant.evaluate.measures import MEASURES
+from quant.evaluate.options import check, common_arguments, read
+from quant.evaluate.run import Figures, Row, figures_of
+from quant.evaluate.sounds import Sound
+from quant.evaluate.tables import Lines, tables, write
 
 SHOWN_SECONDS = 10
 """How much of a file is seen and heard; with FLAC about 0.2 MB for each engine and file."""
@@ -234,8 +224,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def check_page(asked: argparse.Namespace, engines: list[str]) -> tuple[str, str] | None:
     """The two engines to compare, if any; raises BadRequest."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadRequest(f"matplotlib is not installed; {command_for('pictures')}")
+    need("evaluate,pictures", "matplotlib")
     if asked.out.suffix.lower() not in (".html", ".htm"):
         raise BadRequest(f"{asked.out}: the page is HTML; use a name with .html")
     if not 0 <= asked.files <= 100:
@@ -248,22 +237,21 @@ def check_page(asked: argparse.Namespace, engines: list[str]) -> tuple[str, str]
     return named[0], named[1]
 
 
-def main(argv: list[str] | None = None) -> int:
-    asked = arguments(argv)
-    try:
-        engines = check(asked, asked.out)
-        compare = check_page(asked, engines)
-        sounds = read(asked)
-        figures = figures_of(sounds, engines, asked.limit_db, asked.jobs)
-        source = (asked.pairs or asked.noisy).resolve().name
-        write(asked.out, "".join(page(sounds, figures, asked.files, compare, source)))
-    except UserError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+def run(asked: argparse.Namespace) -> None:
+    """Raises UserError."""
+    engines = check(asked, asked.out)
+    compare = check_page(asked, engines)
+    sounds = read(asked)
+    figures = figures_of(sounds, engines, asked.limit_db, asked.jobs)
+    source = (asked.pairs or asked.noisy).resolve().name
+    write(asked.out, "".join(page(sounds, figures, asked.files, compare, source)))
     print(f"{asked.out}: {len(sounds)} files, {len(engines)} engines, {asked.out.stat().st_size / 1e6:.1f} MB")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0, or 2 after one line that says what is wrong."""
+    asked = arguments(argv)
+    return status_of(lambda: run(asked), "report")
 
 
 if __name__ == "__main__":

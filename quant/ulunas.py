@@ -11,19 +11,19 @@ cannot. Prints the energy of the owners' result over that of the difference, for
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
-from edge import HOP_SAMPLES, RATE_HZ, UserError
+from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
 from edge.dsp.spectrum import Floats
 from edge.suppress import open_engine
 from edge.suppress.foreign.spectral import BINS, HOP, WINDOW
 from edge.suppress.foreign.ulunas import STATES
 from edge.tools.bench import NO_LIMIT_DB
-from quant.evaluate import BadRequest
+from models.command import BadRequest, need, status_of
 
 LEAST_DB = 60.0
 SILENCE = np.zeros(2 * WINDOW, np.float32)
@@ -71,31 +71,40 @@ def agreement_db(file: Path, samples: Floats) -> float:
     return 10 * math.log10(float(np.vdot(theirs, theirs)) / energy) if energy else math.inf
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 if every recording agrees, 1 otherwise or after one line that says what is wrong."""
-    import soundfile
-
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m quant.ulunas", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", type=Path, help="the owners' streaming graph, ONNX")
     parser.add_argument("sounds", type=Path, nargs="+", help="recordings at 16 kHz, mono")
-    asked = parser.parse_args(arguments)
-    least = math.inf
+    return parser.parse_args(argv)
+
+
+def read(path: Path) -> Floats:
+    """float32, mono at 16 kHz; raises BadRequest."""
     try:
-        for path in asked.sounds:
-            try:
-                samples, rate_hz = soundfile.read(path, dtype="float32")
-            except (OSError, soundfile.LibsndfileError) as error:
-                raise BadRequest(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-            if samples.ndim > 1 or rate_hz != RATE_HZ:
-                raise BadRequest(f"{path} must be mono at {RATE_HZ} Hz")
-            found = agreement_db(asked.model, samples)
-            least = min(least, found)
-            print(f"{path.name}: {found:.1f} dB")
-    except UserError as error:
-        print(f"ulunas: {error}", file=sys.stderr)
-        return 1
+        samples, rate_hz = soundfile.read(path, dtype="float32")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise BadRequest(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if samples.ndim > 1 or rate_hz != RATE_HZ:
+        raise BadRequest(f"{path} must be mono at {RATE_HZ} Hz")
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """0 if every recording agrees, 1 otherwise; raises BadRequest."""
+    need("evaluate,train", "onnxruntime", "torch")
+    least = math.inf
+    for path in asked.sounds:
+        found = agreement_db(asked.model, read(path))
+        least = min(least, found)
+        print(f"{path.name}: {found:.1f} dB")
     print(f"lowest: {least:.1f} dB, {'at least' if least >= LEAST_DB else 'below'} {LEAST_DB:g} dB")
     return 0 if least >= LEAST_DB else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if every recording agrees, 1 if one does not, 2 after one line that says what is wrong."""
+    asked = arguments(argv)
+    return status_of(lambda: run(asked), "ulunas")
 
 
 if __name__ == "__main__":

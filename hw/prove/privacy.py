@@ -104,7 +104,8 @@ def _evaluate(folder: Path) -> Sequence[str]:
 
 QUANT = f"""
 import onnx, numpy as np
-from quant.graph import Hops, open_session, silence_of
+from quant.graph import open_session, silence_of
+from quant.hops import Hops
 model = onnx.load({str(MODEL / "quietbox.onnx")!r})
 Hops(open_session(model), silence_of(model)).step(np.zeros(64, np.float32))
 """

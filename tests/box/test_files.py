@@ -32,14 +32,14 @@ from edge.suppress.foreign.window import open_core as open_window
 from edge.suppress.shipped import FOLDER, BadModel, Model
 from edge.tools import calibrate, report
 from hw.install import ledger, target
-from models import train
-from models.train import Refused
-from models.train import read_weights as read_student
-from models.unet import holds_unet
-from models.unet import read_weights as read_unet
-from quant import deepfilter as making
+from models.train import checkpoint
+from models.train.checkpoint import Refused
+from models.train.checkpoint import read_weights as read_student
+from models.window_training import holds_unet
+from models.window_training import read_weights as read_unet
 from quant.calibrate import read_samples
-from quant.evaluate import _read as read_sound
+from quant.deepfilter.archive import read_archive
+from quant.evaluate.sounds import read_sound
 from quant.graph import read_model
 
 Reader = Callable[[Path], Any]
@@ -59,7 +59,7 @@ READERS: dict[str, Reader] = {
     "samples": lambda path: read_samples(path, 100),
     "ONNX": read_model,
     "sound": read_sound,
-    "archive": lambda path: making.read_archive(path, "0" * 64),
+    "archive": lambda path: read_archive(path, "0" * 64),
     "config.txt": target.read_text,
     "calibrate": lambda path: calibrate.calibrate(config.Config(), path),
 }
@@ -257,7 +257,7 @@ def test_any_calibration_is_one_or_one_line(
 
 def test_weights_that_unpack_to_more_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pt"
-    monkeypatch.setattr(train, "MOST_BYTES", 4 << 20)
+    monkeypatch.setattr(checkpoint, "MOST_BYTES", 4 << 20)
     path.write_bytes(npz(data=bytes(5 << 20)))
     assert path.stat().st_size < 1 << 20
     for read in (read_student, read_unet):

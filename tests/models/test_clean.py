@@ -14,7 +14,7 @@ from ulunas_graph import graph
 from edge import RATE_HZ
 from models import clean as module
 from models.clean import Teacher, clean, cleanable, floor_rel_db, main
-from models.mix import NoRecordings
+from models.mix.recordings import NoRecordings
 
 
 def talk(seconds: float = 3.0, floor_db: float = -40.0) -> np.ndarray:

@@ -10,27 +10,13 @@ import soundfile
 torch = pytest.importorskip("torch")
 
 from edge import RATE_HZ  # noqa: E402
-from models.mix import (  # noqa: E402
-    MOST_ROOM_SAMPLES,
-    Bank,
-    Clip,
-    Mixer,
-    NoRecordings,
-    Recipe,
-    Rooms,
-    active_power,
-    decode_once,
-    draw_seconds,
-    fast_length,
-    found_clips,
-    hats,
-    listed_clips,
-    open_bank,
-    open_mixer,
-    open_rooms,
-    pack,
-    power,
-)
+from models.mix import drawn_noise  # noqa: E402
+from models.mix.bank import Bank, decode_once, draw_seconds, open_bank  # noqa: E402
+from models.mix.mixer import Mixer, Recipe, open_mixer  # noqa: E402
+from models.mix.pack import pack  # noqa: E402
+from models.mix.recordings import Clip, NoRecordings, found_clips, listed_clips  # noqa: E402
+from models.mix.rooms import MOST_ROOM_SAMPLES, Rooms, open_rooms  # noqa: E402
+from models.mix.waves import active_power, fast_length, hats, power  # noqa: E402
 
 SAMPLES = 80 * 150
 PLAIN = Recipe(
@@ -314,11 +300,12 @@ def test_a_synthetic_voice_is_drawn_a_quarter_as_often() -> None:
     assert draw_seconds("anna", 1e4) == 4 * draw_seconds("vctksyn_p225", 1e4) == 120.0
 
 
-@pytest.mark.parametrize("kind", ["_ventilation", "_pass_by"])
+@pytest.mark.parametrize("kind", ["ventilation", "pass_by"])
 def test_drawn_sounds_are_sounds(kind: str) -> None:
-    mixer = Mixer(bank([np.ones(SAMPLES)]), bank([np.ones(SAMPLES)]), None, seed=3)
-    drawn = getattr(mixer, kind)(8, SAMPLES)
+    draws = drawn_noise.Draws(torch.device("cpu"))
+    draws.seed(3)
+    drawn = getattr(drawn_noise, kind)(draws, 8, SAMPLES)
     assert drawn.shape == (8, SAMPLES) and torch.isfinite(drawn).all() and (power(drawn) > 0).all()
-    if kind == "_pass_by":
+    if kind == "pass_by":
         assert drawn.min() > 0 and drawn.max() <= 1
         assert (drawn.amax(1) > 0.99).all()  # each passes within the item

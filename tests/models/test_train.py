@@ -13,26 +13,20 @@ torch = pytest.importorskip("torch")
 from edge import RATE_HZ  # noqa: E402
 from edge.dsp.spectrum import DELAY_SAMPLES  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
-from models import twin  # noqa: E402
-from models.measures import si_sdr_db  # noqa: E402
-from models.mix import Batch  # noqa: E402
-from models.network import Network, Spectrum, enhance  # noqa: E402
-from models.train import (  # noqa: E402
-    LONG_EVERY,
-    Loss,
-    LossBatch,
-    Plan,
-    Refused,
-    Trainer,
-    batches,
-    load_network,
-    main,
-    measure,
-    read_weights,
-    speech_labels,
-    stream,
+from models.late_window import (  # noqa: E402
+    LateSpectrum,
+    TwinTrainer,
 )
-from models.twin import LateSpectrum  # noqa: E402
+from models.measures import si_sdr_db  # noqa: E402
+from models.mix.mixer import Batch  # noqa: E402
+from models.network import Network, Spectrum, enhance  # noqa: E402
+from models.train.__main__ import main  # noqa: E402
+from models.train.checkpoint import Refused, load_network, read_weights  # noqa: E402
+from models.train.development import measure, stream  # noqa: E402
+from models.train.loop import LONG_EVERY, batches  # noqa: E402
+from models.train.loss import Loss, LossBatch, speech_labels  # noqa: E402
+from models.train.trainer import Plan, Trainer  # noqa: E402
+from models.twin import main as twin_main  # noqa: E402
 
 SMALL = '{"channels": 8, "squeeze": 4, "hidden": 12, "rounds": 1}'
 
@@ -71,7 +65,7 @@ def learn(recordings: Path, out: Path, *more: str) -> int:
 
 
 def test_a_short_training_lowers_the_loss(recordings: Path, tmp_path: Path) -> None:
-    from models.mix import open_mixer
+    from models.mix.mixer import open_mixer
 
     mixer = open_mixer(None, tmp_path, 1, speech=[recordings / "speech"], noise=[recordings / "noise"])
     batch, student = mixer.batch(0, 4, 80 * 60), Trainer(Shape(**json.loads(SMALL)), Plan(), torch.device("cpu"))
@@ -82,8 +76,8 @@ def test_a_short_training_lowers_the_loss(recordings: Path, tmp_path: Path) -> N
 
 
 def test_resumed_is_uninterrupted(recordings: Path, tmp_path: Path) -> None:
-    from models.mix import open_mixer
-    from models.train import train
+    from models.mix.mixer import open_mixer
+    from models.train.loop import train
 
     plan, shape = Plan(steps=14, items=4, segment_hops=60), Shape(**json.loads(SMALL))
     sources = {"speech": [recordings / "speech"], "noise": [recordings / "noise"]}
@@ -244,14 +238,14 @@ def test_a_deepened_network_begins_as_the_one_it_was(recordings: Path, tmp_path:
 def test_the_twin_trains_and_is_measured_in_time(recordings: Path, tmp_path: Path) -> None:
     shape, pairs = Shape(**json.loads(SMALL)), recordings / "pairs"
     sounds = ("--speech", recordings / "speech", "--noise", recordings / "noise", "--items", 2, "--shape", SMALL)
-    assert twin.main([str(word) for word in ("--out", tmp_path, *sounds, "--steps", 2, "--dev", pairs)]) == 0
-    assert twin.main(["--evaluate", str(tmp_path / "weights.pt")]) == 2
+    assert twin_main([str(word) for word in ("--out", tmp_path, *sounds, "--steps", 2, "--dev", pairs)]) == 0
+    assert twin_main(["--evaluate", str(tmp_path / "weights.pt")]) == 2
     network = Network(shape)
     with torch.no_grad():
         network.spread.weight.zero_()
         network.spread.bias.fill_(20)
     waves = [np.random.default_rng(length).standard_normal(length).astype(np.float32) for length in (4000, 2411)]
-    for heard, wave in zip(twin.TwinTrainer.heard_by(network, waves), waves, strict=True):
+    for heard, wave in zip(TwinTrainer.enhanced_by(network, waves), waves, strict=True):
         assert np.allclose(heard, wave, atol=1e-5)
 
 
@@ -274,7 +268,7 @@ def test_rate_rises_and_falls() -> None:
 
 
 def test_some_batches_are_long(recordings: Path, tmp_path: Path) -> None:
-    from models.mix import open_mixer
+    from models.mix.mixer import open_mixer
 
     mixer = open_mixer(None, tmp_path, 1, speech=[recordings / "speech"], noise=[recordings / "noise"])
     stretch = batches(mixer, Plan(items=4, segment_hops=20), LONG_EVERY - 2, 0, 1)

@@ -15,23 +15,17 @@ from edge.dsp.spectrum import Floats  # noqa: E402
 from edge.suppress.foreign.window import OURS, Geometry, open_core  # noqa: E402
 from edge.suppress.shipped import BadModel, Model  # noqa: E402
 from models.measures import si_sdr_db  # noqa: E402
-from models.mix import Batch  # noqa: E402
-from models.train import Plan, Refused, train  # noqa: E402
-from models.unet import (  # noqa: E402
-    BEST_DB,
-    Frames,
-    UNet,
-    Widths,
-    WindowTrainer,
-    below_best_db,
-    heard,
-    holds_unet,
-    load_unet,
-    main,
-    read_weights,
-)
-from quant import export, quantize  # noqa: E402
+from models.mix.mixer import Batch  # noqa: E402
+from models.train.checkpoint import Refused  # noqa: E402
+from models.train.loop import train  # noqa: E402
+from models.train.trainer import Plan  # noqa: E402
+from models.unet import main  # noqa: E402
+from models.window_network import BEST_DB, Frames, UNet, Widths, below_best_db  # noqa: E402
+from models.window_training import WindowTrainer, heard, holds_unet, load_unet, read_weights  # noqa: E402
+from quant.export import run as export_run  # noqa: E402
+from quant.export.__main__ import main as export_main  # noqa: E402
 from quant.graph import metadata_of, read_model  # noqa: E402
+from quant.quantize.__main__ import main as quantize_main  # noqa: E402
 
 SHIPPED = Path(__file__).parents[2] / "models" / "unet"
 SOUNDS = Path(__file__).parents[1] / "sounds"
@@ -95,7 +89,7 @@ def test_si_sdr_term_is_si_sdr() -> None:
 
 @torch.no_grad()
 def loss_of(whole: WindowTrainer) -> float:
-    return sum(float(term) for term in whole.lesson(Hum().batch(9999, 4, SAMPLES)).values())
+    return sum(float(term) for term in whole.loss_batch(Hum().batch(9999, 4, SAMPLES)).values())
 
 
 def test_training_learns_and_resumes_to_the_same_bit(tmp_path: Path) -> None:
@@ -144,9 +138,9 @@ def test_the_same_scripts_export_and_quantize_it(tmp_path: Path, capsys: pytest.
     torch.manual_seed(2)
     shape = {"levels": (8, 8, 12, 12), "middle": 16}
     torch.save({"shape": shape, "weights": UNet(Widths((8, 8, 12, 12), 16)).state_dict()}, tmp_path / "weights.pt")
-    assert export.main(["--weights", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "float.onnx")]) == 0
+    assert export_main(["--weights", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "float.onnx")]) == 0
     whole = tmp_path / "float.onnx"
-    assert quantize.main(["--model", str(whole), "--out", str(tmp_path / "small.onnx")]) == 0
+    assert quantize_main(["--model", str(whole), "--out", str(tmp_path / "small.onnx")]) == 0
     small = tmp_path / "small.onnx"
     assert small.stat().st_size < 0.5 * whole.stat().st_size
     said = metadata_of(read_model(small))
@@ -158,9 +152,9 @@ def test_the_same_scripts_export_and_quantize_it(tmp_path: Path, capsys: pytest.
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "window_difference", lambda network, model: 1e-3)
+    monkeypatch.setattr(export_run, "window_difference", lambda network, model: 1e-3)
     arguments = ["--weights", str(SHIPPED / "weights.pt"), "--out", str(tmp_path / "float.onnx")]
-    assert export.main(arguments) == 2
+    assert export_main(arguments) == 2
     assert not (tmp_path / "float.onnx").exists()
 
 
@@ -193,7 +187,7 @@ def test_a_shipped_file_that_was_changed_is_refused(tmp_path: Path) -> None:
 
 def test_the_shipped_one_works_and_int8_costs_nothing(tmp_path: Path) -> None:
     whole = tmp_path / "float.onnx"
-    assert export.main(["--weights", str(SHIPPED / "weights.pt"), "--out", str(whole)]) == 0
+    assert export_main(["--weights", str(SHIPPED / "weights.pt"), "--out", str(whole)]) == 0
     core, reference = open_core("quietbox"), open_core(str(whole))
     better, apart = [], []
     for clean, noisy in pairs():

@@ -15,12 +15,13 @@ pytest.importorskip("onnxruntime")
 from edge import RATE_HZ  # noqa: E402
 from edge.dsp.spectrum import BANDS, SILENCE, Floats  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
+from models.command import BadRequest  # noqa: E402
 from models.network import Network  # noqa: E402
 from quant import calibrate  # noqa: E402
 from quant.calibrate import Reader, Samples  # noqa: E402
-from quant.evaluate import BadRequest  # noqa: E402
-from quant.export import build  # noqa: E402
-from quant.graph import Hops, open_session, silence_of  # noqa: E402
+from quant.export.network import build  # noqa: E402
+from quant.graph import open_session, silence_of  # noqa: E402
+from quant.hops import Hops  # noqa: E402
 
 torch.set_num_threads(1)
 SMALL = Shape(stride_bands=16, channels=4, squeeze=2, hidden=6, rounds=1, past_hops=1)

@@ -15,13 +15,24 @@ pytest.importorskip("onnx")
 from edge import HOP_SAMPLES, RATE_HZ  # noqa: E402
 from edge.dsp.spectrum import DELAY_SAMPLES, Floats  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
-from models.mix import MOST_ROOM_SAMPLES  # noqa: E402
+from models.command import BadRequest  # noqa: E402
+from models.mix.rooms import MOST_ROOM_SAMPLES  # noqa: E402
 from models.network import Network, Spectrum, enhance  # noqa: E402
-from models.train import Plan, Trainer, load_network, read_weights  # noqa: E402
-from quant import distil  # noqa: E402
+from models.train.checkpoint import load_network, read_weights  # noqa: E402
+from models.train.trainer import Plan, Trainer  # noqa: E402
 from quant.calibrate import SOUNDS, find  # noqa: E402
-from quant.distil import Lessons, held, made, main, nearness_db, outputs_of, teach, teacher_named, through  # noqa: E402
-from quant.evaluate import BadRequest  # noqa: E402
+from quant.distil import pairs as pairs_module  # noqa: E402
+from quant.distil import teacher as teacher_module  # noqa: E402
+from quant.distil.__main__ import main  # noqa: E402
+from quant.distil.pairs import (  # noqa: E402
+    DistillationPairs,
+    held,
+    made,
+    read,
+    to_int16,
+)
+from quant.distil.student import similarity_db, train_student  # noqa: E402
+from quant.distil.teacher import outputs_of, teacher_named, through  # noqa: E402
 
 torch.set_num_threads(1)
 SMALL = Shape(stride_bands=8, channels=12, squeeze=6, hidden=16, rounds=1, past_hops=1)
@@ -31,11 +42,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def recordings() -> list[Floats]:
-    return [distil.read(file)[: 5 * RATE_HZ] for file in find([SOUNDS])]
+    return [read(file)[: 5 * RATE_HZ] for file in find([SOUNDS])]
 
 
 @pytest.fixture(scope="module")
-def lessons(recordings: list[Floats]) -> Lessons:
+def pairs(recordings: list[Floats]) -> DistillationPairs:
     return made(teacher_named("dsp")[0], recordings)
 
 
@@ -63,42 +74,42 @@ def command(teacher: object, out: Path, *more: object) -> int:
     return main([*own, *map(str, more)])
 
 
-def taught_30_steps(lessons: Lessons, judged: Lessons, folder: Path) -> tuple[float, float]:
-    """How near a student is to ``judged`` before and after it learnt from ``lessons``; the same every time."""
+def taught_30_steps(pairs: DistillationPairs, judged: DistillationPairs, folder: Path) -> tuple[float, float]:
+    """How near a student is to ``judged`` before and after it learnt from ``pairs``; the same every time."""
     plan = Plan(steps=30, items=4, segment_hops=150, peak_rate=1.5e-2)
     student = Trainer(SMALL, plan, CPU)
-    before = nearness_db(judged, student.averaged_network())
-    teach(student, lessons, folder)
+    before = similarity_db(judged, student.averaged_network())
+    train_student(student, pairs, folder)
     assert student.step == 30
-    return before, nearness_db(judged, student.averaged_network())
+    return before, similarity_db(judged, student.averaged_network())
 
 
-def test_a_student_comes_nearer_to_its_teacher(lessons: Lessons, tmp_path: Path) -> None:
-    before, after = taught_30_steps(lessons, lessons, tmp_path)
+def test_a_student_comes_nearer_to_its_teacher(pairs: DistillationPairs, tmp_path: Path) -> None:
+    before, after = taught_30_steps(pairs, pairs, tmp_path)
     assert after > before + 0.4
     learnt = load_network(tmp_path / "weights.pt")
-    assert nearness_db(lessons, learnt) == pytest.approx(after, abs=1e-3)
+    assert similarity_db(pairs, learnt) == pytest.approx(after, abs=1e-3)
 
 
-def swapped(taught: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [*taught[1:], taught[0]]
+def swapped(target: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [*target[1:], target[0]]
 
 
-def one_hop_late(taught: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [wave.roll(HOP_SAMPLES) for wave in taught]
+def one_hop_late(target: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [wave.roll(HOP_SAMPLES) for wave in target]
 
 
 @pytest.mark.parametrize("spoilt", [swapped, one_hop_late])
 def test_it_learns_nothing_from_the_wrong_targets(
-    lessons: Lessons, tmp_path: Path, spoilt: Callable[[list[torch.Tensor]], list[torch.Tensor]]
+    pairs: DistillationPairs, tmp_path: Path, spoilt: Callable[[list[torch.Tensor]], list[torch.Tensor]]
 ) -> None:
     """Were the pairs mixed up or not lined up, the test above would fail."""
-    taught = torch.cat(spoilt([*lessons.taught.split([*lessons.lengths])]))
-    before, after = taught_30_steps(replace(lessons, taught=taught), lessons, tmp_path)
+    target = torch.cat(spoilt([*pairs.target.split([*pairs.lengths])]))
+    before, after = taught_30_steps(replace(pairs, target=target), pairs, tmp_path)
     assert after < before
 
 
-def test_a_late_teacher_is_lined_up(recordings: list[Floats], lessons: Lessons) -> None:
+def test_a_late_teacher_is_lined_up(recordings: list[Floats], pairs: DistillationPairs) -> None:
     """Half a dozen lags, hops and not, and one recording of which the teacher leaves nothing."""
     hear, known = teacher_named("dsp")[0], dict[int, Floats]()
     for lag in (0, 1, 80, 641, 1333):
@@ -109,8 +120,8 @@ def test_a_late_teacher_is_lined_up(recordings: list[Floats], lessons: Lessons) 
             return np.concatenate([np.zeros(lag, np.float32), known[key]])
 
         again = outputs_of(late, recordings)
-        rows = torch.from_numpy(distil.to_int16(again))
-        assert torch.equal(rows, lessons.taught), lag
+        rows = torch.from_numpy(to_int16(again))
+        assert torch.equal(rows, pairs.target), lag
 
     def deaf(samples: Floats) -> Floats:
         heard = np.concatenate([np.zeros(500, np.float32), samples])
@@ -130,7 +141,7 @@ def test_a_teacher_that_says_nothing_or_nonsense_is_refused(recordings: list[Flo
 
 @pytest.mark.parametrize("samples", [1, 79, 80, 4001, 16_000])
 def test_long_recordings_go_through_a_network_in_stretches(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distil, "BLOCK_HOPS", 7)
+    monkeypatch.setattr(teacher_module, "BLOCK_HOPS", 7)
     torch.manual_seed(2)
     network = Network(SMALL).eval()
     network.settle()
@@ -143,34 +154,34 @@ def test_long_recordings_go_through_a_network_in_stretches(samples: int, monkeyp
     np.testing.assert_allclose(output, whole, atol=1e-6)
 
 
-def numbered(trust: float = 1.0) -> Lessons:
-    """Rows whose samples say where they come from: noisy n, taught n + 7, clean -n."""
+def numbered(trust: float = 1.0) -> DistillationPairs:
+    """Rows whose samples say where they come from: noisy n, target n + 7, clean -n."""
     noisy = torch.arange(20_000, dtype=torch.int16)
-    return Lessons(noisy, noisy + 7, -noisy, (2_000, 5_000, 13_000), trust)
+    return DistillationPairs(noisy, noisy + 7, -noisy, (2_000, 5_000, 13_000), trust)
 
 
 def test_segments_are_pairs_from_outside_the_parts_kept_apart() -> None:
-    lessons = numbered()
+    pairs = numbered()
     for step in range(20):
-        batch = lessons.batch(step, 8, 1_600)
+        batch = pairs.batch(step, 8, 1_600)
         noisy, target = ((wave * 32768).round().long() for wave in (batch.noisy, batch.clean))
         assert torch.equal(target, noisy + 7)
         start = 0
         inside = torch.zeros(8, dtype=torch.bool)
-        for length in lessons.lengths:
+        for length in pairs.lengths:
             inside |= ((noisy >= start) & (noisy < start + length - held(length))).all(1)
             start += length
         assert inside.all()
-    ends = [np.rint(noisy * 32768) for noisy, _ in lessons.held_out()]
+    ends = [np.rint(noisy * 32768) for noisy, _ in pairs.held_out()]
     assert [(end[0], end[-1]) for end in ends] == [(1_600, 1_999), (6_000, 6_999), (17_400, 19_999)]
 
 
 def test_batches_depend_on_seed_and_step_alone_and_short_recordings_go_round() -> None:
-    lessons = numbered()
-    assert torch.equal(lessons.batch(3, 8, 800).noisy, lessons.batch(3, 8, 800).noisy)
-    assert not torch.equal(lessons.batch(3, 8, 800).noisy, lessons.batch(4, 8, 800).noisy)
-    assert not torch.equal(lessons.batch(3, 8, 800).noisy, replace(lessons, seed=2).batch(3, 8, 800).noisy)
-    batch = replace(lessons, lengths=(2_000, 18_000)).batch(0, 64, 4_000)
+    pairs = numbered()
+    assert torch.equal(pairs.batch(3, 8, 800).noisy, pairs.batch(3, 8, 800).noisy)
+    assert not torch.equal(pairs.batch(3, 8, 800).noisy, pairs.batch(4, 8, 800).noisy)
+    assert not torch.equal(pairs.batch(3, 8, 800).noisy, replace(pairs, seed=2).batch(3, 8, 800).noisy)
+    batch = replace(pairs, lengths=(2_000, 18_000)).batch(0, 64, 4_000)
     short = batch.noisy[(batch.noisy * 32768).amax(1) < 2_000]
     assert len(short) and torch.equal(short[:, :1_600], short[:, 1_600:3_200])
 
@@ -188,16 +199,16 @@ def test_the_command_teaches_goes_on_and_keeps_the_lessons(
     out, source = tmp_path / "run", ["--noisy", folder]
     assert command(weights, out, *source, "--shape", TINY, "--steps", "2") == 0
     assert "student now" in capsys.readouterr().out
-    assert {file.name for file in out.iterdir()} >= {"checkpoint.pt", "weights.pt", "lessons.npz"}
+    assert {file.name for file in out.iterdir()} >= {"checkpoint.pt", "weights.pt", "pairs.npz"}
     assert not [file for file in out.iterdir() if file.name.startswith(".")]
-    with np.load(out / "lessons.npz") as stored:
+    with np.load(out / "pairs.npz") as stored:
         assert stored["lengths"].tolist() == [2 * RATE_HZ, 24_000]
-        assert np.count_nonzero(stored["taught"]) > 50_000
-    monkeypatch.setattr(distil, "outputs_of", lambda *_: pytest.fail("the lessons were there"))
+        assert np.count_nonzero(stored["target"]) > 50_000
+    monkeypatch.setattr(pairs_module, "outputs_of", lambda *_: pytest.fail("the pairs were there"))
     assert command(weights, out, *source, "--resume", "--steps", "3") == 0
     assert read_weights(out / "checkpoint.pt")["step"] == 3
     monkeypatch.undo()
-    (out / "lessons.npz").write_bytes(b"PK")
+    (out / "pairs.npz").write_bytes(b"PK")
     assert command(weights, out, *source, "--resume", "--steps", "4") == 0
     other = tmp_path / "other"
     assert command("dsp", other, *source, "--init", out / "weights.pt", "--steps", "1") == 0
@@ -213,10 +224,10 @@ def test_mixtures_with_a_known_clean_side(weights: Path, tmp_path: Path) -> None
         (data / f"{name}.tsv").write_text(head + f"{name}.wav\t0\t3\there\tone\n")
     more = ["--data", data, "--trust", "0.3", "--mixture-minutes", "0.1", "--shape", TINY, "--steps", "1"]
     assert command(weights, tmp_path / "run", *more) == 0
-    with np.load(tmp_path / "run" / "lessons.npz") as stored:
+    with np.load(tmp_path / "run" / "pairs.npz") as stored:
         assert stored["lengths"].tolist() == [10 * RATE_HZ] * 4
-        assert len(stored["clean"]) == len(stored["noisy"]) == len(stored["taught"]) > MOST_ROOM_SAMPLES
-        assert not np.array_equal(stored["clean"], stored["taught"])
+        assert len(stored["clean"]) == len(stored["noisy"]) == len(stored["target"]) > MOST_ROOM_SAMPLES
+        assert not np.array_equal(stored["clean"], stored["target"])
 
 
 def test_refusals_are_one_line_and_leave_nothing(

@@ -13,8 +13,16 @@ from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.config import Config
 from edge.dsp.spectrum import Floats
 from edge.tools.enhance import enhance_samples
-from models import measures
-from quant import evaluate, peers
+from models import command, measures
+from models.command import BadRequest
+from quant import peers
+from quant.evaluate import run
+from quant.evaluate.__main__ import main
+from quant.evaluate.cost import Cost
+from quant.evaluate.engines import ENGINES, OURS, engine_named
+from quant.evaluate.measures import MEASURES, measure, probe, removed_in_likely_pauses_db
+from quant.evaluate.run import Figures, Row
+from quant.evaluate.tables import tables, write
 
 for package in ("pesq", "pystoi", "speechmos", "onnxruntime"):
     pytest.importorskip(package)
@@ -74,7 +82,7 @@ def test_si_sdr_ignores_an_offset_and_survives_silence() -> None:
 
 def test_a_perfect_copy_gets_the_best_marks() -> None:
     clean = speechy()
-    values = evaluate.measure(clean, clean + noise(len(clean)), clean)
+    values = measure(clean, clean + noise(len(clean)), clean)
     assert values["pesq_wb"] > 4.6
     assert values["stoi"] > 0.999 and values["estoi"] > 0.999
     assert values["si_sdr_improvement_db"] > 60
@@ -84,7 +92,7 @@ def test_a_perfect_copy_gets_the_best_marks() -> None:
 def test_doing_nothing_improves_nothing() -> None:
     clean = speechy()
     noisy = clean + noise(len(clean))
-    values = evaluate.measure(clean, noisy, noisy)
+    values = measure(clean, noisy, noisy)
     assert values["si_sdr_improvement_db"] == 0
     assert values["noise_removed_db"] == 0
     assert values["pesq_wb"] < 4 and values["stoi"] < 0.999
@@ -93,19 +101,19 @@ def test_doing_nothing_improves_nothing() -> None:
 def test_noise_removed_is_what_was_removed_in_the_pauses() -> None:
     clean = speechy()
     hum = noise(len(clean))
-    values = evaluate.measure(clean, clean + hum, 0.5 * clean + 0.1 * hum)
+    values = measure(clean, clean + hum, 0.5 * clean + 0.1 * hum)
     assert values["noise_removed_db"] == pytest.approx(20, abs=0.5)
 
 
 def test_without_a_reference_the_noise_removed_is_found_in_the_sound_itself() -> None:
     clean, hum = speechy(), noise(3 * RATE_HZ, 0.003)
-    values = evaluate.measure(None, clean + hum, 0.5 * clean + 0.1 * hum)
+    values = measure(None, clean + hum, 0.5 * clean + 0.1 * hum)
     assert values["noise_removed_db"] == pytest.approx(20, abs=1.5)
     assert values.keys() == {"noise_removed_db", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl"}
-    assert evaluate.measure(None, hum, 0.1 * hum)["noise_removed_db"] == pytest.approx(20, abs=0.01), "nobody speaks"
+    assert measure(None, hum, 0.1 * hum)["noise_removed_db"] == pytest.approx(20, abs=0.01), "nobody speaks"
     silence = np.zeros_like(hum)
-    assert np.isnan(evaluate.removed_in_likely_pauses_db(silence, silence))
-    assert evaluate.removed_in_likely_pauses_db(hum, silence) > 100
+    assert np.isnan(removed_in_likely_pauses_db(silence, silence))
+    assert removed_in_likely_pauses_db(hum, silence) > 100
 
 
 def turned(share: float) -> peers.Engine:
@@ -117,11 +125,11 @@ def test_an_engine_is_probed_with_each_half_of_the_mixture() -> None:
     clean = speechy()
     noisy = clean + noise(len(clean))
     truth = measures.spoken(clean)
-    values = evaluate.probe(turned(0.5), clean, noisy, peers.Heard(noisy, truth.astype(np.float32)), 60)
+    values = probe(turned(0.5), clean, noisy, peers.Heard(noisy, truth.astype(np.float32)), 60)
     assert values["clean_level_db"] == pytest.approx(-6.02, abs=0.01)
     assert values["noise_alone_removed_db"] == pytest.approx(6.02, abs=0.01)
     assert values["speech_auc"] == 1
-    values = evaluate.probe(turned(1), clean, clean, peers.Heard(clean), 60)
+    values = probe(turned(1), clean, clean, peers.Heard(clean), 60)
     assert values["clean_level_db"] == 0
     assert np.isnan(values["noise_alone_removed_db"]) and np.isnan(values["speech_auc"])
 
@@ -186,7 +194,7 @@ def test_lag_is_found_and_removed(late: int) -> None:
 
 
 def available(name: str) -> peers.Engine:
-    engine = evaluate.engine_named(name)
+    engine = engine_named(name)
     try:
         engine.weights()
     except UserError as missing:
@@ -194,7 +202,7 @@ def available(name: str) -> peers.Engine:
     return engine
 
 
-@pytest.mark.parametrize("name", ["noisy", *evaluate.OURS, *(f"{name}-whole" for name in evaluate.OURS)])
+@pytest.mark.parametrize("name", ["noisy", *OURS, *(f"{name}-whole" for name in OURS)])
 def test_every_engine_gives_back_all_of_the_sound(name: str) -> None:
     engine = available(name)
     sound = speechy(1.003) + noise(round(1.003 * RATE_HZ))
@@ -207,7 +215,7 @@ def test_every_engine_gives_back_all_of_the_sound(name: str) -> None:
     assert engine.latency_ms() == (0 if name == "noisy" else 10)
 
 
-@pytest.mark.parametrize("name", evaluate.OURS)
+@pytest.mark.parametrize("name", OURS)
 def test_our_engines_run_as_enhance_runs_them(name: str) -> None:
     engine = available(f"{name}-whole")
     sound = speechy(1.5) + noise(round(1.5 * RATE_HZ))
@@ -221,7 +229,7 @@ def test_our_engines_run_as_enhance_runs_them(name: str) -> None:
 
 def test_the_limit_reaches_our_engine() -> None:
     hiss = noise(2 * RATE_HZ, 0.02)
-    levels = [np.std(evaluate.ENGINES["dsp"](hiss, limit_db)[RATE_HZ : 2 * RATE_HZ]) for limit_db in (0.0, 6.0, 60.0)]
+    levels = [np.std(ENGINES["dsp"](hiss, limit_db)[RATE_HZ : 2 * RATE_HZ]) for limit_db in (0.0, 6.0, 60.0)]
     assert levels[0] > 1.5 * levels[1] > 1.5 * levels[2]
 
 
@@ -231,7 +239,7 @@ def test_the_limit_reaches_our_engine() -> None:
 def test_a_run_measures_every_engine_on_every_file(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report, page = tmp_path / "r.json", tmp_path / "r.md"
     asked = ["--pairs", str(pairs), "--engines", "noisy,dsp,noisy", "--json", str(report), "--markdown", str(page)]
-    assert evaluate.main([*asked, "--jobs", "1"]) == 0
+    assert main([*asked, "--jobs", "1"]) == 0
     found = json.loads(report.read_text())
     assert [(row["engine"], row["name"]) for row in found["files"]] == [
         ("noisy", "0"), ("noisy", "1"), ("dsp", "0"), ("dsp", "1"),
@@ -240,7 +248,7 @@ def test_a_run_measures_every_engine_on_every_file(pairs: Path, tmp_path: Path, 
     assert found["lag_samples"] == {"noisy": 0, "dsp": 0}
     assert found["means"]["noisy"]["si_sdr_improvement_db"] == 0
     assert {row["noise_kind"] for row in found["files"]} == {"home", "rain"}
-    assert set(evaluate.MEASURES) == set(found["means"]["dsp"])
+    assert set(MEASURES) == set(found["means"]["dsp"])
     assert 0.5 < found["means"]["dsp"]["speech_auc"] <= 1 and found["means"]["noisy"]["speech_auc"] is None
     assert found["costs"]["dsp"]["latency_ms"] == 10 and 0 < found["costs"]["dsp"]["real_time_factor"] < 10
     text = page.read_text()
@@ -255,7 +263,7 @@ def test_recordings_without_a_reference_are_measured_too(
 ) -> None:
     report = tmp_path / "r.json"
     asked = ["--noisy", str(pairs / "noisy"), "--engines", "dsp", "--json", str(report), "--jobs", "1"]
-    assert evaluate.main(asked) == 0
+    assert main(asked) == 0
     found = json.loads(report.read_text())
     assert found["means"]["dsp"]["noise_removed_db"] > 3
     assert found["means"]["dsp"]["pesq_wb"] is None and "pesq_wb" not in found["files"][0]
@@ -263,14 +271,14 @@ def test_recordings_without_a_reference_are_measured_too(
     assert "DNSMOS" in said and "PESQ" not in said
 
 
-def rows(engine: str, **kinds: str) -> list[evaluate.Row]:
-    return [evaluate.Row(engine, name, None, kind, {"pesq_wb": float(name[1:])}) for name, kind in kinds.items()]
+def rows(engine: str, **kinds: str) -> list[Row]:
+    return [Row(engine, name, None, kind, {"pesq_wb": float(name[1:])}) for name, kind in kinds.items()]
 
 
 def test_kinds_come_commonest_first_and_single_ones_together() -> None:
     found = rows("a", f1="rain", f2="dog", f3="rain", f4="bell")
-    cost = evaluate.Cost(10, float("nan"), 0.1, 1)
-    *_, kinds = evaluate.tables(evaluate.Figures(["a"], 60, found, {"a": 0}, {"a": cost}))
+    cost = Cost(10, float("nan"), 0.1, 1)
+    *_, kinds = tables(Figures(["a"], 60, found, {"a": 0}, {"a": cost}))
     assert kinds[1] == ["kind", "files", "a"]
     assert kinds[2] == [["rain", "2", "2.000"], ["kinds with one file", "2", "3.000"]]
 
@@ -279,23 +287,23 @@ def test_a_failing_engine_ends_the_run_in_one_line(
     pairs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(samples: Floats, limit_db: float) -> peers.Heard:
-        raise evaluate.BadRequest("dsp failed on the way: tired")
+        raise BadRequest("dsp failed on the way: tired")
 
-    cost = evaluate.Cost(10, 0, 0.1, 1)
-    monkeypatch.setattr(evaluate, "costs", lambda *_: {"dsp": cost})
-    monkeypatch.setitem(evaluate.ENGINES, "dsp", peers.Engine(fail, lambda: 10.0, list))
+    cost = Cost(10, 0, 0.1, 1)
+    monkeypatch.setattr(run, "costs", lambda *_: {"dsp": cost})
+    monkeypatch.setitem(ENGINES, "dsp", peers.Engine(fail, lambda: 10.0, list))
     assert "tired" in refusal(capsys, "--pairs", str(pairs), "--engines", "dsp", "--jobs", "1")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_text("old")
-    evaluate.write(kept, "new\udcff")
+    write(kept, "new\udcff")
     assert kept.read_text().startswith("new")
     folder = tmp_path / "folder"
     (folder / "inside").mkdir(parents=True)
-    with pytest.raises(evaluate.BadRequest, match="cannot be written"):
-        evaluate.write(folder, "text")
+    with pytest.raises(BadRequest, match="cannot be written"):
+        write(folder, "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "kept"]
 
 
@@ -303,7 +311,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def refusal(capsys: pytest.CaptureFixture, *asked: str) -> str:
-    assert evaluate.main([*asked]) != 0
+    assert main([*asked]) != 0
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and not said.out, "one clear line"
     return said.err
@@ -325,7 +333,7 @@ def test_wrong_arguments_are_refused(pairs: Path, capsys: pytest.CaptureFixture)
 def test_a_missing_package_is_named(
     pairs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None if name == "pystoi" else object())
+    monkeypatch.setattr(command, "installed", lambda package: package != "pystoi")
     assert "pystoi" in refusal(capsys, "--pairs", str(pairs), "--engines", "noisy")
 
 

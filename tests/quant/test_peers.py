@@ -15,7 +15,7 @@ from edge.suppress import BadModel
 from edge.suppress.foreign import assets, dtln, gtcrn, rnnoise
 from models.measures import lag_samples, roc_auc, si_sdr_db, spoken, without_lag
 from quant import peers
-from quant.evaluate import main
+from quant.evaluate.__main__ import main
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 PINS = [peers.SPEEXDSP, rnnoise.PIN, dtln.PIN, gtcrn.PIN, peers.DFN3]

@@ -15,10 +15,29 @@ from edge import RATE_HZ  # noqa: E402
 from edge.dsp.spectrum import BANDS, Floats  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
 from models.network import Network  # noqa: E402
-from models.train import Plan, Trainer, load_network, stream  # noqa: E402
-from quant import prune  # noqa: E402
+from models.train.checkpoint import load_network  # noqa: E402
+from models.train.development import stream  # noqa: E402
+from models.train.trainer import Plan, Trainer  # noqa: E402
 from quant.calibrate import SOUNDS, find, read  # noqa: E402
-from quant.prune import main, pruned, sets, settled, sides, snr_db, watch, whole_hops, without_round, worth  # noqa: E402
+from quant.prune import removal  # noqa: E402
+from quant.prune.__main__ import main  # noqa: E402
+from quant.prune.removal import (  # noqa: E402
+    int8_kb,
+    prune,
+    pruned,
+    settled,
+    snr_db,
+    whole_hops,
+    without_inputs,
+    without_round,
+)
+from quant.prune.units import (  # noqa: E402
+    Moments,
+    sets,
+    sides,
+    watch,
+    worth,
+)
 
 torch.set_num_threads(1)
 WHOLE = Shape(stride_bands=8, channels=8, squeeze=4, hidden=12, rounds=2, past_hops=1)
@@ -40,7 +59,7 @@ def sounds() -> list[Floats]:
 
 
 @pytest.fixture(scope="module")
-def moments(network: Network, sounds: list[Floats]) -> dict[str, prune.Moments]:
+def moments(network: Network, sounds: list[Floats]) -> dict[str, Moments]:
     return watch(network, [whole_hops(sound) for sound in sounds])
 
 
@@ -62,7 +81,7 @@ def apart(one: Network, other: Network) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(one(features())[:2], other(features())[:2], strict=True))
 
 
-def test_pruning_nothing_gives_the_same_network(network: Network, moments: dict[str, prune.Moments]) -> None:
+def test_pruning_nothing_gives_the_same_network(network: Network, moments: dict[str, Moments]) -> None:
     same = pruned(network, WHOLE, moments)
     assert apart(network, same) < 1e-6
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in network.named_parameters())
@@ -89,7 +108,7 @@ def test_units_that_nobody_hears_go_first_and_change_nothing(
     for layer, columns in layers.items():
         weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]
         places = (torch.arange(columns.copies).unsqueeze(1) * size + kept).flatten()
-        smaller, shifted = prune.without_inputs(weight, bias, places, found[layer])
+        smaller, shifted = without_inputs(weight, bias, places, found[layer])
         assert torch.equal(smaller, weight[:, places]) and torch.equal(shifted, bias)
 
 
@@ -104,7 +123,7 @@ def test_a_network_with_dead_units_everywhere_shrinks_without_loss(network: Netw
                 state[f"{layer}.weight"][:, copy * sets(WHOLE)[columns.units] + dead[columns.units]] = 0
     del state["silence"]
     deaf = settled(WHOLE, state)
-    small = prune.prune(deaf, FEWER, sounds)
+    small = prune(deaf, FEWER, sounds)
     assert small.shape == FEWER
     assert apart(deaf, small) < 1e-5
 
@@ -119,32 +138,32 @@ def test_a_constant_unit_is_worth_nothing_and_its_mean_moves_into_the_bias(
     found = watch(steady, [whole_hops(sound) for sound in sounds])
     assert worth(steady, found)["join"].argmin() == 2
     kept = torch.tensor([unit for unit in range(WHOLE.channels) if unit != 2])
-    smaller, shifted = prune.without_inputs(state["spread.weight"], state["spread.bias"], kept, found["spread"])
+    smaller, shifted = without_inputs(state["spread.weight"], state["spread.bias"], kept, found["spread"])
     torch.testing.assert_close(smaller, state["spread.weight"][:, kept])
     torch.testing.assert_close(shifted, state["spread.bias"] + 170, atol=1e-3, rtol=0)
 
 
 def test_refitting_loses_less_than_cutting(
-    network: Network, sounds: list[Floats], moments: dict[str, prune.Moments], monkeypatch: pytest.MonkeyPatch
+    network: Network, sounds: list[Floats], moments: dict[str, Moments], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waves = [whole_hops(sound) for sound in sounds]
     refitted = snr_db(network, pruned(network, FEWER, moments), waves)
-    monkeypatch.setattr(prune, "without_inputs", lambda weight, bias, kept, seen: (weight[:, kept], bias))
+    monkeypatch.setattr(removal, "without_inputs", lambda weight, bias, kept, seen: (weight[:, kept], bias))
     assert refitted > snr_db(network, pruned(network, FEWER, moments), waves) + 3
 
 
 def test_the_most_useful_units_lose_less_than_the_least_useful(
-    network: Network, sounds: list[Floats], moments: dict[str, prune.Moments], monkeypatch: pytest.MonkeyPatch
+    network: Network, sounds: list[Floats], moments: dict[str, Moments], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waves = [whole_hops(sound) for sound in sounds]
     best = snr_db(network, pruned(network, FEWER, moments), waves)
     scores = {units: -score for units, score in worth(network, moments).items()}
-    monkeypatch.setattr(prune, "worth", lambda network, moments: scores)
+    monkeypatch.setattr(removal, "worth", lambda network, moments: scores)
     assert best > snr_db(network, pruned(network, FEWER, moments), waves) + 1
 
 
 @torch.no_grad()
-def test_hop_by_hop_is_the_whole_sequence(network: Network, moments: dict[str, prune.Moments]) -> None:
+def test_hop_by_hop_is_the_whole_sequence(network: Network, moments: dict[str, Moments]) -> None:
     small = pruned(network, FEWER, moments)
     gains, speech, last = small(features())
     state = small.fresh_state()
@@ -155,7 +174,7 @@ def test_hop_by_hop_is_the_whole_sequence(network: Network, moments: dict[str, p
     torch.testing.assert_close(state, last, atol=1e-4, rtol=0)
 
 
-def test_it_begins_where_silence_leads(network: Network, moments: dict[str, prune.Moments]) -> None:
+def test_it_begins_where_silence_leads(network: Network, moments: dict[str, Moments]) -> None:
     small = pruned(network, FEWER, moments)
     assert small.silence.shape == (Network(FEWER).state_size,)
     settled_again = small.silence.clone()
@@ -175,7 +194,7 @@ def test_a_round_that_adds_nothing_can_go(network: Network, sounds: list[Floats]
     idle = settled(shape, state)
     assert apart(idle, without_round(idle, gone)) < 1e-6
     assert apart(idle, without_round(idle, 1 - gone)) > 1e-3
-    assert apart(idle, prune.prune(idle, WHOLE, sounds[:1])) < 1e-6
+    assert apart(idle, prune(idle, WHOLE, sounds[:1])) < 1e-6
 
 
 def test_the_command_writes_what_training_goes_on_from(
@@ -197,12 +216,12 @@ def test_the_command_writes_what_training_goes_on_from(
     assert np.isfinite(stream(small, [noisy])[0]).all()
 
 
-def test_sizes_go_down_with_the_shape(network: Network, moments: dict[str, prune.Moments]) -> None:
+def test_sizes_go_down_with_the_shape(network: Network, moments: dict[str, Moments]) -> None:
     small = pruned(network, FEWER, moments)
     assert {name: value.shape for name, value in small.state_dict().items()} == {
         name: value.shape for name, value in Network(FEWER).state_dict().items()
     }
-    assert prune.int8_kb(small) < prune.int8_kb(network)
+    assert int8_kb(small) < int8_kb(network)
 
 
 def test_refusals_are_one_line_and_write_nothing(

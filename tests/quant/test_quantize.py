@@ -23,11 +23,32 @@ from edge.dsp.spectrum import BANDS, Floats  # noqa: E402
 from edge.suppress import network as numpy_engine  # noqa: E402
 from edge.suppress.network import Shape  # noqa: E402
 from models.network import Network  # noqa: E402
-from quant import quantize  # noqa: E402
 from quant.calibrate import Samples  # noqa: E402
-from quant.export import build, plausible_features, read_network  # noqa: E402
-from quant.graph import Hops, initializers, metadata_of, open_session, silence_of  # noqa: E402
-from quant.quantize import Figures  # noqa: E402
+from quant.export.network import build, plausible_features, read_network  # noqa: E402
+from quant.graph import initializers, metadata_of, open_session, silence_of  # noqa: E402
+from quant.hops import Hops  # noqa: E402
+from quant.quantize import gate  # noqa: E402
+from quant.quantize.__main__ import main  # noqa: E402
+from quant.quantize.activations import (  # noqa: E402
+    residuals_apart,
+    static,
+)
+from quant.quantize.compact import (  # noqa: E402
+    compact,
+    numbers,
+    pack,
+)
+from quant.quantize.gate import (  # noqa: E402
+    Figures,
+    choose,
+    snr_db,
+)
+from quant.quantize.run import draw_inputs  # noqa: E402
+from quant.quantize.weights import (  # noqa: E402
+    to_int8,
+    weights_of,
+    weights_only,
+)
 
 torch.set_num_threads(1)
 WEIGHTS = Path(__file__).parents[2] / "models" / "quietbox" / "weights.pt"
@@ -61,7 +82,7 @@ MATRICES = arrays(np.float32, (4, 6), elements=st.floats(-100, 100, width=32))
 @settings(deadline=None)
 @given(MATRICES, st.sampled_from([0, 1]))
 def test_no_weight_is_off_by_more_than_half_a_step(matrix: Floats, axis: int) -> None:
-    whole, scale = quantize.to_int8(matrix, axis)
+    whole, scale = to_int8(matrix, axis)
     assert whole.dtype == np.int8 and scale.dtype == np.float16 and scale.shape == (matrix.shape[axis],)
     step = scale.astype(np.float32).reshape((-1, 1) if axis == 0 else (1, -1))
     # float16 rounds the scale by up to 2^-11 of itself, the peak is 127 of them; below that it has fixed steps
@@ -72,20 +93,20 @@ def test_no_weight_is_off_by_more_than_half_a_step(matrix: Floats, axis: int) ->
 @settings(deadline=None)
 @given(arrays(np.int8, (3, 5), elements=st.integers(-127, 127)))
 def test_whole_numbers_keep_themselves(matrix: Any) -> None:
-    whole, scale = quantize.to_int8(matrix.astype(np.float32), 0)
+    whole, scale = to_int8(matrix.astype(np.float32), 0)
     assert np.array_equal(whole * scale.astype(np.float32)[:, None], matrix)
 
 
 def test_int8_gains_are_the_float_gains(shipped: Any) -> None:
     features = plausible_features(600, seed=5)
-    apart = np.abs(gains_of(quantize.compact(shipped), features) - gains_of(shipped, features))
+    apart = np.abs(gains_of(compact(shipped), features) - gains_of(shipped, features))
     assert apart.max() < 0.08 and apart.mean() < 0.004
 
 
 def test_the_files_are_small_and_say_what_they_are(shipped: Any) -> None:
-    model = quantize.compact(shipped)
+    model = compact(shipped)
     assert len(model.SerializeToString()) <= MOST_BYTES
-    assert len(quantize.pack(quantize.numbers(shipped))) <= MOST_BYTES
+    assert len(pack(numbers(shipped))) <= MOST_BYTES
     assert metadata_of(model) == metadata_of(shipped) | {"weights": "int8"}
     bulky = [name for name, data in initializers(model).items() if data.dtype == np.float32 and data.size > 16]
     assert not bulky
@@ -93,8 +114,8 @@ def test_the_files_are_small_and_say_what_they_are(shipped: Any) -> None:
 
 
 def test_the_same_input_gives_the_same_bytes(small: Any) -> None:
-    onnx_bytes = {quantize.compact(small).SerializeToString() for _ in range(2)}
-    npz_bytes = {quantize.pack(quantize.numbers(small)) for _ in range(2)}
+    onnx_bytes = {compact(small).SerializeToString() for _ in range(2)}
+    npz_bytes = {pack(numbers(small)) for _ in range(2)}
     assert len(onnx_bytes) == len(npz_bytes) == 1
 
 
@@ -103,7 +124,7 @@ def test_the_widening_is_folded_at_load(shipped: Any, tmp_path: Path) -> None:
     import onnxruntime
 
     nodes = []
-    for model in (shipped, quantize.compact(shipped)):
+    for model in (shipped, compact(shipped)):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -114,7 +135,7 @@ def test_the_widening_is_folded_at_load(shipped: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["shipped", "small"])
 def test_numpy_reads_the_same_network(which: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(which)
-    with np.load(io.BytesIO(quantize.pack(quantize.numbers(model))), allow_pickle=False) as found:
+    with np.load(io.BytesIO(pack(numbers(model))), allow_pickle=False) as found:
         weights = {name: found[name] for name in found.files}
     about = json.loads(str(weights.pop("meta")))
     assert {*about} == {*metadata_of(model)} - {"silence"} | {"weights"}
@@ -126,7 +147,7 @@ def test_numpy_reads_the_same_network(which: str, request: pytest.FixtureRequest
             assert weights[name].dtype == np.int8 and scale.shape in ((), weights[name].shape[:1])
     engine = numpy_engine.NumpyNetwork("numpy", Shape(**json.loads(about["shape"])), weights)
     features, gains = plausible_features(300, seed=7), np.zeros(BANDS, np.float32)
-    expected = gains_of(quantize.compact(model), features)
+    expected = gains_of(compact(model), features)
     for row, wanted in zip(features, expected, strict=True):
         engine.step(row, gains)
         assert np.abs(gains - wanted).max() < 1e-4
@@ -138,7 +159,7 @@ def test_static_is_close_too(small: Any) -> None:
     for row in features:
         states.append(hops.state[0].copy())
         hops.step(row)
-    model = quantize.static(small, Samples(features, np.array(states)))
+    model = static(small, Samples(features, np.array(states)))
     assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     apart = np.abs(gains_of(model, features) - gains_of(small, features))
     assert apart.max() < 0.1 and apart.mean() < 0.01
@@ -146,7 +167,7 @@ def test_static_is_close_too(small: Any) -> None:
 
 def test_a_residual_sum_stays_the_same_apart(small: Any) -> None:
     features = plausible_features(60)
-    plain = quantize.residuals_apart(small)
+    plain = residuals_apart(small)
     assert np.allclose(gains_of(plain, features), gains_of(small, features), atol=1e-6)
     assert len(plain.graph.node) == len(small.graph.node) + 3  # two group memories, one full-band memory
 
@@ -158,7 +179,7 @@ GOOD = Figures("weights", 98_000, 51.0, 0.01, 0.001, 50.0, 2.0, 0.01)
 
 
 def test_the_smallest_that_passes_is_chosen() -> None:
-    best, why = quantize.choose([FLOAT, replace(GOOD, way="a", size_bytes=99_000), GOOD], MOST_BYTES)
+    best, why = choose([FLOAT, replace(GOOD, variant="a", size_bytes=99_000), GOOD], MOST_BYTES)
     assert best == GOOD and "98.0 KB" in why
 
 
@@ -173,7 +194,7 @@ def test_the_smallest_that_passes_is_chosen() -> None:
     ],
 )
 def test_every_fault_is_named(worse: dict[str, float], said: str) -> None:
-    best, why = quantize.choose([FLOAT, replace(GOOD, **worse)], MOST_BYTES)  # type: ignore[arg-type]
+    best, why = choose([FLOAT, replace(GOOD, **worse)], MOST_BYTES)  # type: ignore[arg-type]
     assert best is None and said in why
 
 
@@ -199,23 +220,23 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_run(
     small: Any, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "MOST_SLOWER", 1e9)  # a busy machine must not decide
+    monkeypatch.setattr(gate, "MOST_SLOWER", 1e9)  # a busy machine must not decide
     model, out = written(small, tmp_path / "f.onnx"), tmp_path / "q.onnx"
     command = ["--model", str(model), "--out", str(out), "--every", "40"]
     command += ["--pairs", str(pairs), "--sounds", str(pairs / "noisy")]
-    assert quantize.main([*command, "--most-kb", "0.1"]) == 1
+    assert main([*command, "--most-kb", "0.1"]) == 1
     assert "nothing written, the NumPy weights have" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(quantize, "LEAST_SNR_DB", 1e9)
-        assert quantize.main(command) == 1
+        patch.setattr(gate, "LEAST_SNR_DB", 1e9)
+        assert main(command) == 1
     refused = capsys.readouterr().err
     assert "nothing written" in refused and "static does not pass" in refused
     assert {path.name for path in tmp_path.iterdir()} == {"f.onnx"}
-    assert quantize.main(command) == 0
+    assert main(command) == 0
     said = capsys.readouterr().out
     assert " is chosen: the smallest that passes" in said and "PESQ loss" in " ".join(said.split())
     assert {path.name for path in tmp_path.iterdir()} == {"f.onnx", "q.onnx", "q.npz"}
-    assert quantize.main(["--model", str(out), "--out", str(tmp_path / "again.onnx")]) == 2
+    assert main(["--model", str(out), "--out", str(tmp_path / "again.onnx")]) == 2
     assert "already" in capsys.readouterr().err
 
 
@@ -243,7 +264,7 @@ def test_wrong_input_is_refused_in_one_line(small: Any, tmp_path: Path, capsys: 
         (["--model", str(model), "--out", out, "--calibration", str(tmp_path / "none.npz")], "none.npz"),
         (["--model", str(model), "--out", out, "--every", "0"], "--every"),
     ):
-        assert quantize.main(command) == 2, command
+        assert main(command) == 2, command
         refusal = capsys.readouterr().err
         assert refusal.startswith("quantize: ") and refusal.count("\n") == 1 and said in refusal
     assert {path.name for path in tmp_path.iterdir()} == before
@@ -289,25 +310,25 @@ def foreign(opset: int = 11, as_inputs: bool = False) -> Any:
 @pytest.mark.parametrize("opset", [9, 11, 17])
 def test_other_peoples_models_keep_what_they_say(opset: int, as_inputs: bool) -> None:
     model = foreign(opset, as_inputs)
-    small = quantize.weights_only(model)
+    small = weights_only(model)
     assert [value.name for value in small.graph.input] == ["x"]
     kinds = {name: data.dtype for name, data in initializers(small).items() if data.size >= 64}
     assert "table" in kinds and {*kinds.values()} == {np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.float32)}
-    feed = quantize.draw_inputs(model)
+    feed = draw_inputs(model)
     wanted, got = open_session(model).run(None, feed)[0], open_session(small).run(None, feed)[0]
-    assert wanted.shape == got.shape and quantize.snr_db(wanted, got) > 35
+    assert wanted.shape == got.shape and snr_db(wanted, got) > 35
 
 
 def test_a_run_on_somebody_elses_model_says_what_stayed_float(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, out = written(foreign(), tmp_path / "theirs.onnx"), tmp_path / "small.onnx"
-    assert quantize.main(["--model", str(model), "--out", str(out)]) == 0
+    assert main(["--model", str(model), "--out", str(out)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "no int8 weights at all: Add, Gather, Transpose" in said and "output-to-error ratio" in said
     assert out.stat().st_size < model.stat().st_size
     assert {path.name for path in tmp_path.iterdir()} == {"theirs.onnx", "small.onnx"}  # no .npz: not our network
-    assert quantize.main(["--model", str(out), "--out", str(tmp_path / "again.onnx")]) == 2
+    assert main(["--model", str(out), "--out", str(tmp_path / "again.onnx")]) == 2
     assert "holds no float weights" in capsys.readouterr().err
 
 
@@ -321,7 +342,7 @@ def test_somebody_elses_broken_model_is_refused(
     graph = helper.make_graph([node], "broken", *ends, [numpy_helper.from_array(weight, "w")])
     opset = helper.make_opsetid("", 6 if fault == "old" else 17)
     model = written(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "broken.onnx")
-    assert quantize.main(["--model", str(model), "--out", str(tmp_path / "out.onnx")]) == 2
+    assert main(["--model", str(model), "--out", str(tmp_path / "out.onnx")]) == 2
     refusal = capsys.readouterr().err
     assert said in refusal and refusal.count("\n") == 1 and not (tmp_path / "out.onnx").exists()
 
@@ -333,7 +354,7 @@ def test_our_network_without_its_silence_is_refused(
     model = onnx.ModelProto.FromString(small.SerializeToString())
     helper.set_model_props(model, metadata_of(small) | {"silence": silence})
     file = written(model, tmp_path / "f.onnx")
-    assert quantize.main(["--model", str(file), "--out", str(tmp_path / "q.onnx")]) == 2
+    assert main(["--model", str(file), "--out", str(tmp_path / "q.onnx")]) == 2
     refusal = capsys.readouterr().err
     assert "initial state" in refusal and refusal.count("\n") == 1
 
@@ -344,4 +365,4 @@ def test_a_weight_with_a_second_life_stays_float() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "w"], ["y"])]
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [10, 10])] for name in ("x", "y")]
     graph = helper.make_graph(nodes, "twice", *ends, [stored])
-    assert quantize.weights_of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])) == {}
+    assert weights_of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])) == {}

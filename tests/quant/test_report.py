@@ -13,7 +13,11 @@ import soundfile
 
 from edge import RATE_HZ
 from edge.dsp.spectrum import Floats
-from quant import evaluate, report
+from quant import report
+from quant.evaluate import run
+from quant.evaluate.cost import Cost
+from quant.evaluate.run import Figures, Row
+from quant.evaluate.sounds import Sound, read_sound
 
 for package in ("pesq", "pystoi", "speechmos", "onnxruntime", "matplotlib"):
     pytest.importorskip(package)
@@ -59,8 +63,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The costs have a test of their own."""
-    cost = evaluate.Cost(10, float("nan"), 0.01, 1)
-    monkeypatch.setattr(evaluate, "costs", lambda engines, *_: dict.fromkeys(engines, cost))
+    cost = Cost(10, float("nan"), 0.01, 1)
+    monkeypatch.setattr(run, "costs", lambda engines, *_: dict.fromkeys(engines, cost))
 
 
 @pytest.mark.usefixtures("quick")
@@ -79,7 +83,7 @@ def test_one_page_holds_everything(pairs: Path, tmp_path: Path) -> None:
     assert page.tags.count("audio") == 2 * 3, "two files: noisy, clean, dsp"
     assert page.tags.count("img") == 2 * 3 + 1, "and the histograms"
     played = page.sounds()
-    noisy = [evaluate._read(path) for path in sorted((pairs / "noisy").iterdir())]
+    noisy = [read_sound(path) for path in sorted((pairs / "noisy").iterdir())]
     assert any(np.abs(played[0] - one).max() < 1e-4 for one in noisy)
     assert np.std(played[2]) < np.std(played[0]) and len(played[2]) == len(played[0])
 
@@ -93,12 +97,12 @@ def test_recordings_without_a_reference_make_a_page_too(pairs: Path, tmp_path: P
     assert page.tags.count("audio") == 2 and "PESQ" not in page.text and "DNSMOS" in page.text
 
 
-def figures(**pesq: tuple[float, float]) -> evaluate.Figures:
+def figures(**pesq: tuple[float, float]) -> Figures:
     """Engines a and b with the PESQ of each file."""
-    rows = [evaluate.Row(engine, name, None, None, {"pesq_wb": both[index]})
+    rows = [Row(engine, name, None, None, {"pesq_wb": both[index]})
             for index, engine in enumerate("ab") for name, both in pesq.items()]  # fmt: skip
-    cost = evaluate.Cost(10, 1, 0.01, 1)
-    return evaluate.Figures(["a", "b"], 60, rows, {"a": 0, "b": 0}, {"a": cost, "b": cost})
+    cost = Cost(10, 1, 0.01, 1)
+    return Figures(["a", "b"], 60, rows, {"a": 0, "b": 0}, {"a": cost, "b": cost})
 
 
 def test_differences_are_second_less_first_and_the_worst_come_first() -> None:
@@ -115,8 +119,8 @@ def test_differences_are_second_less_first_and_the_worst_come_first() -> None:
 def test_a_long_sound_is_cut_and_a_loud_one_clipped() -> None:
     played = Page(f'<audio src="{report.sound(np.full(RATE_HZ, 3, np.float32))}">').sounds()[0]
     assert len(played) == RATE_HZ and played.min() > 0.99
-    long = evaluate.Sound("long", None, np.zeros(30 * RATE_HZ, np.float32))
-    found = evaluate.Figures(["noisy"], 60, [evaluate.Row("noisy", "long", None, None, {})], {"noisy": 0}, {})
+    long = Sound("long", None, np.zeros(30 * RATE_HZ, np.float32))
+    found = Figures(["noisy"], 60, [Row("noisy", "long", None, None, {})], {"noisy": 0}, {})
     page = Page(report.heard_html(long, found))
     assert [len(sound) for sound in page.sounds()] == [report.SHOWN_SECONDS * RATE_HZ]
 

@@ -34,8 +34,12 @@ from edge.suppress.shipped import BadModel
 from models.measures import si_sdr_db
 
 if find_spec("onnx"):
-    from quant import deepfilter as making
+    from quant.deepfilter.__main__ import main
+    from quant.deepfilter.archive import SHA256, write
+    from quant.deepfilter.compare import Forgetful
+    from quant.deepfilter.integers import int8
     from quant.graph import read_model
+    from quant.peers import Libdf, dfn3_files
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 NAMES = sorted(path.stem for path in (SOUNDS / "noisy").iterdir())
@@ -48,7 +52,7 @@ def wide(name: str, seconds: float = 2) -> Floats:
     return resample_poly(samples, 3, 1).astype(np.float32)[: int(100 * seconds) * HOP]
 
 
-def walk(core: "DeepFilter | making.Libdf", samples: Floats) -> tuple[Floats, list[float]]:
+def walk(core: "DeepFilter | Libdf", samples: Floats) -> tuple[Floats, list[float]]:
     """What the core makes of ``samples``, and what it says block by block."""
     heard = samples.copy()
     return heard, [core.process(heard[at : at + HOP]) for at in range(0, len(heard), HOP)]
@@ -61,14 +65,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not find_spec(package):
             pytest.skip(f"{package} is not installed")
     try:
-        published = making.dfn3_files()[0]
+        published = dfn3_files()[0]
     except UserError as missing:
         pytest.skip(str(missing))
     folder = tmp_path_factory.mktemp("made")
-    assert making.main(["--out", str(folder / "float"), "--archive", str(published)]) == 0
+    assert main(["--out", str(folder / "float"), "--archive", str(published)]) == 0
     stages = {stage: read_model(folder / "float" / f"float.{stage}.onnx") for stage in STAGES}
-    small = {stage: making.int8(model) for stage, model in stages.items()}
-    making.write(folder / "small", small, making.SHA256, "int8")
+    small = {stage: int8(model) for stage, model in stages.items()}
+    write(folder / "small", small, SHA256, "int8")
     return folder
 
 
@@ -78,9 +82,9 @@ def tireless(made: Path) -> DeepFilter:
 
 
 @pytest.fixture
-def owners(made: Path) -> "Iterator[making.Libdf]":
+def owners(made: Path) -> "Iterator[Libdf]":
     try:
-        runtime = making.Libdf()
+        runtime = Libdf()
     except UserError as missing:
         pytest.skip(str(missing))
     yield runtime
@@ -91,9 +95,7 @@ def owners(made: Path) -> "Iterator[making.Libdf]":
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_frame_by_frame_it_sounds_as_the_owners_runtime(
-    name: str, tireless: DeepFilter, owners: "making.Libdf"
-) -> None:
+def test_frame_by_frame_it_sounds_as_the_owners_runtime(name: str, tireless: DeepFilter, owners: "Libdf") -> None:
     noisy = wide(name)
     tireless.reset()
     wanted, local_snr_db = walk(owners, noisy)
@@ -116,7 +118,7 @@ def test_int8_weights_are_a_third_of_the_size_and_nearly_the_same_sound(made: Pa
 
 
 def test_without_memory_it_is_another_sound(made: Path, tireless: DeepFilter) -> None:
-    stages, values = open_stages(deepfilter.files(str(made / "float")), making.Forgetful)
+    stages, values = open_stages(deepfilter.files(str(made / "float")), Forgetful)
     noisy = wide(NAMES[1])
     tireless.reset()
     wanted, _ = walk(tireless, noisy)
@@ -339,7 +341,7 @@ def test_the_script_says_what_is_wrong_in_one_line(
     asked: list[str], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text").write_bytes(b"text")
-    assert making.main([word.format(tmp_path) for word in asked]) == 2
+    assert main([word.format(tmp_path) for word in asked]) == 2
     said = capsys.readouterr().err
     assert wanted in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -360,7 +362,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path, capsys: pytest.
         ({f"{stage}.onnx": b"\xff" * 9 for stage in STAGES}, "is not an ONNX model"),
     ):
         asked = archive(tmp_path / "other.tar.gz", entries)
-        assert making.main([*asked, "--out", str(tmp_path / "out")]) == 2
+        assert main([*asked, "--out", str(tmp_path / "out")]) == 2
         said = capsys.readouterr().err
         assert wanted in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()

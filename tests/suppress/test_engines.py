@@ -31,9 +31,9 @@ from edge.suppress.network import NumpyNetwork, Shape  # noqa: E402
 from edge.suppress.shipped import BadModel, Model  # noqa: E402
 from edge.tools.bench import speech_like  # noqa: E402
 from models.network import Network, Spectrum  # noqa: E402
-from models.train import load_network  # noqa: E402
-from quant.export import build  # noqa: E402
-from quant.quantize import compact, numbers, pack  # noqa: E402
+from models.train.checkpoint import load_network  # noqa: E402
+from quant.export.network import build  # noqa: E402
+from quant.quantize.compact import compact, numbers, pack  # noqa: E402
 
 torch.set_num_threads(1)
 SMALL = Shape(stride_bands=16, channels=8, squeeze=4, hidden=12, rounds=1, past_hops=1)

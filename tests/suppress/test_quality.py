@@ -19,7 +19,7 @@ from edge.suppress import open_engine
 from edge.suppress.mask import MaskEngine
 from models.measures import roc_auc, si_sdr_db, spoken
 from models.network import Spectrum, enhance
-from models.train import load_network
+from models.train.checkpoint import load_network
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 NAMES = sorted(file.name for file in (SOUNDS / "noisy").iterdir())

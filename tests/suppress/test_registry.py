@@ -17,7 +17,7 @@ from edge.suppress.blocks import Blocks
 from edge.suppress.open import files_with_cards
 from edge.suppress.shipped import FOLDER
 from edge.tools import bench
-from quant import evaluate
+from quant.evaluate import engines as evaluate
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = names(Family.THIRD_PARTY)

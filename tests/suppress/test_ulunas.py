@@ -56,10 +56,10 @@ def test_the_command_compares_recordings_and_names_what_is_wrong(
     soundfile.write(tmp_path / "a.wav", read(0.5), RATE_HZ, "PCM_16")
     assert main([str(remembers), str(tmp_path / "a.wav")]) == 0
     assert "at least 60 dB" in capsys.readouterr().out
-    assert main([str(tmp_path / "none.onnx"), str(tmp_path / "a.wav")]) == 1
-    assert main([str(remembers), str(tmp_path / "none.wav")]) == 1
+    assert main([str(tmp_path / "none.onnx"), str(tmp_path / "a.wav")]) == 2
+    assert main([str(remembers), str(tmp_path / "none.wav")]) == 2
     soundfile.write(tmp_path / "b.wav", read(0.5), 8000, "PCM_16")
-    assert main([str(remembers), str(tmp_path / "b.wav")]) == 1
+    assert main([str(remembers), str(tmp_path / "b.wav")]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 and "none.onnx" in said[0] and "none.wav" in said[1] and "mono at 16000 Hz" in said[2]
 
@@ -137,7 +137,8 @@ def test_a_wrong_file_is_named(fault: str, tmp_path: Path) -> None:
 
 
 def test_the_evaluation_takes_an_engine_with_its_model(remembers: Path) -> None:
-    from quant.evaluate import BadRequest, engine_named
+    from models.command import BadRequest
+    from quant.evaluate.engines import engine_named
 
     named = engine_named(f"ulunas:{remembers}")
     assert named.weights() == [remembers] and named.latency_ms() == 36
