@@ -2,13 +2,12 @@
 
 from edge.console import run_main
 from models.command import need, status_of
-from models.train import __doc__ as about
 from models.train.options import parse
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 after one line that says what is wrong."""
-    wanted = parse(arguments, "train", str(about))
+    wanted = parse(arguments, "train", str(__doc__))
 
     def work() -> None:
         need("train", "torch")

@@ -6,11 +6,10 @@ from pathlib import Path
 from edge.console import run_main
 from edge.suppress.foreign.deepfilter import places
 from models.command import need, status_of
-from quant.deepfilter import __doc__ as about
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m quant.deepfilter", description=str(about).split("\n")[0])
+    parser = argparse.ArgumentParser("python -m quant.deepfilter", description=str(__doc__).split("\n")[0])
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder, such as {places()[0]}")
     parser.add_argument("--archive", type=Path, metavar="F.tar.gz", help="the owners' archive (default: the package's)")
     parser.add_argument("--sha256", metavar="HEX", help="expected sha256 of the archive (default: that of 0.1.0)")

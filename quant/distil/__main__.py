@@ -5,11 +5,10 @@ from pathlib import Path
 
 from edge.console import run_main
 from models.command import need, status_of
-from quant.distil import __doc__ as about
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m quant.distil", description=str(about).split("\n")[0])
+    parser = argparse.ArgumentParser("python -m quant.distil", description=str(__doc__).split("\n")[0])
     parser.add_argument("--teacher", required=True, help="an engine by its name in quant.evaluate, or a weights.pt")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--noisy", type=Path, nargs="+", metavar="DIR", help="folders of noisy recordings")

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from edge.console import run_main
 from models.command import need, status_of
-from quant.export import __doc__ as about
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m quant.export", description=str(about).split("\n")[0])
+    parser = argparse.ArgumentParser("python -m quant.export", description=str(__doc__).split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, metavar="F", help="weights.pt or checkpoint.pt")
     parser.add_argument("--out", type=Path, required=True, metavar="F.onnx", help="output file of the float model")
     return parser.parse_args(argv)

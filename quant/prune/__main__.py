@@ -6,11 +6,10 @@ from pathlib import Path
 from edge.console import run_main
 from models.command import need, status_of
 from quant.calibrate import SOUNDS
-from quant.prune import __doc__ as about
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m quant.prune", description=str(about).split("\n")[0])
+    parser = argparse.ArgumentParser("python -m quant.prune", description=str(__doc__).split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, metavar="F.pt", help="weights.pt or checkpoint.pt")
     parser.add_argument("--shape", required=True, metavar="JSON", help='the target sizes, e.g. {"channels": 24}')
     parser.add_argument("--out", type=Path, required=True, metavar="F.pt", help="output file of the smaller network")

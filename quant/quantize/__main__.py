@@ -6,11 +6,10 @@ from pathlib import Path
 from edge.console import run_main
 from models.command import need, status_of
 from quant.calibrate import SOUNDS
-from quant.quantize import __doc__ as about
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m quant.quantize", description=str(about).split("\n")[0])
+    parser = argparse.ArgumentParser("python -m quant.quantize", description=str(__doc__).split("\n")[0])
     parser.add_argument(
         "--model", type=Path, required=True, metavar="F.onnx", help="float model, of this project or another"
     )
