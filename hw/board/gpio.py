@@ -140,7 +140,7 @@ def _named(module: Any) -> str:
 
 
 def _explain(step: str, error: Exception) -> str:
-    """A failure of the library on one line, with the way out where there is one."""
+    """A failure of the library on one line, with the fix where there is one."""
     text = str(error) or type(error).__name__
     for cause, fix in (
         ("busy", "another program or an overlay in config.txt holds it; `gpioinfo` names it"),

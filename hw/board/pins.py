@@ -238,7 +238,7 @@ class PinsApart:
 
 
 def _look_for_gpio() -> None:
-    """What can be known without loading the library; raises PanelError with the way out."""
+    """What can be known without loading the library; raises PanelError with the fix."""
     if importlib.util.find_spec("RPi") is None:
         raise NoLibrary("no GPIO library is installed here; on a Raspberry Pi run ./install.sh")
     devices = sorted(path for pattern in DEVICES for path in glob.glob(pattern))

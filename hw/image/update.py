@@ -105,13 +105,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="hw/image/update", description="Makes and installs updates of boxes that run from a card image."
     )
     parser.add_argument("file", type=Path, nargs="?", help="the update; with --new-key: the secret key")
-    way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--new-key", action="store_true", help="make the key that signs updates, once")
-    way.add_argument("--make", action="store_true", help="make it from this checkout and sign it")
-    way.add_argument(
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--new-key", action="store_true", help="make the key that signs updates, once")
+    action.add_argument("--make", action="store_true", help="make it from this checkout and sign it")
+    action.add_argument(
         "--card", type=Path, metavar="DIR", help="copy it to the card whose first partition is mounted at DIR"
     )
-    way.add_argument("--host", metavar="NAME", help="install it on the running box NAME by SSH")
+    action.add_argument("--host", metavar="NAME", help="install it on the running box NAME by SSH")
     parser.add_argument(
         "--key", type=Path, default=owner.default_key(), metavar="FILE", help=f"the owner's key ({owner.default_key()})"
     )

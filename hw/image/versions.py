@@ -1,4 +1,4 @@
-"""Which version of the product runs, and the way back when a new one does not.
+"""Which version of the product runs, and the return to the one before when a new one does not.
 
 An update is put in only if it is signed with a key of this box (``hw/image/signature.py``) and is not older than what
 runs, by the build number in it, unless that is asked for.

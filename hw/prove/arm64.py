@@ -62,7 +62,7 @@ STAND_IN = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
 
 
 def enhance_there(root: Path, engine: str, paths: str = "", core: str = NEWEST_CORE) -> tuple[Path | None, str]:
-    """(what came out, what was output on the way); nothing came out if the command failed."""
+    """(what came out, what was printed); nothing came out if the command failed."""
     out = root / "tmp/out.wav"
     out.unlink(missing_ok=True)
     command = [f"{PLACE}/bin/quietbox", "enhance", "/tmp/in.wav", "-o", "/tmp/out.wav", "--engine", engine]

@@ -5,7 +5,7 @@
 An emulated Pi boots in many minutes, this one in seconds, so here is where the power is cut often. What stands on the
 card is what ``hw/image/build`` puts there (``card.equip``): units, read-only root, data partition that grows, version,
 settings, rollback. Different are the processor (this machine's Debian and wheels), the first partition (ext4, since
-this kernel knows no FAT) and the way to the root (no initial root, so no name from the serial number).
+this kernel knows no FAT) and how the root is found (no initial root, so no name from the serial number).
 ``hw.prove.pi3`` boots the image itself. Needs root and what ``hw.prove.pi`` needs; what is missing is named before
 anything is built.
 """
