@@ -1,9 +1,9 @@
-"""The way to the machine of ``remote`` and back: a thread with a socket, between two bounded queues.
+"""The connection of ``remote`` to its server: a thread with a socket, between two bounded queues.
 
-The audio thread puts hops into one queue and takes answers from the other, and never waits; everything that the
-network may do to a socket happens in here. The machine is not trusted with more than its key: what it sends is read
-within a budget and never collected (``edge.net.transport``, ``edge.net.zmtp``), so that it can cost this box neither
-memory nor more than a few percent of its processor.
+The audio thread puts hops into one queue and takes answers from the other, and never waits; everything that may block
+happens in here. The server is trusted no further than its key: what it sends is read within a budget and never
+collected (``edge.net.transport``, ``edge.net.zmtp``), so that it can cost this box neither memory nor more than a few
+percent of its processor.
 """
 
 import errno
@@ -30,21 +30,21 @@ from edge.net.zmtp import Null, Peer, Refused
 from edge.realtime import request_realtime_priority
 
 QUEUE_HOPS = 64
-"""Hops on their way to the link's thread, and answers on their way back; the oldest give way."""
+"""Hops that wait for the link's thread, and answers that wait for the audio thread; the oldest are dropped."""
 LEAST_ROOM_MS = 5.0
-"""Less time than this for network and engine is hopeless."""
+"""With less time than this for the network no answer would be in time."""
 HELLO_S, GONE_S = 0.5, 2.0
-"""The link asks so often whether the machine is there, and gives it up after so long without a word."""
+"""Interval of the keep-alive messages, and the silence after which the server counts as gone."""
 CONNECT_S, SILENCE_S = 3.0, 3.0
-"""A connection is given up that is not made, handshake and all, after so long, or brings nothing for so long."""
+"""Time limits of connecting, handshake included, and of silence on an open connection; then it is closed."""
 RETRY_S, RETRY_MOST_S = 0.1, 2.0
-"""Between two connections; twice as long after each that came to nothing."""
-QUIET_S = 30.0
-"""Between two things said: a machine that is late again and again would fill the journal."""
-PATIENCE_S = 3.0
-"""Nothing is said of the machine's silence for so long after the start."""
+"""Pause before the next connection; doubled after each that failed, up to the second value."""
+REPORT_S = 30.0
+"""Least time between two reports: a server that is late again and again would fill the journal."""
+GRACE_S = 3.0
+"""The server's silence is not reported for so long after the start."""
 CLOSED = (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.ENETUNREACH)
-"""How systemd's sandbox answers, and a network namespace with nothing in it."""
+"""Errors of systemd's sandbox, and of an empty network namespace."""
 DROP_IN = (
     "the service has no network access until you install systemd/optional/quietbox-remote.conf; see its first lines"
 )
@@ -55,21 +55,21 @@ class Tally:
     """Totals since the engine was opened; the audio thread and the link each add to their own."""
 
     answered: int = 0
-    """Hops that were heard from the machine."""
+    """Hops that the server cleaned."""
     filled: int = 0
-    """Hops that our own network filled."""
+    """Hops that our own network cleaned instead."""
     switches: int = 0
-    """Changes between the two, each way."""
+    """Changes between the two, in either direction."""
     late: int = 0
-    """Answers that came after their time."""
+    """Answers that arrived too late."""
     lost: int = 0
     """Hops sent that were never answered, or later than 1.3 s."""
     refused: int = 0
-    """Messages that made no sense."""
+    """Invalid messages."""
 
 
 class Link(threading.Thread):
-    """Connects, asks whether the machine is there, carries hops and answers, and says what has changed."""
+    """Connects, keeps the connection alive, carries hops and answers, and reports what has changed."""
 
     def __init__(self, settings: RemoteConfig, priority: int = 0) -> None:
         """Raises UserError; connects once it is started, with SCHED_FIFO at ``priority`` if that is granted."""
@@ -82,23 +82,23 @@ class Link(threading.Thread):
         self.answers: deque[Message] = deque(maxlen=QUEUE_HOPS)
         self.news: deque[str] = deque(maxlen=16)
         self.tally = Tally()
-        self.heard = False
-        """Whether the engine plays what comes; it says so."""
+        self.in_use = False
+        """Whether the server's answers are the output; the engine sets it."""
         self._hops: deque[bytes] = deque(maxlen=QUEUE_HOPS)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         weakref.finalize(self, os.close, self._wake)
         self._ending = False
-        self._open = False  # whether the machine takes hops
+        self._open = False  # whether the server takes hops
         self._refusal = ""
         self._engine = ""
-        self._said = ""
-        self._quiet_until_s = 0.0
+        self._reported = ""
+        self._next_report_s = 0.0
         self._filled_before = 0
 
     # The audio thread's side.
 
     def send(self, epoch: int, seq: int, hop: Floats) -> bool:
-        """Leave a hop to be sent; False if the machine takes none just now. Never blocks."""
+        """Queue a hop; False if the server takes none just now. Never blocks."""
         if not self._open:
             return False
         self._hops.append(pack(Kind.HOP, epoch, seq, 0, hop.astype("<f4").tobytes()))
@@ -119,8 +119,8 @@ class Link(threading.Thread):
             connection = None
             try:
                 if connection := self._connected():
-                    heard = self._converse(connection)
-                    retry_s = RETRY_S if heard else min(2 * retry_s, RETRY_MOST_S)
+                    answered = self._converse(connection)
+                    retry_s = RETRY_S if answered else min(2 * retry_s, RETRY_MOST_S)
             except Gone as end:
                 self._refusal = self._why(end)
                 retry_s = min(2 * retry_s, RETRY_MOST_S)
@@ -137,11 +137,11 @@ class Link(threading.Thread):
         """Until the next try."""
         until_s = time.monotonic() + seconds
         while not self._ending and time.monotonic() < until_s:
-            self._say_now_and_then()
+            self._report_if_due()
             time.sleep(min(0.1, seconds))
 
     def _why(self, end: Gone) -> str:
-        """What the user is told of an end of the connection."""
+        """Why the connection ended, for the user."""
         if isinstance(end.__cause__, Refused):
             known = str(end) == UNKNOWN_KEY.decode()
             return "it rejects this box's key" if known else f"it refuses: {printable(str(end))}"
@@ -167,11 +167,10 @@ class Link(threading.Thread):
             return None
 
     def _converse(self, connection: Connection) -> bool:
-        """Until stopped, or nothing more is to be expected of this connection: whether it brought anything of sense.
-        Raises Gone."""
-        heard_s = time.monotonic()
+        """Runs until stopped, or until the connection has failed: whether it brought any valid message. Raises Gone."""
+        answered_s = time.monotonic()
         next_s = 0.0
-        heard = False
+        answered = False
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         self._hops.clear()
@@ -182,49 +181,49 @@ class Link(threading.Thread):
                 if descriptor == self._wake:
                     os.eventfd_read(self._wake)
                 elif events & (select.POLLIN | select.POLLHUP | select.POLLERR) and self._receive_all(connection):
-                    heard_s, heard = time.monotonic(), True
+                    answered_s, answered = time.monotonic(), True
             now_s = time.monotonic()
             ready = connection.peer.ready
             if now_s - connection.alive_s > SILENCE_S or not (ready or now_s - connection.opened_s < CONNECT_S):
-                return heard
+                return answered
             if ready and now_s >= next_s:
                 next_s = now_s + HELLO_S
                 connection.send(pack(Kind.HELLO))
                 connection.peer.ping()
-                if now_s - heard_s > GONE_S:
+                if now_s - answered_s > GONE_S:
                     self._open = False
-                self._say_now_and_then()
+                self._report_if_due()
             while self._hops:
                 connection.send(self._hops.popleft())
             connection.write()
-        return heard
+        return answered
 
-    def _say_now_and_then(self) -> None:
-        if time.monotonic() - self._began_s > PATIENCE_S or self.heard:
-            self._tell()
+    def _report_if_due(self) -> None:
+        if time.monotonic() - self._began_s > GRACE_S or self.in_use:
+            self._report()
 
     def _receive_all(self, connection: Connection) -> bool:
-        """Whether anything of sense came. Raises Gone."""
-        sense = False
+        """Whether any valid message came. Raises Gone."""
+        valid = False
         refused = connection.peer.refused
         for frame in connection.read():
             message = unpack(frame)
             if message is None:
                 self.tally.refused += 1
                 continue
-            sense = True
+            valid = True
             if message.kind is Kind.CLEAN:
                 self.answers.append(message)
             elif message.kind is Kind.WELCOME:
-                self._meet(message)
+                self._check_delay(message)
             elif message.kind is Kind.FULL:
                 self._open = False
                 self._refusal = printable(message.body) or "it already serves its maximum number of boxes"
         self.tally.refused += connection.peer.refused - refused
-        return sense
+        return valid
 
-    def _meet(self, welcome: Message) -> None:
-        """Whether its engine leaves any time for the way."""
+    def _check_delay(self, welcome: Message) -> None:
+        """Whether the delay of its engine leaves any time for the network."""
         self._engine = printable(welcome.body, 40)
         room_ms = (self.delay_samples - welcome.delay_samples - HOP_SAMPLES) * 1000 / RATE_HZ
         need_ms = welcome.delay_samples * 1000 / RATE_HZ + 2 * HOP_MS + LEAST_ROOM_MS
@@ -233,26 +232,26 @@ class Link(threading.Thread):
             self._refusal = f"its engine {self._engine} needs a [remote] budget_ms of {need_ms:.0f} or more"
         self._open = not self._refusal
 
-    def _tell(self) -> None:
-        """What has changed between this box and the machine, now and then."""
+    def _report(self) -> None:
+        """Adds to ``news`` what has changed, at most once in ``REPORT_S``."""
         now_s = time.monotonic()
         idle = self.tally.filled == self._filled_before
         self._filled_before = self.tally.filled
-        if now_s < self._quiet_until_s or (idle and self._open and not self.heard):
+        if now_s < self._next_report_s or (idle and self._open and not self.in_use):
             return
-        if self.heard:
+        if self.in_use:
             now = f"{self._engine} on {self._where} is in use"
         elif self._open:
             now = f"the answers of {self._where} are late or missing; the local network takes over"
         else:
             why = self._refusal or self._unreachable() or "is `quietbox serve --boxes` running? are the keys right?"
             now = f"{self._where} cannot be used ({why}); the local network takes over"
-        if now != self._said:
-            self._said, self._quiet_until_s = now, now_s + QUIET_S
+        if now != self._reported:
+            self._reported, self._next_report_s = now, now_s + REPORT_S
             self.news.append(f"remote: {now}")
 
     def _unreachable(self) -> str:
-        """Why nothing can be sent there, if the system says so; sends nothing."""
+        """Why the system refuses to send anything there, or nothing; sends nothing."""
         try:
             kind, _, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
         except OSError:
@@ -271,7 +270,7 @@ def _is_service() -> bool:
 
 
 def _curve(settings: RemoteConfig, host: str) -> tuple[bytes, bytes] | None:
-    """The machine's public key and our secret one, 32 bytes each; None where sound stays on this machine anyway. Raises
+    """The server's public key and our secret one, 32 bytes each; None where the server is this machine itself. Raises
     UserError."""
     if settings.server_key == settings.key_file == "off":
         if keys.is_loopback(host):

@@ -1,6 +1,6 @@
 """The network by ONNX Runtime: the same estimator as ``NumpyNetwork``, from the .onnx beside the weights.
 
-Import this module where ``probe`` has found ONNX Runtime to work, or in the process that finds it out.
+Import this module where ``probe`` has found ONNX Runtime to work, or in the process that probes it.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 class OnnxNetwork(Estimator):
-    """One hop is one run on bound buffers; the state goes to and fro between two of them."""
+    """One hop is one run on bound buffers; the state alternates between two of them."""
 
     def __init__(self, name: str, model: Model) -> None:
         """Raises BadModel; ONNX Runtime itself may raise anything at all."""
@@ -51,12 +51,12 @@ class OnnxNetwork(Estimator):
         self._states = np.zeros((2, 1, size), np.float32)
         self._session = session
         self._bindings = [self._bound(*self._states), self._bound(*self._states[::-1])]
-        self._turn = 0
+        self._next = 0
         self.reset()
 
     def reset(self) -> None:
-        """What digital silence leaves behind."""
-        self._turn = 0
+        """The state after a long digital silence."""
+        self._next = 0
         self._states[0] = self._silence
 
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
@@ -66,8 +66,8 @@ class OnnxNetwork(Estimator):
     def step(self, features: Floats, gains: Floats) -> float:
         """float32[64] -> gains 0..1 in place in float32[64]; returns the probability of speech, 0..1."""
         np.copyto(self._features[0], features)
-        self._session.run_with_iobinding(self._bindings[self._turn])
-        self._turn = 1 - self._turn
+        self._session.run_with_iobinding(self._bindings[self._next])
+        self._next = 1 - self._next
         np.copyto(gains, self._gains[0])
         return self._speech.item()
 
@@ -95,6 +95,6 @@ def quiet_session(content: bytes, *, pool: bool) -> Any:
     onnxruntime.set_default_logger_severity(4)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a class of its own for every kind of fault
+    except Exception as error:  # ONNX Runtime has a class for every kind of fault
         why = " ".join(str(error).split())[:120]
         raise NoGraph(f"is not an ONNX model, or a broken one ({why})") from None

@@ -1,5 +1,5 @@
-"""Does ONNX Runtime work here? Tried in a process of its own: a wheel for another processor dies of SIGILL, and must
-not take the box with it.
+"""The device probe of ONNX Runtime: does it work here? Tried in a process of its own, since a build for another
+processor ends with SIGILL, which must not end the box.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ TOLERANCE = 0.01
 PROCESSOR_LINES = ("flags", "features", "model name", "cpu implementer", "cpu part", "cpu variant")
 """Lines of /proc/cpuinfo that are the same at every start on the same board, on x86 and on ARM."""
 REFUSED = 3
-"""Exit status of a trial that found something wrong and printed what."""
+"""Exit status of a probe that found something wrong and printed what."""
 
 
-def trouble(model: Model, limit_s: float = LIMIT_S) -> str:
+def failure(model: Model, limit_s: float = LIMIT_S) -> str:
     """Why ONNX Runtime cannot run this model, or nothing if it can.
 
-    A trial takes half a second on a PC and several on a Pi, so each file is tried once in a process. What passed is
+    A probe takes half a second on a PC and several on a Pi, so each file is probed once in a process. What passed is
     remembered: by the installer for every start (``python -m edge.suppress.probe``), else by the service for its next
     start, which may be one after a crash.
     """
@@ -52,11 +52,11 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
     mark = _mark(content, runtime.origin)
     if mark and any((kept / mark).exists() for kept in (_program_folder(), _service_folder()) if kept):
         return ""
-    ordinary = "os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))"  # whoever reloads may be real-time
+    ordinary = "os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))"  # the caller's may be real-time
     order = f"import os, sys; {ordinary}; sys.path[:] = {sys.path!r}"
     order += f"; from edge.suppress import probe; probe.try_out({folder!r})"
     try:
-        trial = subprocess.run(
+        probe = subprocess.run(
             [sys.executable, "-c", order],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -68,13 +68,13 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
         return f"ONNX Runtime did not answer within {limit_s:g} s"
     except (OSError, ValueError) as error:
         return f"the device probe of ONNX Runtime did not start ({error})"
-    if trial.returncode < 0:
-        number = -trial.returncode
+    if probe.returncode < 0:
+        number = -probe.returncode
         return f"ONNX Runtime was ended by {next((known.name for known in signal.Signals if known == number), number)}"
-    said = " ".join(trial.stdout.decode(errors="replace").split())[:300]
-    if trial.returncode == REFUSED:
-        return said
-    if trial.returncode:
+    printed = " ".join(probe.stdout.decode(errors="replace").split())[:300]
+    if probe.returncode == REFUSED:
+        return printed
+    if probe.returncode:
         return "ONNX Runtime failed its probe"
     if mark and (kept := _service_folder()):
         with contextlib.suppress(OSError):  # then it is tried again next time
@@ -83,8 +83,8 @@ def _tried(folder: str, content: bytes, limit_s: float) -> str:
 
 
 def remember(model: Model) -> str:
-    """For the installer: as ``trouble``, and what passes leaves its mark in the program's folder. May raise OSError."""
-    why = trouble(model)
+    """For the installer: as ``failure``, and what passes leaves its mark in the program's folder. May raise OSError."""
+    why = failure(model)
     runtime, folder = importlib.util.find_spec("onnxruntime"), _program_folder()
     if not why and runtime and folder and (mark := _mark(model.read(".onnx") + model.read(".npz"), runtime.origin)):
         (folder / mark).touch()
@@ -117,12 +117,12 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    told = sorted({line for line in lines if line.lower().startswith(PROCESSOR_LINES)})
-    return "\n".join([os.uname().machine, *told])
+    lines_kept = sorted({line for line in lines if line.lower().startswith(PROCESSOR_LINES)})
+    return "\n".join([os.uname().machine, *lines_kept])
 
 
 def try_out(folder: str) -> None:
-    """The trial itself: some hops by both, compared; ends the process with REFUSED after printing what is wrong."""
+    """The probe itself: some hops by both, compared; ends the process with REFUSED after printing what is wrong."""
     try:
         wrong = _compare(Model(folder))
     except BadModel as refusal:
@@ -145,7 +145,7 @@ def _compare(model: Model) -> str:
         speech = ours.step(features, gains)
         other_speech = theirs.step(features, other_gains)
         worst = float(np.max([worst, np.abs(gains - other_gains).max(), abs(speech - other_speech)]))
-    if not worst <= TOLERANCE:  # also what is no number
+    if not worst <= TOLERANCE:  # also NaN
         return f"ONNX Runtime and NumPy disagree on the same weights (by {worst:.2g})"
     return ""
 

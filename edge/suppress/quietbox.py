@@ -12,7 +12,7 @@ def open_estimator(model: str, notes: list[str]) -> Estimator:
     runs it, if it does.
     """
     found = Model(model)
-    why = probe.trouble(found)
+    why = probe.failure(found)
     if not why:
         try:
             from edge.suppress.onnx import OnnxNetwork  # an optional package

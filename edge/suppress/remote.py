@@ -1,9 +1,9 @@
-"""The engine that lives on a bigger machine: hops go out to its `quietbox serve --boxes`, clean ones come back.
+"""The engine on another machine: hops go to its `quietbox serve --boxes`, cleaned ones come back.
 
-The latency is fixed beforehand (``budget_ms``). Our own network works beside it in lock-step, on the same input and
-with the same total latency. What is not back in time is its hop, at once; when answers have been in time for a while
-the machine is heard again. Every change is a cross-fade of one hop, for which the answer after the one that is due
-must be there, too: so an answer has to be one hop earlier than the sound needs it.
+The latency is fixed beforehand (``budget_ms``). Our own network runs beside it in lock-step, on the same input and
+with the same total latency. An answer that is not there in time is replaced by our own hop at once; when answers have
+been in time for a while the server's are used again. Every change is a cross-fade of one hop, for which the answer
+after the one that is due must be there, too: so an answer has to be one hop earlier than the sound needs it.
 
 The audio thread touches no socket: ``link`` is the thread that does.
 """
@@ -26,13 +26,13 @@ RING_HOPS = 256
 REPORTED = ("answered", "filled", "switches", "late", "lost")
 """Counts of the ``Tally`` that go into the status file and the journal."""
 RETURN_HOPS = 40
-"""The machine is heard again once 200 ms of answers were in time without a gap."""
+"""The server is used again once 200 ms of answers were in time without a gap."""
 
 
 def open_remote(settings: RemoteConfig, limit_db: float, below: MaskEngine, priority: int = 0) -> "RemoteEngine":
     """``below`` is our own engine, which fills in; ``priority`` the link's, below the audio thread's. Raises BadModel.
 
-    That the machine does not answer is no error: it may come later, and the engine's ``news`` tell of it.
+    A server that does not answer is no error: it may come later, and the engine's ``news`` report it.
     """
     try:
         return RemoteEngine(Link(settings, priority), limit_db, below)
@@ -41,7 +41,7 @@ def open_remote(settings: RemoteConfig, limit_db: float, below: MaskEngine, prio
 
 
 class RemoteEngine(Engine):
-    """A hop in, a clean one out, ``delay_samples`` late, whoever made it."""
+    """A hop in, a clean one out, ``delay_samples`` late, whichever machine cleaned it."""
 
     def __init__(self, link: "Link", limit_db: float, below: MaskEngine) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class RemoteEngine(Engine):
         self._ramp[:] = np.arange(1, HOP_SAMPLES + 1) / HOP_SAMPLES
         self._epoch = random.getrandbits(31)
         self._seq = 0
-        self._lead = 0  # the machine's own delay
+        self._lead = 0  # the server's own delay
         self._playing = False
         self._in_time = 0
         weakref.finalize(self, link.stop)
@@ -70,12 +70,12 @@ class RemoteEngine(Engine):
 
     @property
     def name(self) -> str:
-        """The engine that is heard."""
+        """The engine whose output is played."""
         return "remote" if self._playing else self._below.name
 
     @property
     def level(self) -> int:
-        """0 while the machine is heard; our engines follow from 1 on."""
+        """0 while the server's answers are played; our engines follow from 1 on."""
         return 0 if self._playing else 1 + self._below.level
 
     @property
@@ -84,7 +84,7 @@ class RemoteEngine(Engine):
 
     @property
     def failure(self) -> Exception | None:
-        """The last exception of our own engines, which hear everything all the time."""
+        """The last exception of our own engines, which run all the time."""
         return self._below.failure
 
     @failure.setter
@@ -100,18 +100,18 @@ class RemoteEngine(Engine):
         return {f"remote_{name}": getattr(self.tally, name) for name in REPORTED}
 
     def step_down(self) -> bool:
-        """Ours do less; the machine costs this box next to nothing."""
+        """Ours do less; the server costs this box next to nothing."""
         return self._below.step_down()
 
     def step_up(self) -> None:
         self._below.step_up()
 
     def close(self) -> None:
-        """Leave the machine; the local network takes over."""
+        """Leave the server; the local network takes over."""
         self._link.stop()
 
     def reset(self) -> None:
-        """Forget the signal, here and over there."""
+        """Forget the signal, here and on the server."""
         self._below.reset()
         self._epoch = (self._epoch + 1) % 2**31
         self._seq = self._in_time = 0
@@ -136,7 +136,7 @@ class RemoteEngine(Engine):
         if before or after:
             self._read(first)
             if before != after:
-                self._scale(self._ramp if after else self._ramp[::-1], hop)
+                self._cross(self._ramp if after else self._ramp[::-1], hop)
             else:
                 hop[:] = self._clean
         self._set_playing(after)
@@ -147,12 +147,12 @@ class RemoteEngine(Engine):
 
     @property
     def _first(self) -> int:
-        """The sample of the machine's output that is due first in this hop."""
+        """The sample of the server's output that is due first in this hop."""
         return self._seq * HOP_SAMPLES - self.delay_samples + self._lead
 
     def _set_playing(self, playing: bool) -> None:
         self.tally.switches += playing != self._playing
-        self._playing = self._link.heard = playing
+        self._playing = self._link.in_use = playing
 
     def _send(self, hop: Floats) -> None:
         place = self._seq % RING_HOPS
@@ -162,7 +162,7 @@ class RemoteEngine(Engine):
             self._asked[place] = self._seq
 
     def _receive(self) -> None:
-        """Answers that have come, in any order, to their places."""
+        """Sorts the answers that have come, in any order, into the ring."""
         while self._link.answers:
             answer = self._link.answers.popleft()
             age = self._seq - answer.seq
@@ -173,7 +173,7 @@ class RemoteEngine(Engine):
                 self._asked[place] = -1
             if answer.delay_samples != self._lead:
                 if self._playing:
-                    continue  # another engine works there now: first a clean end to the one that is heard
+                    continue  # another engine works there now: first a cross-fade away from the one in use
                 self._lead = answer.delay_samples
                 self._holds[:] = [-1] * RING_HOPS
             if answer.seq * HOP_SAMPLES < self._first + HOP_SAMPLES:  # the hop before this one asked for it already
@@ -186,12 +186,12 @@ class RemoteEngine(Engine):
             self._holds[place] = answer.seq
 
     def _has(self, first: int, count: int) -> bool:
-        """Whether the machine's output from sample ``first`` on is there."""
+        """Whether the server's output from sample ``first`` on is there."""
         hops = range(first // HOP_SAMPLES, (first + count - 1) // HOP_SAMPLES + 1)
         return first >= 0 and all(self._holds[seq % RING_HOPS] == seq for seq in hops)
 
     def _read(self, first: int) -> None:
-        """``_clean`` becomes the machine's hop from sample ``first`` on, with as much of the dry one as is wanted."""
+        """``_clean`` becomes the server's hop from sample ``first`` on, mixed with the dry one."""
         clean, blend, size = self._clean, self._blend, len(self._ring)
         start = first % size
         head = min(HOP_SAMPLES, size - start)
@@ -205,8 +205,8 @@ class RemoteEngine(Engine):
         clean *= blend
         clean += dry
 
-    def _scale(self, share: Floats, hop: Floats) -> None:
-        """Of the machine's hop as much as ``share`` says, of ours the rest."""
+    def _cross(self, share: Floats, hop: Floats) -> None:
+        """Cross-fade: ``share`` of the server's hop, the rest of ours."""
         self._clean -= hop
         self._clean *= share
         hop += self._clean

@@ -1,4 +1,4 @@
-"""A network's files: where they lie, whether they are what their card says, and what they say of themselves.
+"""A network's files: where they lie, whether they are what their card lists, and their metadata.
 
 A model is a folder that holds files of its own name: ``models/quietbox/quietbox.npz`` (int8 weights, which NumPy runs
 and everything else is checked against), ``quietbox.onnx`` (the same as a graph) and ``CARD.md``. The card has one line
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parents[2] / "models"
 """Where the shipped ones lie, in a checkout and in an installed package."""
 SHIPPED = ("quietbox", "rnn")
 MAJOR_VERSION = 0
-"""Files of another major version mean something else by the same names."""
+"""Files of another major version have other contents under the same names."""
 MOST_BYTES = 16_000_000
 """No network of ours is a hundredth of this, packed or unpacked."""
 NEEDED = {
@@ -41,7 +41,7 @@ CARD_LINE = re.compile(r"\| `([^`]+)` \| sha256 `([0-9a-f]{64})` \|")
 
 
 class BadModel(UserError):
-    """A file that cannot be used; the text names it, says why and what to do."""
+    """A file that cannot be used; the text names it, the reason and the fix."""
 
 
 class Model:
@@ -61,7 +61,7 @@ class Model:
         return BadModel(f"{file} {why} ({fix})")
 
     def read(self, suffix: str) -> bytes:
-        """A whole file, if it is the one that the card means; raises BadModel.
+        """A whole file, if it is the one that the card lists; raises BadModel.
 
         Somebody's own folder may do without a card.
         """
@@ -76,13 +76,13 @@ class Model:
         return content
 
     def weights(self, engine: str) -> NumpyNetwork:
-        """The network on NumPy; ``engine`` is what it is called by. Raises BadModel."""
+        """The network on NumPy; ``engine`` becomes its name. Raises BadModel."""
         file = self.file(".npz")
         content = self.read(".npz")
         try:
             arrays = _arrays(content)
             about = json.loads(str(arrays.pop("meta")))
-        except Exception as error:  # a broken archive, header or text: zipfile, zlib, NumPy and json have a dozen ways
+        except Exception as error:  # a broken archive, header or text raises many kinds
             raise self.refused(file, f"contains no readable weights: {_short(error)}") from None
         shape = self.shape(file, about)
         if broken := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
@@ -93,9 +93,9 @@ class Model:
             raise self.refused(file, f"has weights that do not match its shape: {_short(error)}") from None
 
     def shape(self, file: Path, about: Any) -> Shape:
-        """Check what a file says of itself (numbers may be text, as ONNX wants it) and return its sizes."""
+        """Check a file's metadata (numbers may be text, as ONNX wants it) and return its sizes."""
         try:
-            said = {name: int(about[name]) for name in NEEDED}
+            found = {name: int(about[name]) for name in NEEDED}
             major = int(about["version"].split(".")[0])
             sizes = about["shape"]
             sizes = json.loads(sizes) if isinstance(sizes, str) else sizes
@@ -103,13 +103,13 @@ class Model:
                 raise ValueError(f"no {missing[0]} in its shape")
             shape = Shape(**sizes)
             shape.check()
-        except Exception as error:  # anything may stand there
+        except Exception as error:  # the metadata may be anything
             raise self.refused(file, f"has invalid metadata: {_short(error)}") from None
         if major != MAJOR_VERSION:
             raise self.refused(file, f"is of version {about['version']}, this program supports {MAJOR_VERSION}.x")
-        if wrong := [name for name, value in NEEDED.items() if said[name] != value]:
+        if wrong := [name for name, value in NEEDED.items() if found[name] != value]:
             name = wrong[0]
-            raise self.refused(file, f"is for {name} = {said[name]}, the box has {NEEDED[name]}")
+            raise self.refused(file, f"is for {name} = {found[name]}, the box has {NEEDED[name]}")
         return shape
 
     def silence(self, file: Path, about: Mapping[str, str], size: int) -> Floats:

@@ -1,4 +1,4 @@
-"""The suppressor without weights: what classic signal processing knows about noise, 64 bands at a time.
+"""The suppressor without weights: a Wiener filter on 64 bands, from a tracked noise floor.
 
 The path of a frame: band powers -> noise floor -> a-priori SNR -> cepstral smoothing -> gain and speech probability.
 """
@@ -34,8 +34,8 @@ def power_ratio(db: float) -> np.float32:
 
 
 # Powers are those of edge.dsp.spectrum's frames: white noise of variance v gives 160 v in a one-bin band.
-SILENCE = np.float32(1e-9)  # -112 dBFS, a tenth of a 16-bit converter's rounding: no microphone was heard
-LOUDEST = np.float32(1e6)  # beyond full scale in any band; keeps an absurd frame from ruling for seconds
+SILENCE = np.float32(1e-9)  # -112 dBFS, a tenth of a 16-bit converter's rounding: no microphone is so quiet
+LOUDEST = np.float32(1e6)  # beyond full scale in any band; keeps an invalid frame from dominating for seconds
 
 # Noise floor. Speech presence probability: Gerkmann & Hendriks 2012, "Unbiased MMSE-based noise power estimation with
 # low complexity and low tracking delay". The minimum net below it: Martin 2001, "Noise power spectral density
@@ -111,7 +111,7 @@ class Wiener(Estimator):
     def estimate(self, spectrum: Spectra, gains: Floats) -> float:
         """complex64[161] -> gains 0..1 in place in float32[64]; returns the probability of speech, 0..1.
 
-        A frame without any signal, or with one that is no number, gets no gain and leaves the state as it is.
+        A frame without any signal, or with NaN or infinite bins, gets no gain and leaves the state as it is.
         """
         parts = spectrum.view(np.float32).reshape(BINS, 2)
         np.einsum("ij,ij->i", parts, parts, out=self._power)
@@ -218,7 +218,7 @@ class Wiener(Estimator):
 
 
 def _blur(share: float) -> NDArray[np.float64]:
-    """(64, 64): every band gives ``share`` of itself to each neighbour; the outermost keep what has no taker."""
+    """(64, 64): every band gives ``share`` of itself to each neighbour; the outermost keep what they cannot give."""
     blur = np.eye(BANDS) * (1 - 2 * share) + share * (np.eye(BANDS, k=1) + np.eye(BANDS, k=-1))
     blur[0, 0] = blur[-1, -1] = 1 - share
     return blur

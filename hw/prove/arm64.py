@@ -56,7 +56,7 @@ SAME_DB = 60.0
 PROBE = f"""
 from edge.suppress import probe
 from edge.suppress.shipped import Model
-print(probe.trouble(Model("quietbox"), {PROBE_S}) or "runs")
+print(probe.failure(Model("quietbox"), {PROBE_S}) or "runs")
 """
 STAND_IN = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
 

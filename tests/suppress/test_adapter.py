@@ -14,7 +14,7 @@ from edge.config import Config, EqConfig, FeedforwardConfig, GateConfig
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.blocks import Blocks, held_samples
-from edge.suppress.foreign.adapter import SPOILT_LIMIT, Adapter
+from edge.suppress.foreign.adapter import INVALID_LIMIT, Adapter
 from edge.suppress.foreign.core import Core
 from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.wiener import Wiener
@@ -364,7 +364,7 @@ def test_a_core_that_gives_nothing_but_rubbish_has_failed() -> None:
     engine = adapted(core)
     sound = noise(RATE_HZ)
     out = walk(engine, sound)
-    assert engine.invalid == SPOILT_LIMIT and engine.name == "off" and "NaN or infinite" in str(engine.failure)
+    assert engine.invalid == INVALID_LIMIT and engine.name == "off" and "NaN or infinite" in str(engine.failure)
     assert error_db(late(sound, engine.delay_samples), out) < -80
 
 

@@ -226,7 +226,7 @@ def test_what_quantize_writes_runs_on_both(tmp_path: Path) -> None:
     (folder / "mine.onnx").write_bytes(compact(exact).SerializeToString())
     (folder / "mine.npz").write_bytes(pack(numbers(exact)))
     model = Model(str(folder))
-    assert probe.trouble(model) == ""
+    assert probe.failure(model) == ""
     ours, theirs = both(model)
     gains, other_gains = np.zeros((2, BANDS), np.float32)
     for frame in spectra(300):
@@ -511,8 +511,8 @@ def test_a_broken_onnxruntime_is_found_out_next_door(
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(code + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    trouble = probe.trouble
-    monkeypatch.setattr(probe, "trouble", lambda model: trouble(model, 1.5 if "sleep" in code else 30))
+    failure = probe.failure
+    monkeypatch.setattr(probe, "failure", lambda model: failure(model, 1.5 if "sleep" in code else 30))
     numpy_goes_on(whole, says)
 
 
@@ -546,22 +546,22 @@ def test_a_service_that_comes_back_trusts_the_trial_of_its_last_run(
     kept = tmp_path / "run"
     kept.mkdir()
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(kept))
-    assert probe.trouble(shipped.Model(str(folder))) == ""
+    assert probe.failure(shipped.Model(str(folder))) == ""
     assert len(list(kept.iterdir())) == 1
     probe._tried.cache_clear()  # as in a new process
     run, tries = probe.subprocess.run, []
     monkeypatch.setattr(probe.subprocess, "run", lambda *args, **named: tries.append(args) or run(*args, **named))
-    assert probe.trouble(shipped.Model(str(folder))) == "" and not tries
+    assert probe.failure(shipped.Model(str(folder))) == "" and not tries
 
     other = settled(SMALL, seed=9)
     quantised(other)
     (folder / "mine.onnx").write_bytes(build(other).SerializeToString())
     write_card(folder)
     probe._tried.cache_clear()
-    assert "disagree on the same weights" in probe.trouble(shipped.Model(str(folder))) and len(tries) == 1
+    assert "disagree on the same weights" in probe.failure(shipped.Model(str(folder))) and len(tries) == 1
     assert len(list(kept.iterdir())) == 1, "what failed is not trusted"
     probe._tried.cache_clear()
-    assert "disagree on the same weights" in probe.trouble(shipped.Model(str(folder))) and len(tries) == 2
+    assert "disagree on the same weights" in probe.failure(shipped.Model(str(folder))) and len(tries) == 2
 
 
 def test_what_the_installer_tried_no_start_tries_again(
@@ -572,20 +572,20 @@ def test_what_the_installer_tried_no_start_tries_again(
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     model = shipped.Model(str(folder))
     probe._tried.cache_clear()
-    assert probe.trouble(model) == "" and not list(tmp_path.glob("passed-*")), "only the installer writes there"
+    assert probe.failure(model) == "" and not list(tmp_path.glob("passed-*")), "only the installer writes there"
     assert probe.remember(model) == "" and len(list(tmp_path.glob("passed-*"))) == 1
     run, tries = probe.subprocess.run, []
     monkeypatch.setattr(probe.subprocess, "run", lambda *args, **named: tries.append(args) or run(*args, **named))
     probe._tried.cache_clear()
-    assert probe.trouble(model) == "" and not tries
+    assert probe.failure(model) == "" and not tries
     monkeypatch.setattr(probe, "_processor", lambda: "another board")
     probe._tried.cache_clear()
-    assert probe.trouble(model) == "" and len(tries) == 1
+    assert probe.failure(model) == "" and len(tries) == 1
 
 
 def test_a_folder_that_keeps_nothing_only_costs_another_trial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/nowhere/at/all")
-    assert probe.trouble(shipped.Model(str(folder))) == ""
+    assert probe.failure(shipped.Model(str(folder))) == ""
 
 
 def test_a_deadly_onnxruntime_does_not_kill_the_command(whole: Path, tmp_path: Path) -> None:
@@ -690,7 +690,7 @@ def test_a_network_that_fails_is_followed_by_the_next(box: Path, monkeypatch: py
 def test_gains_that_are_no_numbers_never_leave(box: Path) -> None:
     opened = open_engine("auto", 30)
     broken = opened._levels[0] = Model("quietbox").weights("network")
-    broken._groups[0].memory.held[:] = np.nan
+    broken._groups[0].recurrence.state[:] = np.nan
     sound = speech_like(0.5).reshape(-1, HOP_SAMPLES).copy()
     for hop in sound:
         opened.process(hop)

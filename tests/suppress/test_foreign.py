@@ -203,7 +203,7 @@ def test_where_onnx_runtime_dies_theirs_is_not_tried(monkeypatch: pytest.MonkeyP
     from edge.suppress import probe
 
     core("gtcrn")
-    monkeypatch.setattr(probe, "trouble", lambda model: "ONNX Runtime was ended by SIGILL")
+    monkeypatch.setattr(probe, "failure", lambda model: "ONNX Runtime was ended by SIGILL")
     assert "engine gtcrn cannot be used: ONNX Runtime was ended by SIGILL" in open_engine("gtcrn", 30).notes[-1]
 
 

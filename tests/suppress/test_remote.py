@@ -123,7 +123,7 @@ class Line:
         self.answers: deque[Message] = deque(maxlen=64)
         self.news: deque[str] = deque()
         self.tally = Tally()
-        self.heard = False
+        self.in_use = False
         self.sent: list[Message] = []
         self.takes = takes
 
@@ -442,7 +442,7 @@ def test_a_server_that_dies_and_comes_back() -> None:
     assert np.array_equal(out[-80 * 80 :], dry(sound, remote.delay_samples)[-80 * 80 :])
     second = Server(boxes_port=first.settings.boxes_port)
     assert until(lambda: not play(remote, noise(10), 0.005).any() or remote.name == "remote", 15)
-    assert any("heard" in news for news in remote.news) or until(lambda: remote._link.heard)
+    assert any("heard" in news for news in remote.news) or until(lambda: remote._link.in_use)
     remote.close()
     second.stop()
 

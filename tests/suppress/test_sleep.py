@@ -12,7 +12,7 @@ from edge.config import Config
 from edge.dsp.spectrum import Features, Floats, Spectra, Transform
 from edge.suppress.mask import MaskEngine, Unity
 from edge.suppress.shipped import Model
-from edge.suppress.sleep import LISTEN_HOPS, LOOK_HOPS, UNREST, Network, Onset, Sleeper, noise_rise
+from edge.suppress.sleep import AWAKE_HOPS, CHECK_HOPS, STEADY_RISE, Network, Onset, Sleeper, noise_rise
 from hw.prove import sleep_cost
 from models.measures import level_change_db
 
@@ -79,10 +79,10 @@ def test_it_sleeps_after_the_time_set_and_looks_now_and_then() -> None:
     engine = engine_of(network)
     _, skipped = walk(engine, steady(10))
     assert not any(skipped[:SLEEP_HOPS])
-    late = skipped[SLEEP_HOPS + LISTEN_HOPS :]
-    assert 0.4 < np.mean(late) <= 1 - 1 / LOOK_HOPS
+    late = skipped[SLEEP_HOPS + AWAKE_HOPS :]
+    assert 0.4 < np.mean(late) <= 1 - 1 / CHECK_HOPS
     assert network.runs == skipped.count(False)
-    assert max(len(run) for run in "".join(".#"[asleep] for asleep in skipped).split(".")) < LOOK_HOPS
+    assert max(len(run) for run in "".join(".#"[asleep] for asleep in skipped).split(".")) < CHECK_HOPS
 
 
 def test_somebody_who_speaks_keeps_it_awake_whatever_else_is_heard() -> None:
@@ -94,7 +94,7 @@ def test_somebody_who_speaks_keeps_it_awake_whatever_else_is_heard() -> None:
     assert any(walk(engine, steady(5))[1])
     network.speech = 0.7  # it finds out at the next look
     _, skipped = walk(engine, steady(1))
-    assert sum(skipped) < LOOK_HOPS and not any(skipped[LOOK_HOPS:])
+    assert sum(skipped) < CHECK_HOPS and not any(skipped[CHECK_HOPS:])
 
 
 def test_silence_is_slept_through_and_the_first_sound_is_not() -> None:
@@ -120,12 +120,12 @@ def test_steady_noise_of_any_level_and_colour_begins_nothing(level_db: float, ti
     sound *= 10 ** (level_db / 20) / np.sqrt(np.mean(sound**2))
     onset, features, transform = Onset(), Features(), Transform()
     hops = sound.astype(np.float32).reshape(-1, HOP_SAMPLES)
-    begins = [onset.heard(features.of(transform.analyse(hop))) for hop in hops]
+    begins = [onset.detect(features.of(transform.analyse(hop))) for hop in hops]
     assert np.mean(begins[60:]) < 0.06
 
 
 def test_the_stored_rise_of_steady_noise_is_what_is_computed() -> None:
-    np.testing.assert_allclose(UNREST, noise_rise(), rtol=1e-5)
+    np.testing.assert_allclose(STEADY_RISE, noise_rise(), rtol=1e-5)
 
 
 # --- when it wakes -------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Other people's networks in hops of 80 samples: adapter, what they are opened with, one file a network."""
+"""Third-party networks in hops of 80 samples: contract, adapter, what they are opened with, one file a network."""

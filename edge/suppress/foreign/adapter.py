@@ -17,9 +17,9 @@ from edge.suppress.mask import MaskEngine
 from edge.suppress.wiener import Wiener
 
 ABSURD_POWER = 1e4
-"""40 dB above full scale: no sound comes out of an engine so loud, only a network that has run away."""
-SPOILT_LIMIT = 10
-"""So many unsound blocks without a sound one between them, and the core has failed."""
+"""40 dB above full scale: no engine's output is so loud unless its network has become unstable."""
+INVALID_LIMIT = 10
+"""The core has failed after so many invalid blocks without a valid one between them."""
 
 
 class Adapter(Engine):
@@ -53,15 +53,15 @@ class Adapter(Engine):
         self._past = np.zeros(core.delay_samples + size, np.float32)  # the core's input, to pass dry in its place
         self._rise = (np.arange(1, size + 1) / size).astype(np.float32)
         self._settle_blocks = math.ceil(core.delay_samples / size) + 1
-        self._unsettled = 0  # blocks until a core that was reset amid sound is heard again
-        self._spoilt = 0
+        self._settling_blocks = 0  # blocks until a core that was reset amid sound is used again
+        self._invalid_blocks = 0
 
         self._working = True
-        self._core_share = 1.0  # 0: the engines below are heard, 1: the core
+        self._core_share = 1.0  # 0: the output is that of the engines below, 1: the core's
         self._return_hops = 0
-        self._warm = False  # whether the engines below have heard the last hops
+        self._warm = False  # whether the engines below have processed the last hops
 
-        self._said: float | None = None
+        self._core_speech: float | None = None
         self._transform = Transform()
         self._listener = Wiener()
         self._unused = np.zeros(64, np.float32)
@@ -90,7 +90,7 @@ class Adapter(Engine):
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability of what has just come in.
 
-        Where the core says none, our signal processing does, from the same input.
+        Where the core reports none, the Wiener filter does, from the same input.
         """
         history = self._history
         history[:-HOP_SAMPLES] = history[HOP_SAMPLES:]
@@ -122,7 +122,7 @@ class Adapter(Engine):
         return self._below.step_down()
 
     def step_up(self) -> None:
-        """Try the core again; those below are heard until it has filled its delay."""
+        """Try the core again; those below are used until it has filled its delay."""
         if self._working:
             return
         self._working = True
@@ -158,8 +158,8 @@ class Adapter(Engine):
         cleaned -= dry
         cleaned *= blend
         cleaned += dry
-        if self._said is not None:
-            return self._said
+        if self._core_speech is not None:
+            return self._core_speech
         return self._listener.estimate(self._transform.analyse(hop), self._unused)
 
     def _by_those_below(self, hop: Floats) -> float:
@@ -180,7 +180,7 @@ class Adapter(Engine):
         return speech
 
     def _cross(self, hop: Floats, other: Floats, before: float, after: float) -> None:
-        """Of ``other`` as much as the share says, which goes from ``before`` to ``after`` over the hop."""
+        """Cross-fade: the share of ``other`` goes linearly from ``before`` to ``after`` over the hop."""
         blend = self._blend
         np.multiply(self._ramp, after - before, out=blend)
         blend += before
@@ -198,41 +198,41 @@ class Adapter(Engine):
             block[:] = dry
             return
         try:
-            self._said = self._core.process(block)
+            self._core_speech = self._core.process(block)
         except Exception as error:  # as with our own estimators: a failing core must never silence the wearer
             self._fail(error)
             block[:] = dry
             return
         if not float(np.vdot(block, block)) < ABSURD_POWER * size:
-            self._mend(block, dry)
-        elif self._unsettled:
-            self._unsettled -= 1
-            if self._unsettled:
+            self._replace_invalid(block, dry)
+        elif self._settling_blocks:
+            self._settling_blocks -= 1
+            if self._settling_blocks:
                 block[:] = dry
             else:
                 block -= dry
                 block *= self._rise
                 block += dry
         else:
-            self._spoilt = 0
+            self._invalid_blocks = 0
 
-    def _mend(self, block: Floats, dry: Floats) -> None:
+    def _replace_invalid(self, block: Floats, dry: Floats) -> None:
         """What came out is invalid: the block passes dry and the core starts afresh."""
         self.invalid += 1
-        self._spoilt += 1
-        self._said = None
+        self._invalid_blocks += 1
+        self._core_speech = None
         block[:] = dry
-        if self._spoilt >= SPOILT_LIMIT:
+        if self._invalid_blocks >= INVALID_LIMIT:
             self._fail(ArithmeticError(f"{self._core.name} outputs only NaN or infinite samples"))
             return
         self._reset_core()
-        self._unsettled = self._settle_blocks
+        self._settling_blocks = self._settle_blocks
 
     def _start_core(self) -> None:
         """As new, amid silence."""
         self._past.fill(0)
-        self._unsettled = self._spoilt = 0
-        self._said = None
+        self._settling_blocks = self._invalid_blocks = 0
+        self._core_speech = None
         if self._working:
             self._reset_core()
 
@@ -244,5 +244,5 @@ class Adapter(Engine):
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
-        self._said = None
+        self._core_speech = None
         self.step_down()

@@ -1,4 +1,4 @@
-"""What other people's engines are opened with: a package's file, an ONNX graph with its state, a C library.
+"""What third-party engines are opened with: a package's file, an ONNX graph with its state, a C library.
 
 Their packages are never imported, so the frameworks around them need not be there: that is what ``--no-deps`` in every
 line of advice leaves out.
@@ -35,7 +35,7 @@ def asset(pin: str, name: str) -> Path:
 
 
 class Recurrent:
-    """An ONNX graph on one thread and on buffers bound once; the state goes to and fro between two of them.
+    """An ONNX graph on one thread and on buffers bound once; the state alternates between two of them.
 
     The graph's first input and output are the signal, all others its state, in the same order.
     """
@@ -63,43 +63,43 @@ class Recurrent:
         if not same or not floats or not all(isinstance(size, int) for size in sum(shapes, ())):
             found = ", ".join(f"{value.name} {value.shape}" for value in inputs)[:200]
             raise BadModel(f"{file} is not {kind}: its inputs are {found}")
-        self.heard: Floats = np.zeros(shape, np.float32)
-        """The signal's way in."""
-        self.said: Floats = np.zeros(shape, np.float32)
-        """And out."""
+        self.input: Floats = np.zeros(shape, np.float32)
+        """The signal, to be written before ``run``."""
+        self.output: Floats = np.zeros(shape, np.float32)
+        """What ``run`` made of it."""
         self._session = session
         self._states = [[np.zeros(size, np.float32) for size in shapes[1:]] for _ in range(2)]
         self._bindings = []
         for before, after in (self._states, self._states[::-1]):
             binding = session.io_binding()
-            for value, buffer in zip(inputs, (self.heard, *before), strict=True):
+            for value, buffer in zip(inputs, (self.input, *before), strict=True):
                 binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-            for value, buffer in zip(outputs, (self.said, *after), strict=True):
+            for value, buffer in zip(outputs, (self.output, *after), strict=True):
                 binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             self._bindings.append(binding)
-        self._turn = 0
+        self._next = 0
 
     def run(self) -> None:
-        """``heard`` and the state become ``said`` and the next state."""
-        self._session.run_with_iobinding(self._bindings[self._turn])
-        self._turn = 1 - self._turn
+        """``input`` and the state become ``output`` and the next state."""
+        self._session.run_with_iobinding(self._bindings[self._next])
+        self._next = 1 - self._next
 
     def reset(self) -> None:
         """The state is all zeros, as these networks were trained to begin."""
-        self._turn = 0
+        self._next = 0
         for state in self._states[0]:
             state.fill(0)
 
 
 def open_session(file: Path, content: bytes | None = None) -> Any:
-    """ONNX Runtime on a file, once it is certain that it does not take this process with it; raises BadModel.
+    """ONNX Runtime on a file, once its device probe has passed; raises BadModel.
 
     ``content``: of the file, where it was read already: what was checked is what runs.
     """
     from edge.suppress import probe
 
     content = read_graph(file) if content is None else content
-    if why := probe.trouble(Model("quietbox")):  # where our network cannot run, theirs is not tried either
+    if why := probe.failure(Model("quietbox")):  # where our network cannot run, theirs is not tried either
         raise BadModel(why)
     from edge.suppress.onnx import NoGraph, quiet_session
 

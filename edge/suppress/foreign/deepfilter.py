@@ -1,12 +1,12 @@
 """DeepFilterNet3 (Schröter et al. 2023), 10 ms at a time at 48 kHz: its networks by ONNX Runtime, the rest in NumPy.
 
-The published graphs know no time: each call begins with empty memories. ``python -m quant.deepfilter`` makes the three
+The published graphs keep no state: each call begins with empty memories. ``python -m quant.deepfilter`` makes the three
 graphs that this file runs from the published ones, with every memory as an input and an output; the folder it writes
 is the model. Nothing here needs the package ``onnx``.
 
 A frame's path: 960-point spectrum -> features -> encoder -> 32 gains for all bins, a filter over five frames for the
 lowest 96 -> overlap-add. Features and initial values are those of the owners' runtime, libdf, and the two give the
-same sound (tests/suppress/test_deepfilter.py), but that here the decoders rest while nobody speaks.
+same sound (tests/suppress/test_deepfilter.py), except that here the decoders rest while nobody speaks.
 """
 
 import itertools
@@ -114,7 +114,7 @@ def files(model: str = PACKAGED) -> list[Path]:
 
 
 class Stage:
-    """One graph on bound buffers; its memories go to and fro between two of each."""
+    """One graph on bound buffers; its states alternate between two of each."""
 
     def __init__(self, session: Any, values: Mapping[str, Floats], shapes: tuple[Shapes, Shapes, Shapes]) -> None:
         """``values``: the buffers of all inputs and outputs but the memories; ``shapes``: one of ``STAGES``."""
@@ -122,7 +122,7 @@ class Stage:
         self._session = session
         self._values = values  # the bindings hold addresses only
         self._memories = [{name: np.zeros(shape, np.float32) for name, shape in memories.items()} for _ in range(2)]
-        self._turn = 0
+        self._next = 0
         self._bindings = []
         for before, after in (self._memories, self._memories[::-1]):
             binding = session.io_binding()
@@ -134,11 +134,11 @@ class Stage:
 
     def run(self) -> None:
         """One frame further."""
-        self._session.run_with_iobinding(self._bindings[self._turn])
-        self._turn = 1 - self._turn
+        self._session.run_with_iobinding(self._bindings[self._next])
+        self._next = 1 - self._next
 
     def reset(self) -> None:
-        for memory in self._memories[self._turn].values():
+        for memory in self._memories[self._next].values():
             memory.fill(0)
 
 
@@ -158,8 +158,8 @@ def open_stages(graphs: list[Path], kind: type[Stage] = Stage) -> tuple[list[Sta
         inputs, outputs, memories = shapes
         wanted = (inputs | memories, outputs | {f"{name}_out": shape for name, shape in memories.items()})
         sides = (session.get_inputs(), session.get_outputs())
-        said = tuple({value.name: tuple(value.shape) for value in side} for side in sides)
-        if said != wanted or any(value.type != "tensor(float)" for side in sides for value in side):
+        found = tuple({value.name: tuple(value.shape) for value in side} for side in sides)
+        if found != wanted or any(value.type != "tensor(float)" for side in sides for value in side):
             raise BadModel(f"{file} is not a streaming graph of DeepFilterNet3; make it with quant.deepfilter")
         for name, shape in (inputs | outputs).items():
             values.setdefault(name, np.zeros(shape, np.float32))
@@ -314,7 +314,7 @@ class DeepFilter(Core):
 
 
 def _follow(mean: Floats, value: Floats, scratch: Floats) -> None:
-    """``mean`` goes a hundredth of the way towards ``value``."""
+    """``mean`` moves by a hundredth of its distance towards ``value``."""
     mean *= NORM_HOLD
     np.multiply(value, 1 - NORM_HOLD, out=scratch)
     mean += scratch

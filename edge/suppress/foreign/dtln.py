@@ -30,7 +30,7 @@ def open_core(model: str = PACKAGED) -> "Dtln":
 
 
 class Dtln(Core):
-    """The two networks around a transform without windows; it says no speech probability."""
+    """The two networks around a transform without windows; it reports no speech probability."""
 
     name = "dtln"
     rate_hz = RATE_HZ
@@ -41,28 +41,28 @@ class Dtln(Core):
         bins = WINDOW // 2 + 1
         self._masking = Recurrent(masking, (1, 1, bins))
         self._refining = Recurrent(refining, (1, 1, WINDOW))
-        self._heard, self._said = np.zeros((2, WINDOW), np.float32)
+        self._window, self._overlap = np.zeros((2, WINDOW), np.float32)
         self._spectrum = np.zeros(bins, np.complex64)
 
     def process(self, block: Floats) -> None:
         """float32, 128 samples, in place."""
-        heard, said, spectrum = self._heard, self._said, self._spectrum
-        heard[:-HOP] = heard[HOP:]
-        heard[-HOP:] = block
-        np.fft.rfft(heard, out=spectrum)  # type: ignore[arg-type]  # numpy's stubs know only doubles
-        np.abs(spectrum, out=self._masking.heard[0, 0])
+        window, overlap, spectrum = self._window, self._overlap, self._spectrum
+        window[:-HOP] = window[HOP:]
+        window[-HOP:] = block
+        np.fft.rfft(window, out=spectrum)  # type: ignore[arg-type]  # numpy's stubs know only doubles
+        np.abs(spectrum, out=self._masking.input[0, 0])
         self._masking.run()
-        spectrum *= self._masking.said[0, 0]
-        np.fft.irfft(spectrum, out=self._refining.heard[0, 0])
+        spectrum *= self._masking.output[0, 0]
+        np.fft.irfft(spectrum, out=self._refining.input[0, 0])
         self._refining.run()
-        said[:-HOP] = said[HOP:]
-        said[-HOP:] = 0
-        said += self._refining.said[0, 0]
-        block[:] = said[:HOP]
+        overlap[:-HOP] = overlap[HOP:]
+        overlap[-HOP:] = 0
+        overlap += self._refining.output[0, 0]
+        block[:] = overlap[:HOP]
 
     def reset(self) -> None:
         """Forget the signal."""
         self._masking.reset()
         self._refining.reset()
-        self._heard.fill(0)
-        self._said.fill(0)
+        self._window.fill(0)
+        self._overlap.fill(0)

@@ -17,8 +17,8 @@ FRAME = 480
 FULL_SCALE = np.float32(32768)
 """The library counts as 16-bit samples do."""
 FAINT = np.float32(1e-6)
-"""A click so faint counts as silence: every version lets that pass as it is, only late."""
-LATE_FRAMES = 8
+"""A click so faint counts as silence: every version lets that pass as it is, only delay."""
+DELAY_FRAMES = 8
 
 
 def files(model: str = PACKAGED) -> list[Path]:
@@ -77,12 +77,12 @@ class Rnnoise(Core):
             self._library.rnnoise_destroy(self._state)
 
     def _measured(self, file: Path) -> int:
-        """How late the library is: versions differ by a frame, and none says."""
-        heard = np.zeros((LATE_FRAMES, FRAME), np.float32)
-        heard[0, 0] = FAINT
-        for frame in heard:
+        """The library's delay in samples: versions differ by a frame, and none reports it."""
+        frames = np.zeros((DELAY_FRAMES, FRAME), np.float32)
+        frames[0, 0] = FAINT
+        for frame in frames:
             self.process(frame)
-        late = int(np.argmax(np.abs(heard)))
-        if not abs(heard.flat[late]) > FAINT / 4:
+        delay = int(np.argmax(np.abs(frames)))
+        if not abs(frames.flat[delay]) > FAINT / 4:
             raise BadModel(f"{file} does not process a quiet signal as RNNoise does")
-        return late
+        return delay

@@ -26,28 +26,28 @@ class SpectralCore(Core):
         """``network``: of signal shape ``SIGNAL``. The windows: float32, 512; their product overlaps to one."""
         self._network = network
         # bins of real and imaginary parts are complex numbers as they lie in memory
-        self._spectrum = network.heard.reshape(-1).view(np.complex64)
-        self._cleaned = network.said.reshape(-1).view(np.complex64)
+        self._spectrum = network.input.reshape(-1).view(np.complex64)
+        self._cleaned = network.output.reshape(-1).view(np.complex64)
         self._analysis, self._synthesis = analysis, synthesis
-        self._heard, self._said, self._frame = np.zeros((3, WINDOW), np.float32)
+        self._window, self._overlap, self._frame = np.zeros((3, WINDOW), np.float32)
 
     def process(self, block: Floats) -> None:
         """float32, 256 samples, in place."""
-        heard, said, frame = self._heard, self._said, self._frame
-        heard[:HOP] = heard[HOP:]
-        heard[HOP:] = block
-        np.multiply(heard, self._analysis, out=frame)
+        window, overlap, frame = self._window, self._overlap, self._frame
+        window[:HOP] = window[HOP:]
+        window[HOP:] = block
+        np.multiply(window, self._analysis, out=frame)
         np.fft.rfft(frame, out=self._spectrum)  # type: ignore[arg-type]  # numpy's stubs know only doubles
         self._network.run()
         np.fft.irfft(self._cleaned, out=frame)  # type: ignore[arg-type]
         frame *= self._synthesis
-        said[:HOP] = said[HOP:]
-        said[HOP:] = 0
-        said += frame
-        block[:] = said[:HOP]
+        overlap[:HOP] = overlap[HOP:]
+        overlap[HOP:] = 0
+        overlap += frame
+        block[:] = overlap[:HOP]
 
     def reset(self) -> None:
         """Forget the signal."""
         self._network.reset()
-        self._heard.fill(0)
-        self._said.fill(0)
+        self._window.fill(0)
+        self._overlap.fill(0)

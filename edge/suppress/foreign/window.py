@@ -1,8 +1,8 @@
-"""Mask networks on whole windows: any ONNX graph that sees a log-magnitude spectrogram and says a mask of its shape.
+"""Mask networks on whole windows: any ONNX graph from a log-magnitude spectrogram to a mask of its shape.
 
 U-Net denoisers work so: 200 ms of sound become a picture of ``frames`` spectra, the network returns a gain 0..1 for
 every bin of every frame, and the window moves on by a part of itself. A frame lies in several windows; its gains are
-the mean of what they say, which is the same as overlapping the windows' sounds, and with a mask of ones leaves nothing
+the mean over them, which is the same as overlapping the windows' sounds, and with a mask of ones leaves nothing
 but the delay.
 
 A frame must wait for the windows that count, so the latency is that of the whole window, and one step more: the network
@@ -121,11 +121,11 @@ class WindowNetwork:
     """An ONNX graph on one thread and on buffers bound once: ``seen`` in, ``mask`` out."""
 
     def __init__(self, file: Path, settings: WindowConfig) -> None:
-        """``settings`` say what a file that is not ours is made for. Raises BadModel, with what was wanted."""
+        """``settings``: the geometry of a file that is not ours. Raises BadModel, with what was wanted."""
         self.file = file
         self._session = open_session(file)
-        said = geometry_said(file, self._session.get_modelmeta().custom_metadata_map)
-        self.geometry = said or geometry_of(settings)
+        stored = geometry_in(file, self._session.get_modelmeta().custom_metadata_map)
+        self.geometry = stored or geometry_of(settings)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         kinds = ", ".join(f"{value.name} {value.type} {value.shape}" for value in (*inputs, *outputs))[:200]
         if len(inputs) != 1 or len(outputs) != 1 or any(v.type != "tensor(float)" for v in (*inputs, *outputs)):
@@ -134,17 +134,17 @@ class WindowNetwork:
         """One less than a spectrum has where the graph leaves out 8 kHz, to have a power of two."""
         shape = (1, 1, self.bins, self.geometry.frames)
         returned = self._tried(inputs[0].name, shape)
-        self._seen, self._said = np.zeros(shape, np.float32), np.zeros(returned, np.float32)
-        self.mask: Floats = self._said.reshape(self.bins, -1)
-        """float32 (bins, frames) or (bins, 1): gains as the network says them, or the last frame's alone."""
+        self._seen, self._output = np.zeros(shape, np.float32), np.zeros(returned, np.float32)
+        self.mask: Floats = self._output.reshape(self.bins, -1)
+        """float32 (bins, frames) or (bins, 1): gains as the network returns them, or the last frame's alone."""
         self.seen: Floats = self._seen[0, 0]
         """float32 (bins, frames): log magnitudes, oldest frame first."""
         self._binding = self._session.io_binding()
         self._binding.bind_input(inputs[0].name, "cpu", 0, np.float32, shape, self._seen.ctypes.data)
-        self._binding.bind_output(outputs[0].name, "cpu", 0, np.float32, returned, self._said.ctypes.data)
+        self._binding.bind_output(outputs[0].name, "cpu", 0, np.float32, returned, self._output.ctypes.data)
 
     def run(self) -> None:
-        """``mask`` becomes what the network says of ``seen``."""
+        """``mask`` becomes the network's output for ``seen``."""
         self._session.run_with_iobinding(self._binding)
 
     def _bins_of(self, shape: list[Any]) -> int:
@@ -167,7 +167,7 @@ class WindowNetwork:
         """The shape of the output, once it has shown on silence, faint and loud noise that it is a mask."""
         draw = np.random.default_rng(1)
         floor, scale = self.geometry.log_floor, LOGARITHMS[self.geometry.logarithm]
-        said: tuple[int, ...] = ()
+        output_shape: tuple[int, ...] = ()
         for loudness in (0.0, 0.1, 10.0):
             seen = scale * np.log(np.abs(draw.normal(0, loudness, shape)) + floor)
             try:
@@ -175,17 +175,17 @@ class WindowNetwork:
             except Exception as error:  # a class of its own for every kind of fault
                 why = " ".join(str(error).split())[-120:]
                 raise BadModel(f"{self.file} rejects an input of shape {list(shape)} ({why})") from None
-            said = tuple(mask.shape)
-            flat = tuple(size for size in said if size != 1)
+            output_shape = tuple(mask.shape)
+            flat = tuple(size for size in output_shape if size != 1)
             if flat not in (tuple(size for size in shape if size != 1), shape[2:3]):
                 raise BadModel(
-                    f"{self.file} returns {list(said)} for {list(shape)}; expected a mask of the same shape, or the"
-                    f" last frame's, {[1, 1, shape[2], 1]}"
+                    f"{self.file} returns {list(output_shape)} for {list(shape)}; expected a mask of the same shape,"
+                    f" or the last frame's, {[1, 1, shape[2], 1]}"
                 )
             low, high = float(mask.min()), float(mask.max())
             if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also what is no number
                 raise BadModel(f"{self.file} returns values from {low:.3g} to {high:.3g}; a mask lies in 0 to 1")
-        return said
+        return output_shape
 
 
 def geometry_of(settings: WindowConfig) -> Geometry:
@@ -203,8 +203,8 @@ def geometry_of(settings: WindowConfig) -> Geometry:
     return _checked("the settings in [window] make", geometry)
 
 
-def geometry_said(file: Path, about: Mapping[str, str]) -> Geometry | None:
-    """What one of our own files says in its metadata, None for anybody else's; raises BadModel."""
+def geometry_in(file: Path, about: Mapping[str, str]) -> Geometry | None:
+    """The geometry in the metadata of one of our own files, None for anybody else's; raises BadModel."""
     if about.get("name") != OURS:
         return None
     try:
@@ -257,46 +257,46 @@ class WindowCore(Core):
         self._first = geometry.frames - step - wait if longest else 0
         self._floor = np.float32(10 ** (-settings.floor_db / 20))
         self._log_floor, self._scale = np.float32(geometry.log_floor), np.float32(LOGARITHMS[geometry.logarithm])
-        self._hush = self._scale * np.log(self._log_floor)
+        self._silence = self._scale * np.log(self._log_floor)
 
         self._analysis = analysis_taper(geometry) * np.float32(10 ** (settings.input_gain_db / 20))
         self._synthesis = synthesis_taper(geometry) * np.float32(10 ** (settings.output_gain_db / 20))
-        self._heard = np.zeros(size + (step - 1) * hop, np.float32)
-        self._parts = sliding_window_view(self._heard, size)[::hop]
+        self._history = np.zeros(size + (step - 1) * hop, np.float32)
+        self._parts = sliding_window_view(self._history, size)[::hop]
         self._frames = np.zeros((step, size), np.float32)
         self._fresh: Spectra = np.zeros((step, bins), np.complex64)
         self._sizes = np.zeros((step, bins), np.float32)
         self._spectra: Spectra = np.zeros((step + wait, bins), np.complex64)  # what still waits for its gains
-        self._sums = np.zeros((step + wait, bins), np.float32)  # of the gains said so far, aligned with it
+        self._sums = np.zeros((step + wait, bins), np.float32)  # of the gains returned so far, aligned with it
         seen_by = [(wait + step - 1 - place) // step + 1 for place in range(step)]
         self._share = (1 / np.array(seen_by, np.float32))[:, np.newaxis]
         self._gains = np.zeros((step, bins), np.float32)
-        self._overlap = np.zeros_like(self._heard)
+        self._overlap = np.zeros_like(self._history)
 
         self._thread = ThreadPoolExecutor(1, "window")
-        self._coming: Future[None] | None = None
+        self._running: Future[None] | None = None
         self.reset()
 
     def process(self, block: Floats) -> None:
         """float32, one step of samples, in place; raises what ONNX Runtime raised in the thread."""
-        coming, self._coming = self._coming, None
-        if coming is not None:
-            coming.result()
-        self._weigh()
-        self._hear(block)
-        self._say(block)
-        self._coming = self._thread.submit(self.network.run)
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+        self._apply_gains()
+        self._analyse(block)
+        self._synthesise(block)
+        self._running = self._thread.submit(self.network.run)
 
     def reset(self) -> None:
         """Forget the signal."""
-        if self._coming is not None:
-            self._coming.exception()
-            self._coming = None
-        for buffer in (self._heard, self._spectra, self._sums, self._overlap, self.network.mask):
+        if self._running is not None:
+            self._running.exception()
+            self._running = None
+        for buffer in (self._history, self._spectra, self._sums, self._overlap, self.network.mask):
             buffer.fill(0)
-        self.network.seen.fill(self._hush)
+        self.network.seen.fill(self._silence)
 
-    def _weigh(self) -> None:
+    def _apply_gains(self) -> None:
         """The last window's gains join the others'; the oldest step of spectra has all of its own and is overlapped."""
         sums, mask, step = self._sums, self.network.mask, len(self._fresh)
         np.clip(mask, self._floor, 1, out=mask)
@@ -314,13 +314,13 @@ class WindowCore(Core):
         for place, frame in enumerate(self._frames):
             overlap[place * hop : place * hop + len(frame)] += frame
 
-    def _hear(self, block: Floats) -> None:
+    def _analyse(self, block: Floats) -> None:
         """The frames that end in ``block`` join the picture and the spectra that wait."""
         step = len(self._fresh)
-        heard, seen, spectra = self._heard, self.network.seen, self._spectra
-        if len(heard) > len(block):
-            heard[: -len(block)] = heard[len(block) :]
-        heard[-len(block) :] = block
+        history, seen, spectra = self._history, self.network.seen, self._spectra
+        if len(history) > len(block):
+            history[: -len(block)] = history[len(block) :]
+        history[-len(block) :] = block
         np.multiply(self._parts, self._analysis, out=self._frames)
         np.fft.rfft(self._frames, out=self._fresh)  # type: ignore[arg-type]  # numpy's stubs know only doubles
         np.abs(self._fresh, out=self._sizes)
@@ -334,7 +334,7 @@ class WindowCore(Core):
             spectra[:-step] = spectra[step:]
         spectra[-step:] = self._fresh
 
-    def _say(self, block: Floats) -> None:
+    def _synthesise(self, block: Floats) -> None:
         """``block`` becomes the step to which no later frame adds."""
         overlap = self._overlap
         block[:] = overlap[: len(block)]
