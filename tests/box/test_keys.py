@@ -22,7 +22,7 @@ from edge.config import SECTIONS, Config
 from edge.dsp.secondary_path import SecondaryPath
 from edge.net import keys
 from edge.serve import bridge
-from edge.serve.box_server import Boxes
+from edge.serve.box_server import BoxServer
 from edge.suppress import remote
 from edge.suppress.foreign import window
 from edge.tools import bench
@@ -93,7 +93,7 @@ def files(tmp_path: Path) -> dict[str, str]:
         SecondaryPath(response, 0.0, 40.0).save(tmp_path / f"{name}.npz")
         made[f"{name}.npz"] = str(tmp_path / f"{name}.npz")
         made[f"{name}.key"] = str(tmp_path / f"{name}.key")
-        made[f"{name}.public"] = keys.make(tmp_path / f"{name}.key")
+        made[f"{name}.public"] = keys.create(tmp_path / f"{name}.key")
         (tmp_path / f"{name}.clients").write_text(f"{made[f'{name}.public']}\n")
         made[f"{name}.clients"] = str(tmp_path / f"{name}.clients")
     return made
@@ -203,9 +203,9 @@ def of_bridge(config: Config) -> dict[str, object]:
 
 
 def of_boxes(config: Config) -> dict[str, object]:
-    served = Boxes(config.bridge, lambda: Chain(config).engine, lambda _: None)
+    served = BoxServer(config.bridge, lambda: Chain(config).engine, lambda _: None)
     try:
-        found = snapshot([served, served.door])
+        found = snapshot([served, served.allowed])
         found["port"] = served._listener.socket.getsockname()
         return found
     finally:
