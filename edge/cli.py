@@ -222,12 +222,12 @@ def status(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """The last day as an HTML page."""
     from edge.files import atomic
-    from edge.tools import report
+    from edge.tools import journal_reader, report
 
     records = Path(options.file) if options.file not in (None, "-") else None
     atomic.refuse_overwriting(options.output, [records, options.config])
     if options.file is None:
-        text = report.from_journal(options.hours)
+        text = journal_reader.from_journal(options.hours)
     else:
         text = report.from_file(options.file, sys.stdin.buffer)
     report.write(text, options.output)

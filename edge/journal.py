@@ -258,7 +258,11 @@ class Journal(threading.Thread):
 
 
 def notify(*lines: str) -> bool:
-    """Tell systemd (sd_notify(3)): ``notify("READY=1", "STATUS=...")``. False if it does not listen; never blocks."""
+    """Tell systemd (sd_notify(3)): ``notify("READY=1", "STATUS=...")``. False if it does not listen; never blocks.
+
+    ``systemd.daemon.notify`` is not used here for the reason of ``Journal``: once its socket was full, it waited with
+    Python's lock held until the reader came back after 3 s; every other thread, the sound too, waited with it.
+    """
     where = os.environ.get("NOTIFY_SOCKET", "")
     if not where.startswith(("/", "@")):
         return False

@@ -3,18 +3,17 @@
 import html
 import json
 import math
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edge import UserError, files
+from edge import files
 from edge.files import atomic
 from edge.journal import PREFIX, WARNING
+from edge.tools.journal_reader import UNIT, NoHistory
 
-UNIT = "quietbox"
 LIMIT = 1e9
 """Larger figures cannot be measurements; drawn, they would flatten all others."""
 GAP_S = 150.0
@@ -24,14 +23,8 @@ MOST_BYTES = 256 << 20
 """Of an export of the journal; a day has some 4 MB."""
 MOST_LINE = 1 << 18
 """Characters of a record; ours have 2500."""
-MOST_RECORDS = 150_000
-"""What is asked of the journal at most, the newest: a hundred days of statistics."""
 WIDTH, HEIGHT, LEFT, BELOW = 900, 150, 56, 20
 """Pixels of a drawing; the axes' figures stand in the two margins."""
-
-
-class NoHistory(UserError):
-    """There is nothing to draw; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -96,38 +89,6 @@ DRAWINGS = (
     Drawing("Memory", "MB", (("memory_mb", "resident"),), 0),
     Drawing("Processor", "share of one core", (("cpu_share", "service"),), 0),
 )
-
-
-def from_journal(hours: float) -> str:
-    """What journalctl has of the box's last hours, a JSON object a line; raises NoHistory if it may not be read."""
-    since = f"--since=@{time.time() - 3600 * hours:.0f}"
-    command = ["journalctl", "-u", UNIT, "-o", "json", "--no-pager", "-q", "-n", str(MOST_RECORDS), since]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        complaint = "" if done.stdout else _may_not_read()
-    except OSError as error:
-        raise NoHistory(
-            f"journalctl does not run ({error.strerror}); on another machine give --file, the output of "
-            f"`journalctl -u {UNIT} -o json`"
-        ) from None
-    if complaint:
-        raise NoHistory(complaint)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise NoHistory(f"journalctl failed: {lines[-1]}")
-    return done.stdout.decode(errors="replace")
-
-
-def _may_not_read() -> str:
-    """Nothing was found: because we may not see it? journalctl hints at that only where -q does not stop it."""
-    command = ["journalctl", "-u", UNIT, "-n", "1", "--no-pager"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if b"systemd-journal" in done.stderr or b"insufficient permissions" in done.stderr:
-        return (
-            "no permission to read the system's journal; use sudo, or `sudo adduser $USER systemd-journal` and log in "
-            "again"
-        )
-    return ""
 
 
 def from_file(name: str, standard_input: BinaryIO) -> str:

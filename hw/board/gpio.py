@@ -2,13 +2,16 @@
 
 import contextlib
 import importlib
+import os
 import select
 import signal
 import socket
 import time
+import traceback
 import warnings
 from typing import Any
 
+from edge import journal
 from edge.realtime import request_realtime_priority
 from hw.board import boards
 from hw.board.pins import PanelError, Wiring
@@ -35,6 +38,23 @@ def serve(descriptor: int, priority: int = 0, **wires: Any) -> None:
                 _serve(link, pins)
         except PanelError as error:
             link.send(f"-{error}".encode())
+        except Exception as error:
+            _report(error)
+            raise
+
+
+def _report(error: Exception) -> None:
+    """An unforeseen fault, with its traceback, for the journal: by systemd's library, whose calls may wait for journald
+    with Python's lock held. Here only LED and button wait. Without it the box reports that this process has ended."""
+    if "JOURNAL_STREAM" not in os.environ:  # the box was not started by systemd
+        return
+    with contextlib.suppress(ImportError, OSError):
+        from systemd import journal as systemd_journal  # optional, see the extra `systemd`
+
+        trace = "".join(traceback.format_exception(error))
+        sentence = f"panel: the GPIO process failed, please report this fault: {trace}"
+        fields = journal.record(sentence, "panel", journal.WARNING)
+        systemd_journal.send(fields.pop("MESSAGE"), **fields)
 
 
 def _serve(link: socket.socket, pins: "RpiPins") -> None:

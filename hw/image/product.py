@@ -65,7 +65,7 @@ def runtime() -> list[lockfile.Locked]:
 
 def used(folder: Path) -> list[Path]:
     """The wheels that go into the product, sorted; the product itself is taken from this checkout."""
-    tools = ("quietbox-", "setuptools-", "wheel-", "systemd_python-")
+    tools = ("quietbox-", "setuptools-", "wheel-")
     return sorted(path for path in folder.glob("*.whl") if not path.name.startswith(tools))
 
 

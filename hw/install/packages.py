@@ -9,7 +9,7 @@ from edge import UserError
 
 NEEDED = ("python3-venv", "alsa-utils")
 NEEDED_32 = ("libsndfile1", "libopenblas0", "libgfortran5")  # 32-bit wheels of soundfile, NumPy and SciPy need these
-TO_BUILD = ("gcc", "python3-dev", "pkg-config", "libasound2-dev")
+TO_BUILD = ("gcc", "python3-dev", "pkg-config", "libasound2-dev", "libsystemd-dev")
 if sys.version_info >= (3, 13):
     TO_BUILD += ("swig",)  # lgpio has no wheel for Debian 13's Python
 

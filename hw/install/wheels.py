@@ -61,6 +61,7 @@ def extras(gpio_package: str, bits: int, chosen: Sequence[str] = ()) -> list[Ext
     wanted = _project()["optional-dependencies"]
     original: str = lockfile.project()["tool"]["quietbox"]["extras"]["gpio"][0]
     found = [Extra(original if gpio_package == "RPi.GPIO" else wanted["board"][0], "LED and button")]
+    found.append(Extra(wanted["systemd"][0], "systemd's own library (journalctl reads the journal)"))
     if bits == 64:  # onnxruntime has no wheel for 32-bit systems and is not built on a board
         found.append(Extra(wanted["onnx"][0], "ONNX Runtime (NumPy runs the network)"))
     return found + [Extra(text, CHOICES[name]) for name in chosen for text in lockfile.brought_by(name)]

@@ -169,6 +169,10 @@ try:
     gpio.setmode(gpio.BCM); gpio.setup(17, gpio.OUT)
 except Exception as no_board: print(no_board)
 """
+SYSTEMD = """
+from systemd import daemon, journal
+daemon.booted(); journal.send("a record"); journal.Reader().get_next()
+"""
 ENTRIES = (
     Entry("run", command=_quietbox("run"), module="onnxruntime", endless=True, sound=True),
     Entry("serve", command=_quietbox("serve"), endless=True, loopback=True),
@@ -181,6 +185,7 @@ ENTRIES = (
     Entry("numpy", "import numpy as n; n.fft.rfft(n.ones(512)); n.linalg.svd(n.ones((9, 9)))", "numpy"),
     Entry("scipy", "from scipy import signal; signal.firls(99, [0, .1, .2, 1], [1, 1, 0, 0])", "scipy"),
     Entry("pyalsaaudio", "import alsaaudio; alsaaudio.cards(); alsaaudio.PCM(device='null')", "alsaaudio"),
+    Entry("systemd-python", SYSTEMD, "systemd"),
     Entry("soundfile", "import soundfile as s; s.write(folder / 'a.flac', [0.0] * 99, 16000)", "soundfile"),
     Entry("rich", "from rich.progress import track; [*track(range(9))]", "rich"),
     Entry("rpi-lgpio", BOARD, "RPi"),

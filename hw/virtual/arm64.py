@@ -26,8 +26,9 @@ MIRROR = "http://deb.debian.org/debian"
 PACKAGES = [
     *("python3", "python3-venv", "python3-dev", "gcc", "libc6-dev", "pkg-config"),
     "libasound2-dev",
+    "libsystemd-dev",
 ]
-BUILT_THERE = ("pyalsaaudio",)
+BUILT_THERE = ("pyalsaaudio", "systemd-python")
 """No wheels anywhere: compiled in the arm64 root itself."""
 PLATFORMS = [*(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)), "manylinux2014_aarch64"]
 """Wheels that glibc 2.36 of Debian 12 takes."""
@@ -119,7 +120,7 @@ def run(
 
 def needed() -> list[lockfile.Locked]:
     """What the product asks for on a 64-bit board, by requirements.lock."""
-    return lockfile.for_python(lockfile.subset(["board"]), PYTHON)
+    return lockfile.for_python(lockfile.subset(["board", "systemd"]), PYTHON)
 
 
 def split(packages: Sequence[lockfile.Locked]) -> tuple[list[lockfile.Locked], list[lockfile.Locked]]:
@@ -208,7 +209,7 @@ def install(root: Path, folder: Path) -> None:
     if not (root / PLACE[1:] / "bin/pip").exists():
         there(root, ["python3", "-m", "venv", PLACE])
     offline = ["--quiet", "--no-compile", "--no-index", "--find-links=/wheels"]
-    there(root, [f"{PLACE}/bin/pip", "install", *offline, "quietbox[board]"])
+    there(root, [f"{PLACE}/bin/pip", "install", *offline, "quietbox[board,systemd]"])
     there(root, [f"{PLACE}/bin/pip", "install", *offline, "--force-reinstall", "--no-deps", "quietbox"])
     shutil.rmtree(root / "wheels")
 

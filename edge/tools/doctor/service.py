@@ -1,10 +1,9 @@
 """The service: whether systemd runs it, and whether it may use real-time priority."""
 
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-from edge.tools import probe_process
+from edge.tools import journal_reader, probe_process
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 from edge.tools.doctor.running import HEARD_S, heard_s, running_box, settled_status
@@ -24,7 +23,7 @@ def service(context: Context) -> Iterator[Finding]:
         context.heard_enough = heard_s(context.running) >= enough_s
         if context.running:
             yield running_box(context.running, waited_s)
-    yield _service_state(context.unit)
+    yield _service_state(context.unit, journal_reader.last_warning)
 
 
 def real_time(context: Context) -> Iterator[Finding]:
@@ -52,7 +51,8 @@ def real_time(context: Context) -> Iterator[Finding]:
         yield Finding("real time", OK, f"priority {wanted} and locked memory are granted to this user")
 
 
-def _service_state(unit: dict[str, str]) -> Finding:
+def _service_state(unit: dict[str, str], last_warning: Callable[[], str] = str) -> Finding:
+    """``last_warning`` is asked only about a service that has failed."""
     if not unit:
         return Finding("service", WARN, "no systemd here", "start the box by hand: quietbox run")
     active, sub, enabled = unit.get("ActiveState"), unit.get("SubState"), unit.get("UnitFileState")
@@ -63,7 +63,8 @@ def _service_state(unit: dict[str, str]) -> Finding:
         return Finding("service", WARN, f"{UNIT} is {state}", fix, dict(unit))
     if active == "failed" or sub == "auto-restart":
         fix = "see journalctl -u quietbox"
-        return Finding("service", FAIL, f"{found}: its result was {unit.get('Result')}", fix, dict(unit))
+        why = f"; its last warning: {said}" if (said := last_warning()) else ""
+        return Finding("service", FAIL, f"{found}: its result was {unit.get('Result')}{why}", fix, dict(unit))
     if active not in ("active", "activating", "reloading"):
         return Finding("service", WARN, found, "sudo systemctl enable --now quietbox", dict(unit))
     if enabled != "enabled":
@@ -75,7 +76,7 @@ def _service_state(unit: dict[str, str]) -> Finding:
 
 def _unit_facts() -> dict[str, str]:
     """What systemd reports of the service; empty where there is no systemd."""
-    if not Path("/run/systemd/system").is_dir():
+    if not journal_reader.booted():
         return {}
     order = ["systemctl", "show", UNIT, f"--property={','.join(UNIT_FACTS)}"]
     try:
