@@ -34,7 +34,7 @@ class NoHistory(UserError):
 def booted() -> bool:
     """Whether systemd is this machine's service manager (sd_booted(3))."""
     try:
-        from systemd import daemon  # optional, see the extra `systemd`
+        import systemd.daemon as daemon  # optional, see the extra `systemd`
     except ImportError:
         return Path("/run/systemd/system").is_dir()
     return bool(daemon.booted())
@@ -69,7 +69,7 @@ def _read(match: Match, since_s: float = 0.0, this_boot: bool = False) -> Iterat
     """Records since ``since_s`` (Unix time), newest first, through systemd's library; none where it is not installed or
     may not read. Older ones in between are skipped: a Pi has no clock of its own and starts with a time of the past."""
     try:
-        from systemd import journal  # optional, see the extra `systemd`
+        import systemd.journal as journal  # optional, see the extra `systemd`
     except ImportError:
         return
     try:

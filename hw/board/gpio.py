@@ -49,7 +49,7 @@ def _report(error: Exception) -> None:
     if "JOURNAL_STREAM" not in os.environ:  # the box was not started by systemd
         return
     with contextlib.suppress(ImportError, OSError):
-        from systemd import journal as systemd_journal  # optional, see the extra `systemd`
+        import systemd.journal as systemd_journal  # optional, see the extra `systemd`
 
         trace = "".join(traceback.format_exception(error))
         sentence = f"panel: the GPIO process failed, please report this fault: {trace}"

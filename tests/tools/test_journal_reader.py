@@ -112,7 +112,7 @@ def test_a_failed_service_says_its_last_warning() -> None:
 
 
 def test_a_systemd_that_does_not_read_stops_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What systemd's library does not promise: its notify waits with Python's lock held, the sender here does neither."""
+    """systemd's library waits here with Python's lock held; the sender of our own does neither."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unread:
         unread.bind(f"{folder}/notify")
         monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
