@@ -6,12 +6,12 @@ import os
 import select
 import signal
 import socket
+import syslog
 import time
 import traceback
 import warnings
 from typing import Any
 
-from edge import journal
 from edge.realtime import request_realtime_priority
 from hw.board import boards
 from hw.board.pins import PanelError, Wiring
@@ -49,12 +49,11 @@ def _report(error: Exception) -> None:
     if "JOURNAL_STREAM" not in os.environ:  # the box was not started by systemd
         return
     with contextlib.suppress(ImportError, OSError):
-        import systemd.journal as systemd_journal  # optional, see the extra `systemd`
+        import systemd.journal as journal  # optional, see the extra `systemd`
 
         trace = "".join(traceback.format_exception(error))
         sentence = f"panel: the GPIO process failed, please report this fault: {trace}"
-        fields = journal.record(sentence, "panel", journal.WARNING)
-        systemd_journal.send(fields.pop("MESSAGE"), **fields)
+        journal.send(sentence, PRIORITY=syslog.LOG_WARNING, SYSLOG_IDENTIFIER="quietbox", QUIETBOX_EVENT="panel")
 
 
 def _serve(link: socket.socket, pins: "RpiPins") -> None:
