@@ -20,6 +20,12 @@ def run(name: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+def floor(sound: np.ndarray) -> float:
+    """Mean square in its quietest tenth of 20 ms frames."""
+    frames = sound[: len(sound) // 320 * 320].reshape(-1, 320)
+    return float(np.quantile(np.square(frames).mean(axis=1), 0.1))
+
+
 def test_every_example_is_run_here_and_says_how() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {"clean_array.py", "clean_file.py", "new_stage.py"}
@@ -40,7 +46,7 @@ def test_a_file_passes_an_engine(engine: str, tmp_path: Path) -> None:
     assert said.startswith("out.wav: ") and "delay 5 ms removed" in said
     clean, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
     assert abs(len(clean) - len(noisy)) < 160
-    assert np.square(clean).mean() < 0.8 * np.square(noisy).mean()
+    assert floor(clean) < 0.5 * floor(noisy)
 
 
 def test_a_stage_of_one_s_own_changes_the_chain(tmp_path: Path) -> None:
