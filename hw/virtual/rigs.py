@@ -1,6 +1,5 @@
 """Two kinds of virtual sound card in user space, ``mic`` and ``spk``; ``hw.virtual.sound`` describes them."""
 
-import ctypes.util
 import itertools
 import os
 import shutil
@@ -206,13 +205,13 @@ class PacedRig(Rig):
 
     @staticmethod
     def _check() -> None:
-        """Name the package that is missing, if one is."""
-        if not shutil.which("jackd"):
-            raise NoVirtualSound("jackd is missing: apt install jackd2")
-        library = ctypes.util.find_library("asound") or "libasound.so.2"
+        """Name every package that is missing."""
         folders = [*Path("/usr/lib").glob("*/alsa-lib"), Path("/usr/lib/alsa-lib"), Path("/usr/lib64/alsa-lib")]
+        missing = {} if shutil.which("jackd") else {"jackd": "jackd2"}
         if not any((folder / "libasound_module_pcm_jack.so").exists() for folder in folders):
-            raise NoVirtualSound(f"{library} has no jack plugin: apt install libasound2-plugins")
+            missing["ALSA's jack plugin"] = "libasound2-plugins"
+        if missing:
+            raise NoVirtualSound(f"missing: {' and '.join(missing)}; apt install {' '.join(missing.values())}")
 
     def _command(self) -> list[str]:
         jackd = ["jackd", "-n", self.server, "-p", "32", "-m", "-L", "2"]

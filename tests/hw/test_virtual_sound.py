@@ -199,6 +199,9 @@ def test_missing_jackd_names_its_package(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NoVirtualSound, match="apt install jackd2"):
         PacedRig().__enter__()
+    monkeypatch.setattr(Path, "exists", lambda path: "alsa-lib" not in str(path))
+    with pytest.raises(NoVirtualSound, match="jackd and ALSA's jack plugin; apt install jackd2 libasound2-plugins"):
+        PacedRig().__enter__()
 
 
 def test_command_line_runs_a_command_and_records(tmp_path: Path) -> None:
