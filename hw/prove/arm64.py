@@ -161,6 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cache = options.cache.resolve()
         needs.check(needs.arm64(cache, root_path(cache), cache / "wheels"))
+        cache.mkdir(parents=True, exist_ok=True)
         with emulation(), tempfile.TemporaryDirectory() as folder:
             root = debian(cache)
             install(root, wheels(cache, root))

@@ -152,10 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as name:
             work = (options.keep or Path(name)).resolve()
-            needs.check(needs.quick_image(options.cache, options.kernel, options.wheels, work))
-            work.mkdir(parents=True, exist_ok=True)
-            machine = Machine(options.cache, options.kernel and options.kernel.resolve())
-            held, place = made(work, options.cache, options.wheels.resolve())
+            cache = options.cache.resolve()
+            needs.check(needs.quick_image(cache, options.kernel, options.wheels, work))
+            for folder in (cache, work):
+                folder.mkdir(parents=True, exist_ok=True)
+            machine = Machine(cache, options.kernel and options.kernel.resolve())
+            held, place = made(work, cache, options.wheels.resolve())
             probe.add_probe(held, work, True)
             for row in checks(held, place, work, machine, options.cuts, options.seed):
                 rows.append(row)
