@@ -1,6 +1,7 @@
 """The pictures say what the program does, and the README has them all."""
 
 import re
+import tomllib
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -38,3 +39,14 @@ def test_the_light_is_drawn_as_it_shines(look: LedPattern) -> None:
         assert share == pytest.approx(DIM ** (1 / 3), abs=0.01)  # the eye's response is about a cube root
     elif bars:
         assert share == 1
+
+
+def test_the_packages_are_drawn_in_the_order_of_the_import_rule() -> None:
+    shapes = ET.parse(PICTURES / "architecture.svg").iter(f"{SVG}text")
+    drawn = {name: float(shape.attrib["y"]) for shape in shapes for name in re.split(r", |/", shape.text or "")}
+    contracts = tomllib.loads((PICTURES.parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    for contract, least in (("edge", 12), ("hw", 7)):
+        layers = next(one["layers"] for one in contracts if one["id"] == contract)
+        rows = [{drawn[name] for name in re.split(r" [|:] ", layer) if name in drawn} for layer in layers]
+        heights = [height for row in rows for height in row]
+        assert heights == sorted(heights) and sum(map(len, rows)) >= least - 3
