@@ -52,7 +52,7 @@ def hop_times(rows: "Sequence[HopTimes]", seconds: float) -> Table:
     """Time per hop of ``seconds`` of sound."""
     table = Table(title=f"time per 5 ms hop, {seconds:g} s of sound", title_justify="left")
     table.add_column("what")
-    for name in ("p50 us", "p99 us", "p99.9 us", "max us", "of real time"):
+    for name in ("p50 µs", "p99 µs", "p99.9 µs", "max µs", "of real time"):
         table.add_column(name, justify="right")
     for row in rows:
         figures = (row.p50_us, row.p99_us, row.p999_us, row.max_us)
@@ -64,7 +64,7 @@ def engines(rows: "Sequence[Examined]", seconds: float) -> Table:
     """Engines side by side, each with ``seconds`` of sound."""
     table = Table(title=f"engines, {seconds:g} s of sound each in 5 ms hops", title_justify="left")
     table.add_column("engine")
-    for name in ("latency ms", "measured ms", "p50 us", "p99 us", "max us", "of real time", "weights KB", "memory MB"):
+    for name in ("latency ms", "measured ms", "p50 µs", "p99 µs", "max µs", "of real time", "weights KB", "memory MB"):
         table.add_column(name, justify="right")
     for row in rows:
         times = (f"{row.p50_us:.0f}", f"{row.p99_us:.0f}", f"{row.max_us:.0f}", f"{row.real_time_factor:.2%}")
