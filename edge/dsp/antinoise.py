@@ -2,7 +2,7 @@
 
 **Why only tones.** Anti-noise must arrive with the noise. From the microphone to the ear sound needs 0.1 ms inside an
 ear cup and 3 ms over a metre; this box needs 6 ms of hop and limiter, and with the buffers of its converters 40 ms and
-more. So it can only play what it could foresee 40 ms ago. The best linear forecast of noise around 150 Hz, from a
+more. So it can only play what it could predict 40 ms ago. The best linear forecast of noise around 150 Hz, from a
 record without end and with noise 40 dB below (``python -m hw.rooms.anti_noise_bound``), removes
 
 | width of the band | 0.5 ms ahead | 6 ms | 40 ms |

@@ -39,7 +39,7 @@ class AntiNoiseThresholds:
     tone_walk: float = threshold(0.1, "1", "change of a tone from one measurement to the next", _TONES)
     path_walk: float = threshold(0.06, "1", "the same of the path: delays between two clocks wander", _TESTS)
     path_deviation: float = threshold(
-        0.5, "1", "standard deviation of the calibrated path", "chosen: a headphone that sits another way, 6 dB"
+        0.5, "1", "standard deviation of the calibrated path", "chosen: a headphone that sits differently, 6 dB"
     )
     path_return: float = threshold(
         0.98,
@@ -67,7 +67,7 @@ class AntiNoiseThresholds:
 
     # playing
     follow_share: float = threshold(
-        0.15, "1", "share of the way to the wanted amplitude, each hop", "derived: 30 ms, one measurement"
+        0.15, "1", "share of the difference to the wanted amplitude, each hop", "derived: 30 ms, one measurement"
     )
 
     # giving up a tone
@@ -80,7 +80,7 @@ class AntiNoiseThresholds:
         1.3, "1", "power with anti-noise over power without that is worse", "derived: 1 dB, just audible"
     )
     first_ratio: float = threshold(
-        2.0, "1", "the same over the power before anything was played", "chosen: 3 dB, whatever the model says"
+        2.0, "1", "the same over the power before anything was played", "chosen: 3 dB, whatever the model predicts"
     )
     worse_ms: float = threshold(1000.0, "ms", "a tone is worse so long before it is given up", _TESTS)
     rejected_ms: float = threshold(10_000.0, "ms", "and then left alone so long", "chosen: one attempt every 10 s")

@@ -14,7 +14,7 @@ from edge.dsp.thresholds import hops
 
 
 class Verdict(Enum):
-    """What a finished test says."""
+    """The result of a finished test."""
 
     LOOP = "the microphone follows the drop"
     OUTSIDE = "the microphone hears a sound from outside"
@@ -35,7 +35,7 @@ class GainDropTest:
         self._skipped_hops = skipped_hops
         self._enough_hops = hops(limits.counted_ms)
         self._longest_hops = partitions + hops(limits.longest_test_ms)
-        self._difference_power = DifferencePower()
+        self._power = DifferencePower().mean
         self._bands = BandPowers(3)
         self._powers = np.zeros(self._bands.shape, np.float32)
         """Sums over the counted hops: heard, not explained by what was played, not explained without the drop."""
@@ -86,6 +86,3 @@ class GainDropTest:
         if (one_tone or everywhere) and not (ended and subtracting):
             return Verdict.LOOP
         return Verdict.OUTSIDE if held and undropped_db < 0 else Verdict.UNCLEAR
-
-    def _power(self, hop: Floats) -> float:
-        return self._difference_power.of(hop) / HOP_SAMPLES

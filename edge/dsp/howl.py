@@ -53,6 +53,9 @@ class Phase(Enum):
     """Learns the path; no test until a pause is over."""
 
 
+WATCHING, TESTING, VERIFYING, WAITING = Phase
+
+
 class HowlGuard:
     """``hear`` the microphone's hop at the front, ``process`` the hop before the limiter, report what was ``played``.
 
@@ -112,7 +115,8 @@ class HowlGuard:
     def _create_buffers(self) -> None:
         memory_hops = hops(self._limits.memory_ms)
         self._left = np.zeros(HOP_SAMPLES, np.float32)
-        self._difference_power = DifferencePower()
+        self._power = DifferencePower().mean
+        """Mean square of the differences between samples."""
         self._heard = np.zeros(2 * memory_hops)
         self._sent = np.zeros(2 * memory_hops)
         self._bands = BandPowers(2)
@@ -147,7 +151,7 @@ class HowlGuard:
 
     def reset(self) -> None:
         """Forget sound and path: devices opened again have another delay. The counts stay."""
-        self.phase = Phase.WATCHING
+        self.phase = WATCHING
         self.path.reset()
         self.notches.reset()
         self.margin.reset()
@@ -171,20 +175,20 @@ class HowlGuard:
     def hear(self, hop: Floats) -> None:
         """float32, 80 samples straight from the microphone; what our output adds to them is subtracted if known."""
         np.subtract(hop, self.path.predict(self._queue[0]), out=self._left)
-        if self.phase is Phase.TESTING:
+        if self.phase is TESTING:
             self._test_hop(hop)
         else:
             self.path.learn(self._left, 1.0)
-        if self._subtracting or self.phase is Phase.VERIFYING:
+        if self._subtracting or self.phase is VERIFYING:
             self.path.average()
         if self._subtracting:
             self._subtract_path(hop)
         self._remember(hop)
-        if self.phase is Phase.WATCHING:
+        if self.phase is WATCHING:
             self._watch_hop()
-        elif self.phase is Phase.VERIFYING:
+        elif self.phase is VERIFYING:
             self._verify_hop(hop)
-        elif self.phase is Phase.WAITING:
+        elif self.phase is WAITING:
             self._wait_hop()
 
     def _subtract_path(self, hop: Floats) -> None:
@@ -200,7 +204,7 @@ class HowlGuard:
     def _remember(self, hop: Floats) -> None:
         self._heard[self._place] = self._power(hop)
         self._sent[self._place] = self._power(self._queue[0])
-        if self.phase is not Phase.TESTING:
+        if self.phase is not TESTING:
             self._recent_powers[self._place % len(self._recent_powers)] = self._bands.powers(hop, self._left)
         self._place = (self._place + 1) % len(self._heard)
         recent = self._recent
@@ -253,7 +257,7 @@ class HowlGuard:
     def _wait_hop(self) -> None:
         self._wait_hops -= 1
         if self._wait_hops == 0:
-            self.phase = Phase.WATCHING
+            self.phase = WATCHING
 
     # --- transitions
 
@@ -277,7 +281,7 @@ class HowlGuard:
 
     def _start_test(self) -> None:
         limits = self._limits
-        self.phase = Phase.TESTING
+        self.phase = TESTING
         self.gain_drop_tests += 1
         self._delay_hops = len(self._queue) + self.path.delay_hops
         self._drop_before_test_db = self.gain_drop_db
@@ -288,7 +292,7 @@ class HowlGuard:
 
     def _start_verification(self) -> None:
         limits = self._limits
-        self.phase = Phase.VERIFYING
+        self.phase = VERIFYING
         self.path.restart_average()
         self._verified_powers.fill(0)
         self._verify_hops = 0
@@ -313,7 +317,7 @@ class HowlGuard:
         self._retry_hops = min(2 * self._retry_hops, self._longest_retry_hops)
 
     def _pause(self, wait_hops: int) -> None:
-        self.phase = Phase.WAITING
+        self.phase = WAITING
         self._wait_hops = wait_hops
 
     def _shorten_pause(self) -> None:
@@ -330,10 +334,6 @@ class HowlGuard:
             offset = 0.5 * (low - high) / (low - 2 * top + high)
             self.notches.place((peak + offset) * RATE_HZ / self._SPECTRUM_SAMPLES)
 
-    def _power(self, hop: Floats) -> float:
-        """Mean square of the differences between samples."""
-        return self._difference_power.of(hop) / HOP_SAMPLES
-
     # --- the output, at the end of the chain
 
     def process(self, hop: Floats) -> None:
@@ -348,7 +348,7 @@ class HowlGuard:
             hop *= self._gains
         self._excess = max(1.0, max(float(hop.max()), -float(hop.min())) / self._highest_level)
         self.margin.age()
-        if self.phase in (Phase.WATCHING, Phase.WAITING):
+        if self.phase in (WATCHING, WAITING):
             self.gain_drop_db = self.margin.release(self.gain_drop_db, self._subtracting)
 
     def played(self, hop: Floats, volume: float = 1.0) -> None:

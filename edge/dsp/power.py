@@ -27,3 +27,9 @@ class DifferencePower:
         differences = self._differences
         np.subtract(hop[1:], hop[:-1], out=differences)
         return float(np.vdot(differences, differences))
+
+    def mean(self, hop: Floats) -> float:
+        """float32, 80 samples -> the same over 80, comparable to a mean square."""
+        differences = self._differences
+        np.subtract(hop[1:], hop[:-1], out=differences)
+        return float(np.vdot(differences, differences)) / HOP_SAMPLES

@@ -37,7 +37,7 @@ class ReferenceThresholds:
     masked_ratio: float = threshold(
         10.0,
         "1",
-        "power of the voice channel over the prediction's from which on the fit says nothing",
+        "power of the voice channel over the prediction's from which on the fit is meaningless",
         "derived: 10 dB, an error of the fit of a third",
     )
     worse_ratio: float = threshold(

@@ -111,8 +111,8 @@ def render(scene: Scene, seconds: float, seed: int = 0, snr_db: float = SNR_DB) 
     lead = 0 if scene.event == "talk" else int(LEAD_S * RATE_HZ)
     microphones = [VOICE, AT_THE_NOISE if scene.reference == "machine" else CUP]
     tail = int(TAIL_S * RATE_HZ) if scene.event == "talk" else 0
-    said = np.concatenate([np.zeros(lead), speech(samples - lead - tail, scene.event == "talk"), np.zeros(tail)])
-    spoken = from_place(said, MOUTH, microphones)
+    utterance = np.concatenate([np.zeros(lead), speech(samples - lead - tail, scene.event == "talk"), np.zeros(tail)])
+    spoken = from_place(utterance, MOUTH, microphones)
     spoken[1] *= 10 ** (-HEAD_SHADOW_DB / 20)
     noisy = noise_at_microphones(scene, microphones, samples, seed)
     if scene.reference == "elsewhere":

@@ -27,10 +27,10 @@ def recording(part: str, name: str) -> Doubles:
 
 def speech(samples: int, pauseless: bool) -> Doubles:
     """An English and an Italian speaker in turn; without their pauses if asked for."""
-    said = np.concatenate([recording("clean", "rain_en_5dB"), recording("clean", "brook_it_0dB")])
+    spoken = np.concatenate([recording("clean", "rain_en_5dB"), recording("clean", "brook_it_0dB")])
     if pauseless:
-        said = said[~pauses(said.astype(np.float32), 35)]
-    return looped(said, samples)
+        spoken = spoken[~pauses(spoken.astype(np.float32), 35)]
+    return looped(spoken, samples)
 
 
 def looped(sound: Doubles, samples: int, at: int = 0) -> Doubles:

@@ -71,7 +71,7 @@ def through(answer: Floats, sound: Floats) -> Floats:
 def walk(
     canceller: ReferenceCanceller, heard: Floats, reference: Floats, speech: Floats | float = 0.0
 ) -> tuple[Floats, list[str]]:
-    """The output and the state after every hop; starts anew in neither."""
+    """The output and the state after every hop; resets neither."""
     out = heard.copy()
     states = []
     for number, (hop, other) in enumerate(
