@@ -1,12 +1,11 @@
-"""The box: one loop that reads a hop, walks it through the chain and plays it, and what it does when something fails.
+"""The box: one loop that reads a hop, processes it in the chain and plays it, and what it does when something fails.
 
-The audio thread runs ``Box.walk`` and nothing else. It is paced by the microphone. Orders (button, signals, reload)
-reach it as plain attributes it looks at between two hops; what it has to say goes into ``health``.
+The audio thread runs ``Box.run`` and nothing else. It is paced by the microphone. Commands (button, signals,
+reload) reach it as plain attributes that it reads between two hops; what it reports goes into ``health``.
 """
 
 import threading
 import time
-from dataclasses import replace
 from enum import Enum
 
 import numpy as np
@@ -27,24 +26,24 @@ from edge.realtime import request_realtime_priority
 
 LATE_US = 1000 * HOP_MS
 """A hop that takes longer than it lasts is late, unless it did the work of several (``Engine.burst_hops``)."""
-STRAIN_LIMIT = 10.0
-"""So many late hops within about half a second, and the engine steps down."""
-STRAIN_KEPT = 0.99
+LATE_LOAD_LIMIT = 10.0
+"""The engine steps down after so many late hops within about half a second."""
+LATE_LOAD_KEPT = 0.99
 RETRY_DEVICE_S = 1.0
 STEADY_HOPS = round(10_000 / HOP_MS)
-"""A device that delivered for 10 s works; one that is lost sooner, again and again, is tried less and less often."""
+"""A device that delivered for 10 s works; one that is repeatedly lost sooner is tried less and less often."""
 QUICK_LOSSES = 3
 """So many early losses in a row are still retried at once: a plug that is being wiggled."""
 RETRY_DEVICE_MOST = 30
 """At most so many times ``RETRY_DEVICE_S``: three journal lines in half a minute at worst, instead of each second."""
-REFERENCE_TROUBLES = {
+REFERENCE_REPORTS = {
     "dead": "the reference microphone is dead (one constant value); it is ignored until it delivers sound",
     "copy": "the reference channel is a copy of the voice channel; it is ignored: choose another [reference] channel",
     "swapped": "the reference picks up more speech than the voice microphone; it is ignored: are "
     "[capture] channel and [reference] channel swapped?",
     "": "the reference microphone is used again",
 }
-"""``ReferenceCanceller.trouble`` and what is said of it."""
+"""``ReferenceCanceller.trouble`` and what is reported."""
 LOST = {Event.STALLED: "delivers nothing", Event.GONE: "is gone", Event.END: "reached its end"}
 LOST_OUTPUT = {**LOST, Event.STALLED: "takes no sound"}
 RETRY_ENGINE_MAX_S = 600.0
@@ -63,35 +62,35 @@ class State(Enum):
 
 
 class Box:
-    """Microphone to jack until told to stop."""
+    """Microphone to jack until stopped."""
 
     def __init__(self, config: Config, opener: OpenPcm = open_pcm) -> None:
-        """``opener`` opens ALSA devices; tests hand in the shipped fake."""
+        """``opener`` opens ALSA devices; tests pass the shipped fake."""
         self.health = Health()
         self.config = config
         self.chain = self._new_chain(config)
         self.muted = False
         self.bypass = False
-        self.hurried = False
+        self.has_realtime_priority = False
         """Whether the audio thread was granted real-time priority."""
         self.playing = False
         """Whether both devices are open and hops flow."""
         self.progress = 0
-        """Grows with every hop moved and every attempt at the devices that came back; the watchdog lives on it."""
+        """Grows with every hop and with every attempt at the devices that returned; the watchdog needs it to."""
         self._opener = opener
         self._stop = threading.Event()
-        self._ordered = config
-        """The settings of the last order, carried out or not; only who gives orders looks at it."""
+        self._latest = config
+        """The settings of the last ``reload``, in effect or not; read by ``reload`` only."""
         self._next: tuple[Config, Chain | None] | None = None
-        """Settings to change over to, and their chain; none if the present one only plays louder or softer."""
+        """Settings to change to, and their chain; None if only the volume changes."""
         self._hop = np.zeros(HOP_SAMPLES, np.float32)
         self._reference_hop = np.zeros(HOP_SAMPLES, np.float32)
         self._reference_trouble = ""
-        self._strain = self._behind_us = 0.0
+        self._load = self._behind_us = 0.0
         self._retry_s = config.box.retry_s
         self._retry_at_hop = -SOON_HOPS
         self._hops = 0
-        self._complained: set[str] = set()
+        self._reported: set[str] = set()
         self._early_losses = 0
         self.capture = self._new_capture(config)
         self.playback = self._new_playback(config)
@@ -100,7 +99,7 @@ class Box:
 
     @property
     def state(self) -> State:
-        """What a user would call it, the gravest first."""
+        """The state to show, the most severe first."""
         if not self.playing:
             return State.WAITING
         if self.chain.silent:
@@ -111,27 +110,27 @@ class Box:
             return State.BYPASS
         return State.DEGRADED if self.chain.degraded else State.RUNNING
 
-    # Orders, given from any thread.
+    # Commands, from any thread.
 
     def stop(self) -> None:
-        """End the walk after the current hop."""
+        """End ``run`` after the current hop."""
         self._stop.set()
 
     def reload(self, config: Config) -> None:
-        """Take new settings: the sound fades out, changes over and fades in. A new volume alone is walked to instead;
-        called from one thread at a time.
+        """Take new settings: the sound fades out, changes over and fades in. A new volume alone needs no fade.
+        Called from one thread at a time.
         """
         pending = self._next
-        only_volume = _silently(self._ordered) == _silently(config) and (pending is None or pending[1] is None)
+        only_volume = self._latest.without_volume == config.without_volume and (pending is None or pending[1] is None)
         self._next = (config, None if only_volume else self._new_chain(config))
-        self._ordered = config
+        self._latest = config
 
     # The audio thread.
 
-    def walk(self) -> None:
+    def run(self) -> None:
         """Run until stopped, through every failure of a device."""
         refusals = request_realtime_priority(self.config.box.priority)
-        self.hurried = bool(self.config.box.priority) and not refusals
+        self.has_realtime_priority = bool(self.config.box.priority) and not refusals
         for refusal in refusals:
             self.health.event("realtime", refusal)
         while not self._stop.is_set():
@@ -148,13 +147,13 @@ class Box:
                 self.close()
             self.progress += 1
             if lost:
-                self._complain(lost)
+                self._report_once(lost)
                 self._wait_for_device(self._hops - before)
         self.cable.end()
 
     def _wait_for_device(self, hops: int) -> None:
-        """Before the next attempt, after one that brought so many hops. A device that works for a moment and fails, for
-        ever, must not fill the journal; the watchdog is fed meanwhile.
+        """Before the next attempt, after one that brought so many hops. A device that works for a moment and fails,
+        repeatedly, must not fill the journal; the watchdog is fed meanwhile.
         """
         if hops >= STEADY_HOPS:
             self._early_losses = 0
@@ -167,7 +166,7 @@ class Box:
             self.progress += 1
 
     def _stream(self) -> str:
-        """Hop after hop, until a device is lost (returns how) or must be opened anew (returns nothing)."""
+        """Hop after hop, until a device is lost (returns how) or must be opened again (returns nothing)."""
         hop, health = self._hop, self.health
         reference = self._reference_hop if self.config.reference.channel else None
         while not self._stop.is_set():
@@ -185,7 +184,7 @@ class Box:
             chain = self.chain
             self.cable.write(chain.line.hop if chain.line else hop)
             if chain.reference and chain.reference.trouble != self._reference_trouble:
-                self._tell_reference(chain.reference.trouble)
+                self._report_reference(chain.reference.trouble)
             late = self._is_late(took_us)
             health.hop(
                 took_us,
@@ -201,9 +200,9 @@ class Box:
             )
             self._hops += 1
             self.progress += 1
-            self._strain = self._strain * STRAIN_KEPT + late
-            if self._strain > STRAIN_LIMIT:
-                self._relieve()
+            self._load = self._load * LATE_LOAD_KEPT + late
+            if self._load > LATE_LOAD_LIMIT:
+                self._reduce_load()
             elif self._hops == self._retry_at_hop:
                 self._step_up()
             if self._next and self._change_over():
@@ -216,7 +215,7 @@ class Box:
         return took_us > LATE_US and self._behind_us > LATE_US * (self.chain.engine.burst_hops - 1)
 
     def _process(self, hop: Floats, reference: Floats | None) -> None:
-        """One hop through the chain; whatever breaks in there, the wearer hears silence at worst."""
+        """One hop through the chain; on any failure the output is silent at worst."""
         chain = self.chain
         chain.bypass = self.bypass
         if self.capture.altered:
@@ -239,20 +238,20 @@ class Box:
         pending = self._next
         return pending is not None and pending[1] is not None
 
-    def _tell_reference(self, trouble: str) -> None:
-        """What keeps the reference from being used, when it begins and when it ends; a mere suspicion is not told."""
-        if trouble in REFERENCE_TROUBLES:
+    def _report_reference(self, trouble: str) -> None:
+        """Report why the reference is no longer used, or that it is used again; a mere suspicion is not reported."""
+        if trouble in REFERENCE_REPORTS:
             self._reference_trouble = trouble
-            self.health.event("reference", REFERENCE_TROUBLES[trouble])
+            self.health.event("reference", REFERENCE_REPORTS[trouble])
 
-    def _relieve(self) -> None:
-        """Too many late hops: do less, but never less than bypass; silence would help nobody."""
-        self._strain = self._behind_us = 0.0
+    def _reduce_load(self) -> None:
+        """Too many late hops: the next level down, but bypass at the lowest."""
+        self._load = self._behind_us = 0.0
         if not self.chain.resting:
             self._step_down("is too slow: a hop takes longer than 5 ms to process")
 
     def _step_down(self, why: str) -> None:
-        self._strain = self._behind_us = 0.0
+        self._load = self._behind_us = 0.0
         before = self.chain.working
         self.chain.step_down()
         self._plan_retry()
@@ -261,7 +260,7 @@ class Box:
         )
 
     def _step_up(self) -> None:
-        self._strain = self._behind_us = 0.0
+        self._load = self._behind_us = 0.0
         self.chain.step_up()
         self.health.event("engine", f"trying {self.chain.working} again")
 
@@ -285,7 +284,7 @@ class Box:
     def _announce(self) -> None:
         """The first hop has come and the output took it: only now is it certain that the devices work."""
         self.playing = True
-        self._complained.clear()
+        self._reported.clear()
         self.health.event("devices", f"microphone {self.capture.granted}")
         self.health.event("devices", f"output {self.playback.granted}")
         self.mixer.report()
@@ -305,10 +304,10 @@ class Box:
         self.playback.close()
         self.cable.close()
 
-    def _complain(self, sentence: str) -> None:
-        """Say each trouble once, not every second."""
-        if sentence not in self._complained:
-            self._complained.add(sentence)
+    def _report_once(self, sentence: str) -> None:
+        """Report each failure once, not every second."""
+        if sentence not in self._reported:
+            self._reported.add(sentence)
             self.health.event("waiting", sentence)
 
     def _change_over(self) -> bool:
@@ -324,7 +323,7 @@ class Box:
         (config, chain), self._next = self._next, None
         old, self.config = self.config, config
         if chain is None:
-            self.chain.volume.target_db = _volume_db(config)
+            self.chain.volume.target_db = config.output_volume_db
             return False
         chain.mute.gain = 0.0
         self.chain = chain
@@ -343,7 +342,7 @@ class Box:
         return True
 
     def _new_chain(self, config: Config) -> Chain:
-        chain = Chain(config, volume_db=_volume_db(config), line_out=bool(config.beside))
+        chain = Chain(config, volume_db=config.output_volume_db, line_out=bool(config.second_output))
         for note in chain.notes:
             self.health.event("engine", note)
         return chain
@@ -363,15 +362,15 @@ class Box:
         )
 
     def _new_playback(self, config: Config) -> Playback:
-        alone = config.playback.device == "off"
-        return self._new_output(config, config.output, (config.cable if alone else config.playback).queue_ms)
+        section = config.playback if config.has_headphones else config.cable
+        return self._new_output(config, config.output, section.queue_ms)
 
     def _new_cable(self, config: Config) -> Cable:
-        output = self._new_output(config, config.beside, config.cable.queue_ms) if config.beside else None
+        output = self._new_output(config, config.second_output, config.cable.queue_ms) if config.second_output else None
         return Cable(output, self.health.event, priority=config.box.priority)
 
     def _new_mixer(self, config: Config) -> OutputMixer:
-        wanted = "off" if config.playback.device == "off" else config.playback.mixer
+        wanted = config.playback.mixer if config.has_headphones else "off"
         return OutputMixer(wanted, self.health.event)
 
     def _new_output(self, config: Config, device: str, queue_ms: float) -> Playback:
@@ -393,14 +392,4 @@ def _short(error: BaseException) -> str:
 
 def _devices(config: Config) -> tuple[object, ...]:
     """The settings that only newly opened devices take on."""
-    return config.capture, config.reference.channel, _silently(config).playback, config.cable
-
-
-def _silently(config: Config) -> Config:
-    """The settings but for the volume."""
-    return replace(config, playback=replace(config.playback, volume_db=0.0))
-
-
-def _volume_db(config: Config) -> float:
-    """What an ear is played with; a cable instead of the jack is a line output."""
-    return 0.0 if config.playback.device == "off" else config.playback.volume_db
+    return config.capture, config.reference.channel, config.without_volume.playback, config.cable

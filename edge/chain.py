@@ -1,4 +1,4 @@
-"""The walk of one hop through the pure signal code: feedforward -> reference -> suppress -> voice -> guard -> volume.
+"""The path of one hop through the pure signal code, in the order of ``edge.dsp.ORDER``.
 
 The live box, ``enhance``, ``bench`` and the tests all run this one definition.
 """
@@ -33,12 +33,12 @@ class Chain:
     def __init__(
         self, config: Config, engine: Engine | None = None, *, volume_db: float = 0.0, line_out: bool = False
     ) -> None:
-        """``engine`` stands in for the configured one in tests and benchmarks. ``volume_db`` (at most 0) is for whoever
-        plays at an ear: files and other programs get full level. ``line_out`` asks for ``line``.
+        """``engine`` replaces the configured one in tests and benchmarks. ``volume_db`` (at most 0) is for headphones:
+        files and other programs get full level. ``line_out`` adds ``line``.
         """
         self.feedforward = Feedforward(config.feedforward)
         self.reference: ReferenceCanceller | None = None
-        """What works on the second microphone, if there is one."""
+        """The canceller of the second microphone, if there is one."""
         if config.reference.channel:
             listener = open_listener(config.suppress.engine)
             self.reference = ReferenceCanceller(config.reference, config.feedforward.highpass_hz, listener)
@@ -49,30 +49,30 @@ class Chain:
         self.volume = Volume(volume_db)
         self.mute = Fader(config.box.fade_ms)
         self.line = LineOut(config.limiter, config.box.fade_ms) if line_out else None
-        """The clean sound before the volume, if it is asked for."""
+        """The clean sound before the volume, if ``line_out`` asks for it."""
         self.limiter = Limiter(config.limiter)
         self.notes = list(self.engine.notes)
-        """Why something is not what was wished for, one sentence each."""
+        """Why something differs from the settings, one sentence each."""
         self.antinoise = self._new_antinoise(config) if config.antinoise.on else None
         self.howl = HowlGuard.from_config(config, self.limiter.steady_levels) if config.howl.on else None
         self.bypass = False
-        """Whether the sound passes as it is, with the same delay and still limited."""
+        """Whether the sound passes unprocessed, with the same delay and still limited."""
         self.resting = False
-        """Whether the chain has stepped down to bypass by itself, below the last engine."""
+        """Whether the chain itself has stepped down to bypass, below the last engine."""
         self.silent = False
         """Whether even that failed, so that nothing is played."""
         self.speech = 0.0
         """Speech probability of the last hop."""
-        self.unsound = 0
-        """Hops that came in with samples that are no numbers, or absurdly loud."""
+        self.invalid = 0
+        """Hops received with NaN, infinite or absurdly loud samples."""
         self.power_in = self.power_forward = self.power_feedback = self.power_clean = self.power_out = 0.0
         """Mean square of the last hop: before everything, after the feedforward and the feedback path, cleaned but not
         yet turned down by the volume, at the end."""
         self.counts = False
-        """Whether the last hop is fit for statistics of noise and voice: the whole chain was at work on all that is in
-        it, so it was neither bypassed nor muted, faded, silenced or the first after a start."""
-        self._whole_hops = 0  # in a row in which nothing was bypassed or muted
-        self._settle_hops = 1 + math.ceil(self.delay_samples / HOP_SAMPLES)  # until they have left
+        """Whether the last hop is fit for statistics of noise and voice: the whole chain processed all that is in it,
+        so it was neither bypassed nor muted, faded, silenced or the first after a start."""
+        self._whole_hops = 0  # consecutive hops with nothing bypassed or muted
+        self._settle_hops = 1 + math.ceil(self.delay_samples / HOP_SAMPLES)  # until all earlier ones have left
         self._wet = 1.0
         self._wet_step = HOP_MS / config.box.fade_ms
         self._ramp = np.arange(1, HOP_SAMPLES + 1, dtype=np.float32) / HOP_SAMPLES
@@ -96,7 +96,7 @@ class Chain:
 
     @property
     def working(self) -> str:
-        """What treats the sound just now, in words."""
+        """What processes the sound now, in words."""
         if self.silent:
             return "silence"
         if self.resting:
@@ -105,7 +105,7 @@ class Chain:
 
     @property
     def degraded(self) -> bool:
-        """Whether something less than the configured engine works."""
+        """Whether the chain is below the first level of its fallback chain."""
         return self.resting or self.silent or self.engine.level > 0
 
     def step_down(self) -> None:
@@ -124,7 +124,7 @@ class Chain:
         self.counts = False  # and stays so if anything fails
         self.power_in = _power(hop)
         if not self.power_in < ABSURD_POWER:
-            self._mend(hop)
+            self._fix_invalid(hop)
         whole_hops, self._whole_hops = self._whole_hops, 0
         if self.silent:
             hop.fill(0)
@@ -181,7 +181,7 @@ class Chain:
             self.counts = self._whole_hops > self._settle_hops
 
     def unsettle(self) -> None:
-        """The next hop is not what the microphone heard: until all of it has left, no hop counts."""
+        """The next hop is not what the microphone received: no hop counts until all of it has left."""
         self._whole_hops = 0
 
     def reset(self) -> None:
@@ -198,9 +198,9 @@ class Chain:
                 loop.reset()
 
     def _new_antinoise(self, config: Config) -> AntiNoise | None:
-        """None, and a note, without a calibration or without an ear."""
+        """None, and a note, without a calibration or without headphones."""
         settings = config.antinoise
-        if config.playback.device == "off":
+        if not config.has_headphones:
             self.notes.append(
                 'no anti-noise: [playback] device = "off" leaves only the cable, which carries no anti-noise'
             )
@@ -212,9 +212,9 @@ class Chain:
             return None
         return AntiNoise(path, settings, gain_db=config.capture.gain_db, added_samples=self.limiter.delay_samples)
 
-    def _mend(self, hop: Floats) -> None:
-        """What is no number becomes silence, what is absurdly loud full scale; none may stay in a filter."""
-        self.unsound += 1
+    def _fix_invalid(self, hop: Floats) -> None:
+        """NaN and Inf become silence, what is absurdly loud full scale; neither may stay in a filter."""
+        self.invalid += 1
         self.unsettle()
         np.nan_to_num(hop, copy=False, nan=0, posinf=0, neginf=0)
         np.clip(hop, -1, 1, out=hop)
@@ -236,5 +236,5 @@ class Chain:
 
 
 def _power(hop: Floats) -> float:
-    """Mean square; infinite for what is no sound."""
+    """Mean square; NaN or infinite for invalid samples."""
     return float(np.vdot(hop, hop)) / HOP_SAMPLES

@@ -333,20 +333,35 @@ class Config:
 
     @property
     def voice_channel(self) -> int | str:
-        """Which channel of the microphone to hear; beside a reference "auto" is the first other one."""
+        """The channel of the voice; with a reference, "auto" is the first other one."""
         if self.reference.channel and self.capture.channel == "auto":
             return beside_reference(self.reference.channel)
         return self.capture.channel
 
     @property
     def output(self) -> str:
-        """The device the box cannot do without: the jack, or the cable where that takes its place."""
-        return self.cable.pcm if self.playback.device == "off" else self.playback.device
+        """The device that the box needs: the headphones, or the cable where that takes their place."""
+        return self.playback.device if self.has_headphones else self.cable.pcm
 
     @property
-    def beside(self) -> str:
-        """The cable beside a jack; empty if there is none."""
-        return "" if self.playback.device == "off" else self.cable.pcm
+    def has_headphones(self) -> bool:
+        """Whether somebody listens to the output; without, the cable is a line output."""
+        return self.playback.device != "off"
+
+    @property
+    def second_output(self) -> str:
+        """The cable in addition to the headphones; empty if there is none."""
+        return self.cable.pcm if self.has_headphones else ""
+
+    @property
+    def output_volume_db(self) -> float:
+        """The volume of ``output``, dB, at most 0: a line output has full level."""
+        return self.playback.volume_db if self.has_headphones else 0.0
+
+    @property
+    def without_volume(self) -> "Config":
+        """The same with the volume at 0 dB, to compare everything else."""
+        return replace(self, playback=replace(self.playback, volume_db=0.0))
 
     @property
     def limiter_only(self) -> "Config":
@@ -363,7 +378,7 @@ class Config:
 
 
 def beside_reference(reference: int) -> int:
-    """The voice's channel, where nobody says which, beside the reference's; both count from 1."""
+    """The default channel of the voice with a reference on channel ``reference``; both count from 1."""
     return 2 if reference == 1 else 1
 
 

@@ -138,7 +138,7 @@ def _check_pairs(name: str, config: Config) -> None:
         raise BadConfig(f"{name}: cable.device cannot be auto; name a card of `quietbox devices`, or set cable.usb")
     if config.cable.usb and USB_CARD not in config.cable.pcm:
         raise BadConfig(f"{name}: cable.usb is true and cable.device another card; set device to off")
-    if config.beside == config.output:
+    if config.second_output == config.output:
         raise BadConfig(f"{name}: playback.device and cable.device are both {config.output!r}; set one to off")
     panel = config.panel
     for which, pin in (("led", panel.led), ("button", panel.button)):

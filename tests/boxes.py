@@ -54,7 +54,7 @@ class Bench:
         self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, record=True)
         self.box = Box(config, opener(self.mic, self.jack))
         self.said: list[str] = []
-        self.thread = threading.Thread(target=self.box.walk, daemon=True)
+        self.thread = threading.Thread(target=self.box.run, daemon=True)
 
     def __enter__(self) -> "Bench":
         self.thread.start()
@@ -133,7 +133,7 @@ class Rig:
 
     def walk(self) -> Floats:
         """To the end; what the jack played."""
-        self.box.walk()
+        self.box.run()
         self.said += self.box.health.news()
         for error in self.errors:
             raise error

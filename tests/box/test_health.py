@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edge import HOP_SAMPLES, runtime, service
+from edge import HOP_SAMPLES, runtime, status
 from edge.box import Box
 from edge.config import Config, HowlConfig, ReferenceConfig, SuppressConfig
 from edge.dsp.spectrum import Floats
@@ -136,15 +136,15 @@ def test_the_adaptive_stages_are_told_where_they_are_and_only_there() -> None:
     names = {"reference_db", "reference_state", "reference_resets", "howl_events", "howl_drop_db"}
     for config, wanted in ((off, set()), (on, names)):
         box = Box(config)
-        told = service._counts(box) | service._moment(box)
+        told = status.counts(box) | status.moment(box)
         assert told.keys() & names == wanted and told.keys() <= {field.name for field in FIELDS}
-    before = service._Mark.of(box)
+    before = status.Mark.of(box)
     assert box.chain.howl and box.chain.reference
     box.chain.howl.events += 2
     box.chain.reference.resets += 1
-    lately = service._Mark.of(box).since(before)
+    lately = status.Mark.of(box).since(before)
     assert (lately["howl_events"], lately["reference_resets"]) == (2, 1)
-    assert service._Mark.of(box).since(service._Mark.of(Box(off)))["howl_events"] == 2, "new settings brought it"
+    assert status.Mark.of(box).since(status.Mark.of(Box(off)))["howl_events"] == 2, "new settings brought it"
 
 
 def test_nothing_heard_yet_is_no_figure() -> None:

@@ -218,7 +218,7 @@ def of_priority(config: Config) -> dict[str, object]:
         patch.setattr(box_module, "request_realtime_priority", lambda priority: asked.append(priority) or [])
         box = Box(config)
         box.stop()
-        box.walk()
+        box.run()
     return snapshot(asked)
 
 

@@ -247,12 +247,12 @@ MINUTE = {
 def test_each_minute_has_its_own_figures(faked: Faked, tmp_path: Path) -> None:
     faked.running()
     faked.until(lambda: measured(tmp_path))
-    faked.order("service._tell_statistics(); jack.xruns_to_come = 1")
+    faked.order("service._report_statistics(); jack.xruns_to_come = 1")
     faked.until(lambda: len(faked.records("statistics")) == 1)
     first = faked.records("statistics")[0]
     assert first.keys() >= MINUTE and {key for key in first if key.startswith("QUIETBOX_")} <= KEYS
     time.sleep(1)
-    faked.order("service._tell_statistics()")
+    faked.order("service._report_statistics()")
     faked.until(lambda: len(faked.records("statistics")) == 2)
     second = faked.records("statistics")[1]
     xruns = [int(entry["QUIETBOX_XRUNS_OUT"]) for entry in (first, second)]
@@ -260,7 +260,7 @@ def test_each_minute_has_its_own_figures(faked: Faked, tmp_path: Path) -> None:
     assert 0.5 < float(second["QUIETBOX_SECONDS"]) < 10
     faked.order("microphone.gone = True")
     faked.until(lambda: bool(faked.records("waiting")))
-    faked.order("service._tell_statistics(); service._tell_statistics()")
+    faked.order("service._report_statistics(); service._report_statistics()")
     faked.until(lambda: len(faked.records("statistics")) == 4)
     assert faked.records("statistics")[2]["QUIETBOX_XRUNS_OUT"] == "0"
     nothing = faked.records("statistics")[3]
@@ -386,7 +386,7 @@ def test_a_fault_while_settings_are_read_is_one_line(
     service = Service.__new__(Service)  # no signal handlers, no cards
     service._load, service._journal = load, Journal.__new__(Journal)
     monkeypatch.setattr(service._journal, "say", lambda sentence, kind: said.append(sentence))
-    service._load_again()
+    service._reload_settings()
     assert len(said) == 1 and "(MemoryError: no room for an engine); not all settings were applied" in said[0]
     assert capfd.readouterr().err == ""
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from edge import HOP_SAMPLES, RATE_HZ, cli, journal, runtime, service
+from edge import HOP_SAMPLES, RATE_HZ, cli, journal, runtime, status
 from edge.box import Box
 from edge.chain import Chain
 from edge.config import CaptureConfig, Config, HowlConfig, LimiterConfig, PlaybackConfig, SuppressConfig
@@ -54,7 +54,7 @@ def run(orders: dict[float, Order], config: Config = CONFIG, seconds: float = SE
     box = Box(config, opener(microphone, FakeCard("Jack", clock, playback=MONO)))
     box.open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge.box.STRAIN_LIMIT", math.inf)  # a busy machine must not bring an engine down here
+        patch.setattr("edge.box.LATE_LOAD_LIMIT", math.inf)  # a busy machine must not bring an engine down here
         try:
             assert box._stream() == ""
         finally:
@@ -160,11 +160,11 @@ def test_a_minute_without_anything_measured_tells_nothing_of_noise(capsys: pytes
     told = summary(counters)
     assert told["noise_removed_db"] is None and told["feedback_db"] is None and "noise_floor_in_dbfs" not in told
     assert told["level_out_dbfs"] is not None and told["level_out_dbfs"] > -50
-    status = {"pid": 1, "state": "bypass", "engine": "dsp", **service._moment(box), **service._counts(box), **told}
-    assert "noise removed" not in runtime.in_words(status) and "speech" in runtime.in_words(status)
-    more = {"hop_max_us": 1, **status}
-    assert "noise removed not measured" in service._in_words(more)
-    assert json.loads(json.dumps(status))["noise_removed_db"] is None
+    shown = {"pid": 1, "state": "bypass", "engine": "dsp", **status.moment(box), **status.counts(box), **told}
+    assert "noise removed" not in runtime.in_words(shown) and "speech" in runtime.in_words(shown)
+    more = {"hop_max_us": 1, **shown}
+    assert "noise removed not measured" in status.in_words(more)
+    assert json.loads(json.dumps(shown))["noise_removed_db"] is None
     record = journal.record("x", "statistics", **{name: told[name] for name in told})
     assert "QUIETBOX_NOISE_REMOVED_DB" not in record and "QUIETBOX_SECONDS" in record
     rows = [{**record, "__REALTIME_TIMESTAMP": str(60_000_000 * k)} for k in (1, 2)]

@@ -100,7 +100,7 @@ class Rig:
 
     def walk(self) -> Floats:
         """To the end; what the jack played."""
-        self.box.walk()
+        self.box.run()
         self.said += self.box.health.news()
         for error in self.errors:
             raise error
@@ -426,8 +426,8 @@ def test_settings_that_cannot_work_are_refused(text: str, words: str) -> None:
 
 
 def test_what_the_settings_mean() -> None:
-    assert (Config().output, Config().beside) == ("auto", "")
+    assert (Config().output, Config().second_output) == ("auto", "")
     both = config_file.parse('[playback]\ndevice = "Headphones"\n[cable]\ndevice = "Loopback"')
-    assert (both.output, both.beside) == ("Headphones", "Loopback")
+    assert (both.output, both.second_output) == ("Headphones", "Loopback")
     usb = config_file.parse('[playback]\ndevice = "off"\n[cable]\nusb = true')
-    assert (usb.output, usb.beside) == (USB_CARD, "")
+    assert (usb.output, usb.second_output) == (USB_CARD, "")

@@ -41,12 +41,12 @@ def stop_server(name: str) -> str:
 
 def cable(context: Context) -> Iterator[Finding]:
     """The virtual cable beside the jack; without it the jack still plays."""
-    if context.config.beside == USB_CARD and not any((context.root / "sys/class/udc").glob("*")):
+    if context.config.second_output == USB_CARD and not any((context.root / "sys/class/udc").glob("*")):
         found = "the USB port of this board is not in device mode: the kernel has no device controller"
         fix = f"Zero 2, 4, 5: put {bootconfig.GADGET} into config.txt and restart; others: set [cable] usb = false"
         yield Finding("cable card", WARN, found, fix)
-    elif context.config.beside:
-        card = find_card(context, "playback", context.config.beside)
+    elif context.config.second_output:
+        card = find_card(context, "playback", context.config.second_output)
         verdict = WARN if card.verdict is FAIL else card.verdict
         fix = "load snd-aloop, or see the USB gadget in README.md" if verdict is WARN else ""
         yield dataclasses.replace(card, check="cable card", verdict=verdict, fix=fix)
