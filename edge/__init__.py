@@ -35,7 +35,7 @@ HOP_MS = 1000 * HOP_SAMPLES / RATE_HZ
 
 
 class UserError(Exception):
-    """What a user can mend: its text is one line that names the thing and the way out."""
+    """A fault that a user can fix: its text is one line that names it and the fix."""
 
 
 def command_for(extra: str) -> str:

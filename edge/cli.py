@@ -80,7 +80,7 @@ def enhance_files(options: argparse.Namespace) -> int:
 
     from edge.tools import enhance, sound_files, tables
 
-    console.leave_on_signals()  # on the way out, half-written files are removed
+    console.leave_on_signals()  # a signal then removes half-written files
     chosen = _config(options)
     if chosen.suppress.engine == "remote":
         raise UserError(

@@ -110,7 +110,7 @@ def _checked(at: object, section: str, name: str, value: Any) -> Any:
 
 
 def _check_pairs(name: str, config: Config) -> None:
-    """What one key alone cannot say."""
+    """Constraints between keys."""
     for low, high in (
         ("voice.off", "voice.on"),
         ("gate.floor_dbfs", "gate.ceiling_dbfs"),
@@ -201,7 +201,7 @@ def _nearest(name: str, section: str | None = None) -> str:
 
 
 def _line_of(text: str, section: str, name: str | None) -> int:
-    """The line a section or one of its keys stands on, counted from 1; tomllib does not say."""
+    """The line a section or one of its keys stands on, counted from 1; tomllib does not report it."""
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
         if head := re.match(r"\s*\[+\s*[\"']?([^\]\"'.]+)", line):

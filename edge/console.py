@@ -76,7 +76,7 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int
 
 
 def complain(text: str, name: str = "quietbox") -> None:
-    """``NAME: text`` on stderr, as one line; nobody may be reading it."""
+    """``NAME: text`` on stderr, as one line; a lost stderr is ignored."""
     with contextlib.suppress(OSError, ValueError):
         print(f"{name}: {printable(text)}", file=sys.stderr, flush=True)
 
@@ -88,7 +88,7 @@ def printable(text: str) -> str:
 
 def leave_on_signals(name: str = "quietbox") -> None:
     """SIGTERM, and SIGHUP unless it is ignored (nohup), end the command by SystemExit(128 + number) after one line, so
-    that half-written files are removed on the way out.
+    that half-written files are removed before it ends.
     """
 
     def leave(number: int, _: FrameType | None) -> None:
@@ -136,7 +136,7 @@ def _stream(number: int, mode: str) -> IO[str]:
 
 
 def _flush_or_drop(stream: IO[str]) -> None:
-    """Where nobody takes the rest, Python must not try again at its end and complain with a traceback."""
+    """Drop the rest of a lost output, or Python would try again at its end and print a traceback."""
     try:
         stream.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the loop counts and what is told of it: the audio thread adds to numbers, another thread tells."""
+"""What the loop counts and reports: the audio thread adds to numbers, another thread reads and reports them."""
 
 import math
 from collections import deque
@@ -13,13 +13,13 @@ EVENTS_KEPT = 64
 
 
 FLOOR_HOPS = 150
-"""The noise floor is looked for in stretches of 0.75 s: somewhere in two of them even a quick talker pauses."""
+"""The noise floor is searched in spans of 0.75 s: in two of them even a fast talker pauses."""
 FLOOR_KEPT = 0.9
-"""Of the power's running mean with each hop: 50 ms."""
+"""Smoothing factor per hop of the power: a time constant of 50 ms."""
 LEAST_SPOKEN = round(2000 / HOP_MS)
-"""Hops of speech below which nothing is said of the voice."""
+"""Hops of speech below which no figure of the voice is given."""
 LEAST_SNR = 10 ** (-3 / 10)
-"""And below which it drowns: what is left after taking the noise away would be chance."""
+"""SNR, -3 dB, below which none is given either: the difference to the noise would be chance."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Counters:
 
 
 class NoiseFloor:
-    """The power below which a sound does not fall, speech or not: the least smoothed power of the last 0.75 to 1.5 s.
+    """The power below which a sound does not fall, speech or not: the minimum smoothed power of the last 0.75 to 1.5 s.
 
     Minimum statistics (Martin 2001) of the whole band. On steady noise the minimum lies about half a dB below the mean;
     what comes and goes faster than a second is not in it.
@@ -67,7 +67,7 @@ class NoiseFloor:
     def __init__(self) -> None:
         self.power = 0.0
         """Mean square of what never pauses."""
-        self._smooth = -1.0  # nothing heard yet
+        self._smooth = -1.0  # no hop yet
         self._least = self._least_before = math.inf
 
     def follow(self, power: float) -> None:
@@ -78,7 +78,7 @@ class NoiseFloor:
             self._least = smooth
 
     def turn(self) -> None:
-        """A stretch ends; ``power`` is what it and the one before found."""
+        """A span ends; ``power`` is the minimum of it and the one before."""
         self.power = min(self._least, self._least_before)
         self._least_before, self._least = self._least, self._smooth
 
@@ -89,7 +89,7 @@ class Health:
     def __init__(self) -> None:
         self.totals = Counters()
         self.longest_us = 0.0
-        self._longest_lately_us = 0.0
+        self._longest_recent_us = 0.0
         self._events: deque[tuple[str, str]] = deque(maxlen=EVENTS_KEPT)
         self._floor_in, self._floor_clean = NoiseFloor(), NoiseFloor()
 
@@ -110,9 +110,9 @@ class Health:
         """Count one hop; called by the audio thread, adds numbers and nothing else.
 
         The powers are mean squares: of the microphone, after the feedforward path, after the feedback path, after all
-        that cleans, and at the jack. ``power_clean`` says what became of noise and voice: a headphone that is
-        turned down has lost neither.
-        ``counts`` says whether the powers tell what the chain does to noise and voice (``Chain.counts``); the levels
+        that cleans, and at the jack. ``power_clean`` shows what became of noise and voice, whatever
+        the volume.
+        ``counts`` states whether the powers show what the chain does to noise and voice (``Chain.counts``); the levels
         at both ends are those of all hops.
         """
         totals = self.totals
@@ -135,8 +135,8 @@ class Health:
             self._follow_floors(power_in, power_clean)
         if late:
             totals.late += 1
-        if took_us > self._longest_lately_us:
-            self._longest_lately_us = took_us
+        if took_us > self._longest_recent_us:
+            self._longest_recent_us = took_us
             if took_us > self.longest_us:
                 self.longest_us = took_us
         totals.took[min(int(took_us) // BUCKET_US, BUCKETS - 1)] += 1
@@ -153,20 +153,20 @@ class Health:
             totals.floors += 1
 
     def event(self, kind: str, text: str) -> None:
-        """Note something worth a line in the journal; told later, by whoever takes ``news``."""
+        """Store an event for the journal; reported later by the caller of ``news``."""
         self._events.append((kind, text))
 
     def take_longest_us(self) -> float:
         """The slowest hop since the last call."""
-        longest, self._longest_lately_us = self._longest_lately_us, 0.0
+        longest, self._longest_recent_us = self._longest_recent_us, 0.0
         return longest
 
     def news(self) -> list[tuple[str, str]]:
-        """The events not yet told, as (kind, sentence)."""
-        told = []
+        """The events not yet reported, as (kind, sentence)."""
+        events = []
         while self._events:
-            told.append(self._events.popleft())
-        return told
+            events.append(self._events.popleft())
+        return events
 
 
 MEASURED = (
@@ -180,7 +180,7 @@ MEASURED = (
     "hop_p50_us",
     "hop_p99_us",
 )
-"""Figures of ``summary`` that only sound can tell."""
+"""Figures of ``summary`` that exist only once sound has moved."""
 
 
 def percentile_us(took: list[int], share: float) -> float:
@@ -200,7 +200,7 @@ def quieter_db(power_before: float, power_after: float, hops: int) -> float | No
 
 
 def summary(counters: Counters) -> dict[str, float | None]:
-    """One stretch of time in the figures a user reads; None where nothing was counted that could tell one."""
+    """The figures of a span of time, as a user reads them; None where nothing was measured."""
     if not counters.hops:
         return dict.fromkeys(MEASURED) | {"seconds": 0.0, "late_hops": 0}
     hops, pauses = counters.hops, counters.pauses
@@ -222,27 +222,27 @@ def summary(counters: Counters) -> dict[str, float | None]:
 
 
 def quality(counters: Counters) -> dict[str, float]:
-    """What became of noise and voice, without knowing either alone; empty until there is enough to say.
+    """Estimates of what became of noise and voice; empty until enough was measured.
 
-    Noise is the floor, before and after cleaning, the volume left out. The voice's power is that of the stretches with
+    Noise is the floor, before and after cleaning, without the volume. The voice's power is that of the spans with
     speech, pauses between words included, less the floor's; where the noise swells while somebody speaks, it counts as
     voice.
     """
     if not counters.floors:
         return {}
     noise_in, noise_out = counters.floors_in / counters.floors, counters.floors_clean / counters.floors
-    told = {"noise_floor_in_dbfs": dbfs(noise_in), "noise_floor_out_dbfs": dbfs(noise_out)}
+    figures = {"noise_floor_in_dbfs": dbfs(noise_in), "noise_floor_out_dbfs": dbfs(noise_out)}
     if counters.voice < LEAST_SPOKEN:
-        return told
+        return figures
     voice_in = counters.voice_in / counters.voice - noise_in
     voice_out = counters.voice_clean / counters.voice - noise_out
     if not voice_in > LEAST_SNR * noise_in or not voice_out > 0:
-        return told
+        return figures
     voice_in_db, voice_out_db = dbfs(voice_in), dbfs(voice_out)
     return {
-        **told,
-        "snr_in_db": round(voice_in_db - told["noise_floor_in_dbfs"], 1),
-        "snr_out_db": round(voice_out_db - told["noise_floor_out_dbfs"], 1),
+        **figures,
+        "snr_in_db": round(voice_in_db - figures["noise_floor_in_dbfs"], 1),
+        "snr_out_db": round(voice_out_db - figures["noise_floor_out_dbfs"], 1),
         "voice_kept_db": round(voice_out_db - voice_in_db, 1),
     }
 

@@ -1,4 +1,4 @@
-"""What the box tells the world: one table of fields and events, and the ways to journald and systemd.
+"""What the box reports: one table of fields and events, and the connections to journald and systemd.
 
 ``python -m edge.journal`` prints both tables as they stand in the README.
 
@@ -156,21 +156,21 @@ def record(sentence: str, kind: str, priority: int | None = None, **fields: Any)
     """The fields of one record, without control characters but line ends and tabs; never raises.
 
     Names and kinds are those of the tables: a field that is not there is left out, a kind that is not there becomes
-    "journal" (``unnamed`` tells which). A value of None is left out.
+    "journal" (``unnamed`` lists which). A value of None is left out.
     """
     known = kind if isinstance(kind, str) and kind in _PRIORITIES else "journal"
-    told = {
+    entry = {
         "MESSAGE": _text(sentence),
         "PRIORITY": str(_PRIORITIES[known] if priority is None else priority),
         "SYSLOG_IDENTIFIER": "quietbox",
         _KEYS["event"]: known,
     }
     known_fields = {name: value for name, value in fields.items() if name in _KEYS and name != "event"}
-    return told | {_KEYS[name]: _text(value) for name, value in known_fields.items() if value is not None}
+    return entry | {_KEYS[name]: _text(value) for name, value in known_fields.items() if value is not None}
 
 
 def unnamed(kind: str, fields: Mapping[str, object]) -> list[str]:
-    """What of a record the tables do not name, in words."""
+    """What in a record the tables do not name, in words."""
     kinds = [] if isinstance(kind, str) and kind in _PRIORITIES else [f"event {kind!r}"]
     return [*kinds, *(f"field {name!r}" for name in fields if name not in _KEYS or name == "event")]
 
@@ -215,12 +215,12 @@ class Journal(threading.Thread):
         self._waiting: queue.Queue[dict[str, str] | None] = queue.Queue(RECORDS_KEPT)
         self._lost = 0
         self._reported: set[str] = set()
-        """What the tables do not name and was already said."""
+        """Names missing from the tables that were already reported."""
         self.start()
 
-    def say(self, sentence: str, kind: str = "start", priority: int | None = None, **fields: Any) -> None:
-        """Tell one thing; never blocks. ``kind`` and ``fields`` are names of the tables, the default of ``priority``
-        is the kind's; what the tables do not name is left out, and said once. Not to be called from a signal
+    def report(self, sentence: str, kind: str = "start", priority: int | None = None, **fields: Any) -> None:
+        """Send one record; never blocks. ``kind`` and ``fields`` are names of the tables, the default of ``priority``
+        is the kind's; what the tables do not name is left out, and reported once. Not to be called from a signal
         handler."""
         self._put(record(sentence, kind, priority, **fields))
         fresh = [name for name in unnamed(kind, fields) if name not in self._reported]
@@ -228,37 +228,37 @@ class Journal(threading.Thread):
             self._reported.update(fresh)
             self._put(record(f"not in the tables of edge/journal.py, left out: {', '.join(fresh)}", "journal"))
 
-    def _put(self, told: dict[str, str] | None) -> None:
+    def _put(self, entry: dict[str, str] | None) -> None:
         try:
-            self._waiting.put_nowait(told)
+            self._waiting.put_nowait(entry)
         except queue.Full:
             self._lost += 1
 
     def run(self) -> None:
-        while (told := self._waiting.get()) is not None:
-            self._write(told)
+        while (entry := self._waiting.get()) is not None:
+            self._write(entry)
             if self._lost and self._waiting.empty():
                 lost, self._lost = self._lost, 0
                 self._write(record(f"{lost} records were lost: journald did not accept them in time", "journal"))
 
-    def _write(self, told: dict[str, str]) -> None:
+    def _write(self, entry: dict[str, str]) -> None:
         if self._path:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:
-                way.settimeout(SEND_S)
-                way.sendto(datagram(told), self._path)
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.settimeout(SEND_S)
+                connection.sendto(datagram(entry), self._path)
                 return
-        mark = f"<{told['PRIORITY']}>" if self._under_journal else ""
+        mark = f"<{entry['PRIORITY']}>" if self._under_journal else ""
         with contextlib.suppress(OSError, ValueError):
-            print(mark + printable(told["MESSAGE"]), file=sys.stderr, flush=True)
+            print(mark + printable(entry["MESSAGE"]), file=sys.stderr, flush=True)
 
     def finish(self) -> None:
-        """Send what is left, if anybody takes it."""
+        """Send the rest, within ``FINISH_S``."""
         self._put(None)
         self.join(FINISH_S)
 
 
 def notify(*lines: str) -> bool:
-    """Tell systemd (sd_notify(3)): ``notify("READY=1", "STATUS=...")``. False if it does not listen; never blocks.
+    """Notify systemd (sd_notify(3)): ``notify("READY=1", "STATUS=...")``. False if it does not listen; never blocks.
 
     ``systemd.daemon.notify`` is not used here for the reason of ``Journal``: once its socket was full, it waited with
     Python's lock held until the reader came back after 3 s; every other thread, the sound too, waited with it.
@@ -268,9 +268,9 @@ def notify(*lines: str) -> bool:
         return False
     address = "\0" + where[1:] if where.startswith("@") else where
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
-            way.setblocking(False)
-            way.sendto("\n".join(lines).encode(), address)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+            connection.setblocking(False)
+            connection.sendto("\n".join(lines).encode(), address)
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Being on time: memory that is never paged out, a thread that goes first, no garbage collection in between."""
+"""Real-time operation: memory that is never paged out, real-time priority, no garbage collection meanwhile."""
 
 import contextlib
 import ctypes

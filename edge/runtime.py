@@ -73,7 +73,7 @@ def _user(number: int) -> str:
 
 
 def _locked(path: Path) -> int | None:
-    """A lock that ends with the process, however it ends; None if somebody else has it."""
+    """A lock that ends with the process, however it ends; None if another process holds it."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, LOCK_MODE)
         if stat.S_IMODE(os.fstat(lock).st_mode) != LOCK_MODE:  # as earlier versions made it
@@ -100,7 +100,7 @@ def _holder(path: Path) -> str:
 
 def _start_ticks(process: int) -> str:
     """When a process began, in clock ticks after the boot (proc(5), /proc/PID/stat, field 22): with its number that
-    tells it from every other. Raises OSError if there is none."""
+    identifies it. Raises OSError if there is none."""
     text = Path(f"/proc/{process}/stat").read_text(errors="replace")
     return text.rpartition(")")[2].split()[19]
 
@@ -145,7 +145,7 @@ class StatusFile:
         self._take()
 
     def _take(self) -> None:
-        """The file is ours from now on, if it is nobody else's; what a killed box left in it is gone."""
+        """Take the file if no other process has it, and remove what a killed box left in it."""
         self._lock = _locked(self._folder / STATUS_LOCK)
         if self._lock is not None:
             with contextlib.suppress(OSError):
@@ -171,9 +171,9 @@ class StatusFile:
 
 
 def read_status() -> dict[str, Any] | None:
-    """What the running box last said, or None if none runs."""
+    """The last status of the running box, or None if none runs."""
     for folder in (runtime_folder(), SYSTEM_FOLDER):
-        if _somebody_holds(folder / STATUS_LOCK):
+        if _is_held(folder / STATUS_LOCK):
             try:
                 status = json.loads(files.read_bounded(folder / STATUS, MOST_STATUS_BYTES))
             except (OSError, UserError, ValueError, RecursionError):
@@ -187,18 +187,18 @@ def in_words(status: dict[str, Any]) -> str:
     """A status as the one line that `quietbox status` and `systemctl status` show; what is not measured is left out."""
     try:
         known = [
-            *_said("noise removed {:g} dB", status["noise_removed_db"]),
-            *_said("speech {:.0%}", status["speech_share"]),
+            *_phrase("noise removed {:g} dB", status["noise_removed_db"]),
+            *_phrase("speech {:.0%}", status["speech_share"]),
         ]
         parts = [
             f"{status['state']}, engine {status['engine']}",
             *(known or ["no sound yet"]),
-            *_said("volume {:g} dB", status.get("volume_db")),  # None where only other programs listen
-            *_said("latency {:g} ms", status["latency_ms"]),
+            *_phrase("volume {:g} dB", status.get("volume_db")),  # None where only other programs listen
+            *_phrase("latency {:g} ms", status["latency_ms"]),
             f"xruns {status['xruns_in']} in {status['xruns_out']} out",
-            *_said("queue {:g} ms", status["queue_ms"]),
-            *_said("drift {:+g} ppm", status["drift_ppm"]),
-            *_said("hop p99 {:g} us", status["hop_p99_us"]),
+            *_phrase("queue {:g} ms", status["queue_ms"]),
+            *_phrase("drift {:+g} ppm", status["drift_ppm"]),
+            *_phrase("hop p99 {:g} us", status["hop_p99_us"]),
             f"process {status['pid']}",
         ]
         return ", ".join(parts)
@@ -206,12 +206,12 @@ def in_words(status: dict[str, Any]) -> str:
         return "quietbox is running, but in another version; `quietbox status --json` shows its status"
 
 
-def _said(words: str, figure: float | None) -> list[str]:
+def _phrase(words: str, figure: float | None) -> list[str]:
     """The figure in words; nothing where there is none."""
     return [] if figure is None else [words.format(figure)]
 
 
-def _somebody_holds(path: Path) -> bool:
+def _is_held(path: Path) -> bool:
     """A status outlives its box when that is killed; its lock does not."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -75,14 +75,14 @@ class Service:
     def run(self, seconds: float | None = None) -> int:
         """Run until a signal, or for so many seconds; returns the exit status."""
         for refusal in lock_memory_and_freeze_gc():
-            self._journal.say(refusal, "realtime")
+            self._journal.report(refusal, "realtime")
         request_realtime_priority(
             min(HOUSEKEEPING_PRIORITY, self.box.config.box.priority)
         )  # a refusal is reported by the audio thread
         audio = threading.Thread(target=self.box.run, name="audio", daemon=True)
         began = time.monotonic()
         audio.start()
-        self._journal.say("quietbox has started", "start", pid=os.getpid())
+        self._journal.report("quietbox has started", "start", pid=os.getpid())
         notify("READY=1", self._status_line())
         self.panel.start()
         next_status = next_line = began
@@ -122,11 +122,11 @@ class Service:
         self._report_events()
         self._report_statistics(of_all=True)
         if audio.is_alive():
-            self._journal.say("a sound device does not respond; stopping without closing it", "hang")
+            self._journal.report("a sound device does not respond; stopping without closing it", "hang")
         elif died:
-            self._journal.say("the audio thread has died, please report it", "hang")
+            self._journal.report("the audio thread has died, please report it", "hang")
         else:
-            self._journal.say("quietbox stopped", "stop")
+            self._journal.report("quietbox stopped", "stop")
         led_off.join(max(0.0, over - time.monotonic()))
         with contextlib.suppress(OSError):
             self._status.remove()
@@ -201,13 +201,13 @@ class Service:
                 self.panel.stop()
                 self.panel = self._new_panel(config)
                 self.panel.start()
-            self._journal.say("settings read again", "settings")
+            self._journal.report("settings read again", "settings")
         except UserError as error:
-            self._journal.say(f"{error}; the current settings stay in use", "settings")
+            self._journal.report(f"{error}; the current settings stay in use", "settings")
         except Exception as fault:
             why = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
             text = f"unexpected fault, please report it ({why}); not all settings were applied"
-            self._journal.say(text, "settings")
+            self._journal.report(text, "settings")
         finally:
             notify("READY=1")
 
@@ -217,7 +217,7 @@ class Service:
             pattern=self.led_pattern,
             short=lambda: self.toggle_bypass("button"),
             long=lambda: self.toggle_mute("button"),
-            report=lambda sentence: self._journal.say(sentence, "panel"),
+            report=lambda sentence: self._journal.report(sentence, "panel"),
         )
 
     # Reports.
@@ -235,7 +235,7 @@ class Service:
             self._status_failed = False
         except OSError as error:
             if not self._status_failed:
-                self._journal.say(f"the status file cannot be written ({error.strerror}); sound continues", "status")
+                self._journal.report(f"the status file cannot be written ({error.strerror}); sound continues", "status")
             self._status_failed = True
 
     def _report_changes(self) -> bool:
@@ -247,7 +247,7 @@ class Service:
             return False
         self._state = state
         engine = f" ({box.chain.working})" if state in (State.RUNNING, State.DEGRADED) else ""
-        self._journal.say(f"state: {state.value}{engine}", "state", state=state.value, engine=box.chain.working)
+        self._journal.report(f"state: {state.value}{engine}", "state", state=state.value, engine=box.chain.working)
         return True
 
     def _report_events(self) -> None:
@@ -255,15 +255,15 @@ class Service:
         box = self.box
         while self._commands:
             command, source = self._commands.popleft()
-            self._journal.say(f"{command}, by {source}", "order", source=source)
+            self._journal.report(f"{command}, by {source}", "order", source=source)
         for kind, text in box.health.news():
-            self._journal.say(text, kind)
+            self._journal.report(text, kind)
         news = box.chain.engine.news
         while news:
-            self._journal.say(news.popleft(), "engine")
+            self._journal.report(news.popleft(), "engine")
         if not self._xrun_seen and (box.capture.xruns or box.playback.xruns):
             self._xrun_seen = True
-            self._journal.say(
+            self._journal.report(
                 "first xrun: the system was late for the sound card; later ones are counted once a minute",
                 "xrun",
                 xruns_in=box.capture.xruns,
@@ -279,14 +279,14 @@ class Service:
         self._throttling_seen.add(self._throttling)
         if self._throttling not in self._throttling_reported:
             self._throttling_reported.add(self._throttling)
-            self._journal.say(f"board: {self._throttling}", "board", throttling=self._throttling)
+            self._journal.report(f"board: {self._throttling}", "board", throttling=self._throttling)
 
     def _recent_throttling(self) -> str:
         """Every condition since the last call."""
         recent, self._throttling_seen = "; ".join(sorted(self._throttling_seen)), set()
         if self._throttling_reported and not recent:
             self._throttling_reported.clear()
-            self._journal.say("board: power and temperature are normal again", "board", throttling="")
+            self._journal.report("board: power and temperature are normal again", "board", throttling="")
         return recent
 
     def _report_statistics(self, of_all: bool = False) -> None:
@@ -306,7 +306,7 @@ class Service:
             figures["hop_max_us"] = round(box.health.longest_us if of_all else longest_us)
         span = "total" if of_all else "last minute"
         words = status.in_words(figures) if heard else f"no sound, {figures['state']}"
-        self._journal.say(f"{span}: {words}", "total" if of_all else "statistics", **figures)
+        self._journal.report(f"{span}: {words}", "total" if of_all else "statistics", **figures)
 
 
 def _devices(config: Config) -> list[str]:

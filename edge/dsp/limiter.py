@@ -19,7 +19,7 @@ from edge.dsp.spectrum import Doubles, Floats
 class Limiter:
     """The peak limiter: float32 block of any length, changed in place, finite or not.
 
-    It caps samples. How loud that is at the ear is decided by output and headphone: it is no hearing protection.
+    It caps samples. The level at the ear depends on output and headphone, so this is no hearing protection.
 
     With t the threshold (linear), f_r and f_a the release and attack factors exp(-1 / (time x rate)):
 
@@ -29,7 +29,7 @@ class Limiter:
     - gain ``g[n] = g[n-1] f_a + target[n] (1 - f_a)``, output ``s[n - delay] g[n]``.
 
     A steady level e leaves as e (1 + t - e): full scale leaves at t, and nothing steady leaves above (1 + t)^2 / 4.
-    A hard ceiling follows: no sample ever leaves above ``peak_dbfs``. NaN and Inf become silence on the way in.
+    A hard ceiling follows: no sample ever leaves above ``peak_dbfs``. NaN and Inf become silence at the input.
 
     The defaults: -2 dBFS leaves all but the loudest speech alone (-6 dBFS took 3 dB of SI-SDR from a voice whose peaks
     reach full scale); the delay is four attack times, so the gain is within 2 % of its target when the sample that

@@ -3,8 +3,8 @@
 A long analysis window resolves speech harmonics; a short synthesis window decides the delay. Both are asymmetric, and
 copies of their product 80 apart add up to one: perfect reconstruction at 10 ms (Mauler & Martin 2007, "A low delay,
 variable resolution, perfect reconstruction spectral analysis-synthesis system"). Unlike theirs the product is no Hann
-window but nearly a rectangle: of the two frames over a sample the newer one, which has heard 5 ms more of what
-follows, says it nearly alone (figures in models/README.md). The runtime, the training and the NumPy engines all
+window but nearly a rectangle: of the two frames over a sample the newer one, which contains 5 ms more of what
+follows, determines it nearly alone (figures in models/README.md). The runtime, the training and the NumPy engines all
 import this file.
 """
 
@@ -61,7 +61,7 @@ def band_centres_hz() -> NDArray[np.float64]:
     """
     bin_hz = RATE_HZ / WINDOW_SAMPLES
 
-    def ladder(share: float) -> NDArray[np.float64]:
+    def spaced(share: float) -> NDArray[np.float64]:
         centres = [0.0]
         for _ in range(BANDS - 1):
             centres.append(centres[-1] + max(bin_hz, share * 24.7 * (1 + 0.00437 * centres[-1])))
@@ -70,8 +70,8 @@ def band_centres_hz() -> NDArray[np.float64]:
     low, high = 0.1, 2.0
     for _ in range(60):  # bisection on the share: the top centre grows with it
         middle = (low + high) / 2
-        low, high = (middle, high) if ladder(middle)[-1] < RATE_HZ / 2 else (low, middle)
-    return np.minimum(ladder(high), RATE_HZ / 2)
+        low, high = (middle, high) if spaced(middle)[-1] < RATE_HZ / 2 else (low, middle)
+    return np.minimum(spaced(high), RATE_HZ / 2)
 
 
 def band_weights() -> Floats:
@@ -93,7 +93,7 @@ def _band_weights() -> Floats:
 
 
 class Transform:
-    """One channel's streaming transform: ``analyse`` a hop, change ``spectrum`` in place, ``synthesise`` a hop."""
+    """Streaming transform of one channel: ``analyse`` a hop, change ``spectrum`` in place, ``synthesise`` a hop."""
 
     def __init__(self) -> None:
         self._analysis = analysis_window()
@@ -114,7 +114,7 @@ class Transform:
         return self.spectrum
 
     def synthesise(self, hop: Floats) -> None:
-        """Write float32, 80 samples: the hop before the last one analysed, as ``spectrum`` now says."""
+        """Write float32, 80 samples: the hop before the last one analysed, as ``spectrum`` is now."""
         np.fft.irfft(self.spectrum, n=WINDOW_SAMPLES, out=self._windowed)  # type: ignore[arg-type]
         overlap = self._overlap
         overlap[:HOP_SAMPLES] = overlap[HOP_SAMPLES:]

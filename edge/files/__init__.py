@@ -65,7 +65,7 @@ def check_regular(path: Path) -> None:
     """Raises BadFile if something lies at ``path`` that is no regular file; for what a library opens by its name."""
     try:
         os.close(open_regular(path))
-    except OSError:  # the library says it in its own words
+    except OSError:  # the library reports it itself
         return
 
 

@@ -20,7 +20,7 @@ SYSTEM_FOLDERS = ("/dev", "/proc", "/sys")
 
 
 class WouldOverwrite(UserError):
-    """The target is one of the sources; the text names it and the way out."""
+    """The target is one of the sources; the text names it and the fix."""
 
 
 @contextlib.contextmanager

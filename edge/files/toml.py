@@ -18,7 +18,7 @@ TOKENS = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\[^\n])*"?|\'[^\'\n]*\'?|#[^\n]*|
 
 
 class BadToml(Exception):
-    """The text is no TOML, or none that is taken; one line says why."""
+    """The text is invalid or not accepted TOML; one line states why."""
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def test_half_a_character_costs_that_character_only() -> None:
 
 def test_a_record_arrives_with_its_fields(tmp_path: Path, listener: Listener) -> None:
     told = Journal(str(tmp_path / "socket"))
-    told.say("last minute: fine", "statistics", state="running", queue_ms=20.5, temperature_c=None)
-    told.say("two\nlines", "waiting")
+    told.report("last minute: fine", "statistics", state="running", queue_ms=20.5, temperature_c=None)
+    told.report("two\nlines", "waiting")
     told.finish()
     first, second = map(decoded, listener.until(2))
     assert first == {
@@ -127,8 +127,8 @@ def test_what_is_not_in_the_tables_is_left_out_and_said_once(tmp_path: Path, lis
     """A field added in a hurry must not end the service's main thread."""
     told = Journal(str(tmp_path / "socket"))
     for _ in range(3):
-        told.say("x", "state", state="running", stat="running", event="mine")
-    told.say("y", "no such kind")
+        told.report("x", "state", state="running", stat="running", event="mine")
+    told.report("y", "no such kind")
     told.finish()
     heard = [decoded(data) for data in listener.until(6)]
     told_of = [fields["MESSAGE"] for fields in heard]
@@ -145,14 +145,14 @@ def test_any_value_becomes_text_that_steers_no_terminal(value: object, capfd: py
     for text in fields.values():
         assert all(sign.isprintable() or sign in "\n\t\udcff" for sign in text)
     told = Journal()
-    told.say("two\nlines", "state", state=value)
+    told.report("two\nlines", "state", state=value)
     told.finish()
     assert capfd.readouterr().err == "two\\x0alines\n"
 
 
 def test_without_a_journal_it_is_a_plain_line(capfd: pytest.CaptureFixture[str]) -> None:
     told = Journal()
-    told.say("state: running", "state", state="running")
+    told.report("state: running", "state", state="running")
     told.finish()
     assert capfd.readouterr().err == "state: running\n"
 
@@ -161,7 +161,7 @@ def test_a_journald_that_is_away_costs_the_fields_and_not_the_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told = Journal(str(tmp_path / "nobody"))
-    told.say("state: running", "state", state="running")
+    told.report("state: running", "state", state="running")
     told.finish()
     assert capfd.readouterr().err == "state: running\n"
 
@@ -176,7 +176,7 @@ def test_a_journald_that_takes_nothing_stops_nobody_and_the_loss_is_told(
     worst_s = 0.0
     for number in range(5 * journal.RECORDS_KEPT):
         began = time.monotonic()
-        told.say(f"record {number}", "state")
+        told.report(f"record {number}", "state")
         worst_s = max(worst_s, time.monotonic() - began)
     over = time.monotonic() + 20
     said = ""
@@ -230,8 +230,8 @@ for i in $(seq 100); do [ -S /run/systemd/journal/socket ] && break; sleep 0.1; 
 %s -c '
 from edge.journal import Journal, SOCKET
 told = Journal(SOCKET)
-told.say("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
-told.say("two\\nlines", "waiting")
+told.report("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
+told.report("two\\nlines", "waiting")
 told.join(0.5); told.finish()
 '
 for i in $(seq 100); do [ "$(journalctl -q QUIETBOX_EVENT=waiting -o cat | wc -l)" = 2 ] && break; sleep 0.1; done
