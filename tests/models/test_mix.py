@@ -176,7 +176,7 @@ def test_speed_moves_the_pitch() -> None:
     assert peaks_hz.min() > 895 and peaks_hz.max() < 1105 and peaks_hz.std() > 20
 
 
-def test_noise_is_heard_at_other_speeds() -> None:
+def test_noise_is_mixed_at_other_speeds() -> None:
     recipe = replace(PLAIN, p_noise_speed=1.0, p_noise_only=1.0)
     pure = [np.sin(2 * np.pi * 1000 * np.arange(4 * RATE_HZ) / RATE_HZ)]
     mixer = Mixer(bank(pure), bank(pure), None, 1, recipe)

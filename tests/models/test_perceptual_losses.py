@@ -31,7 +31,7 @@ def steps(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_every_lesson_follows_its_measure(name: str) -> None:
+def test_every_loss_follows_its_measure(name: str) -> None:
     waves, clean = steps(name)
     disturbance, envelopes, ratio = Disturbance()(waves, clean), Envelopes()(waves, clean), si_sdr_loss_db(waves, clean)
     for lesson in (disturbance, envelopes, ratio):
@@ -51,7 +51,7 @@ def test_clean_speech_is_perfect_at_any_level() -> None:
         assert si_sdr_loss_db(gain * clean, clean).item() < -29
 
 
-def test_what_is_left_of_noise_is_told_in_decibels() -> None:
+def test_residual_noise_is_in_decibels() -> None:
     noise = torch.randn(1, 24_000, generator=torch.Generator().manual_seed(1))
     for gain_db in (0, -6, -10):
         assert left_db(10 ** (gain_db / 20) * noise, noise).item() == pytest.approx(gain_db, abs=0.5)
@@ -69,7 +69,7 @@ def test_silence_and_noise_have_finite_gradients() -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_opinion_is_that_of_dnsmos(name: str) -> None:
+def test_the_score_is_that_of_dnsmos(name: str) -> None:
     """On the same nine seconds, but for the last hundredth; what it sees of the samples' level is put right."""
     noisy, _ = pair(name)
     nine = noisy.tile(1, 9 * RATE_HZ // noisy.shape[1] + 1)[:, : 9 * RATE_HZ]
@@ -77,7 +77,7 @@ def test_the_opinion_is_that_of_dnsmos(name: str) -> None:
     assert mark == pytest.approx(dnsmos(np.pad(nine[0].numpy(), (0, 160)))[2], abs=0.03)
 
 
-def test_the_opinion_teaches() -> None:
+def test_the_score_has_a_useful_gradient() -> None:
     """A few steps of gain over time along its gradient raise the mark."""
     noisy, _ = pair(PAIRS[0])
     noisy = noisy[:, : 5 * RATE_HZ] / noisy.std()

@@ -132,7 +132,7 @@ def test_a_late_teacher_is_lined_up(recordings: list[Floats], pairs: Distillatio
     assert not outputs[0].any() and all(np.array_equal(*pair) for pair in zip(outputs[1:], mixed[1:], strict=True))
 
 
-def test_a_teacher_that_says_nothing_or_nonsense_is_refused(recordings: list[Floats]) -> None:
+def test_a_teacher_with_silent_or_invalid_output_is_refused(recordings: list[Floats]) -> None:
     with pytest.raises(BadRequest, match="silence"):
         outputs_of(lambda samples: samples * 0, recordings)
     with pytest.raises(BadRequest, match="NaN or infinite"):
@@ -193,7 +193,7 @@ def test_trust_is_the_share_of_targets_from_the_teacher(trust: float, own: float
     assert float(from_teacher) == pytest.approx(own, abs=0.04)
 
 
-def test_the_command_teaches_goes_on_and_keeps_the_lessons(
+def test_the_command_trains_resumes_and_reuses_the_pairs(
     weights: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, source = tmp_path / "run", ["--noisy", folder]

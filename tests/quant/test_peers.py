@@ -59,7 +59,7 @@ def test_a_peer_starts_afresh_with_every_sound(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(peers.PEERS))
-def test_a_peer_never_looks_further_ahead_than_it_says(name: str) -> None:
+def test_a_peer_never_looks_further_ahead_than_its_stated_latency(name: str) -> None:
     """What leaves before a change in the sound can reach it is what leaves without the change: it runs as if live."""
     peer = available(name)
     noisy = read("noisy")[:RATE_HZ]
@@ -74,7 +74,7 @@ def test_a_peer_never_looks_further_ahead_than_it_says(name: str) -> None:
     assert np.abs(one - other).max() > 1e-3
 
 
-def test_rnnoise_says_when_somebody_speaks() -> None:
+def test_rnnoise_reports_speech() -> None:
     peer = available("rnnoise")
     clean, noisy = read("clean"), read("noisy")
     speech = peer.hear(noisy, 60).speech

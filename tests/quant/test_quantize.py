@@ -319,7 +319,7 @@ def test_other_peoples_models_keep_what_they_say(opset: int, as_inputs: bool) ->
     assert wanted.shape == got.shape and snr_db(wanted, got) > 35
 
 
-def test_a_run_on_somebody_elses_model_says_what_stayed_float(
+def test_a_run_on_another_projects_model_lists_what_stayed_float(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, out = written(foreign(), tmp_path / "theirs.onnx"), tmp_path / "small.onnx"
