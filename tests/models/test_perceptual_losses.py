@@ -1,4 +1,4 @@
-"""The lessons of models.perceptual_losses against the measures they stand for, on shipped recordings."""
+"""The losses of models.perceptual_losses against the measures they stand for, on shipped recordings."""
 
 from pathlib import Path
 
@@ -34,12 +34,12 @@ def steps(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_every_loss_follows_its_measure(name: str) -> None:
     waves, clean = steps(name)
     disturbance, envelopes, ratio = Disturbance()(waves, clean), Envelopes()(waves, clean), si_sdr_loss_db(waves, clean)
-    for lesson in (disturbance, envelopes, ratio):
-        assert (lesson[:-1] > lesson[1:]).all(), "less noise is always better"
+    for loss in (disturbance, envelopes, ratio):
+        assert (loss[:-1] > loss[1:]).all(), "less noise is always better"
     heard = [(wave.numpy(), word.numpy()) for wave, word in zip(waves[:4], clean[:4], strict=True)]
-    for lesson, measure in ((disturbance, pesq_wb), (envelopes, stoi), (ratio, si_sdr_db)):
+    for loss, measure in ((disturbance, pesq_wb), (envelopes, stoi), (ratio, si_sdr_db)):
         measured = [measure(word, wave) for wave, word in heard]
-        assert np.corrcoef(measured, lesson[:4])[0, 1] < -0.85
+        assert np.corrcoef(measured, loss[:4])[0, 1] < -0.85
     assert ratio[0] == pytest.approx(-si_sdr_db(heard[0][1], heard[0][0]), abs=0.2)
 
 
@@ -63,8 +63,8 @@ def test_silence_and_noise_have_finite_gradients() -> None:
     rng = torch.Generator().manual_seed(1)
     clean = torch.randn(3, 24_000, generator=rng) * torch.tensor([[0.0], [1e-4], [0.3]])
     output = (torch.randn(3, 24_000, generator=rng) * torch.tensor([[0.1], [0.0], [0.3]])).requires_grad_()
-    for lesson in (Disturbance(), Envelopes(), si_sdr_loss_db, left_db):
-        (gradient,) = torch.autograd.grad(lesson(output, clean).sum(), output)
+    for loss in (Disturbance(), Envelopes(), si_sdr_loss_db, left_db):
+        (gradient,) = torch.autograd.grad(loss(output, clean).sum(), output)
         assert torch.isfinite(gradient).all()
 
 

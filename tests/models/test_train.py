@@ -200,12 +200,12 @@ def test_speech_labels_follow_the_clean_energy() -> None:
 @pytest.mark.parametrize("transform", [Spectrum, LateSpectrum])
 def test_the_output_meets_its_target_in_time(transform: type[Spectrum]) -> None:
     """An open network on clean speech costs nothing: output and target lie on each other sample by sample."""
-    lesson = LossBatch(Network(Shape(**json.loads(SMALL))), transform())
+    loss_batch = LossBatch(Network(Shape(**json.loads(SMALL))), transform())
     with torch.no_grad():
-        lesson.network.spread.weight.zero_()
-        lesson.network.spread.bias.fill_(20)
+        loss_batch.network.spread.weight.zero_()
+        loss_batch.network.spread.bias.fill_(20)
         clean = torch.randn(2, 4000) * 0.1
-        terms = lesson(make_batch(clean, clean))
+        terms = loss_batch(make_batch(clean, clean))
     assert all(float(terms[name]) < 1e-4 for name in ("size", "bins", "wave", "lost"))
 
 
