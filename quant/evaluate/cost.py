@@ -40,8 +40,8 @@ COSTS: dict[str, tuple[str, int]] = {
     "weights_kb": ("weights KB", 1),
     "real_time_factor": ("real-time factor", 4),
     "against_first": ("relative CPU time", 2),
-    "hop_p50_us": ("hop p50 us", 0),
-    "hop_p99_us": ("hop p99 us", 0),
+    "hop_p50_us": ("hop p50 µs", 0),
+    "hop_p99_us": ("hop p99 µs", 0),
     "memory_mb": ("memory MB", 0),
 }
 """Every figure of ``Cost``: heading and digits."""

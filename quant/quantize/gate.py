@@ -57,7 +57,7 @@ class Gate:
         if found.pesq_loss > MOST_PESQ_LOSS:
             found_wrong.append(f"{found.pesq_loss:.3f} PESQ lost")
         if found.hop_us > MOST_SLOWER * self.float_us:
-            found_wrong.append(f"{found.hop_us:.0f} us a hop against {self.float_us:.0f} in float")
+            found_wrong.append(f"{found.hop_us:.0f} µs a hop against {self.float_us:.0f} in float")
         return found_wrong
 
 
@@ -138,14 +138,14 @@ def choose(figures: list[Figures], most_bytes: int) -> tuple[Figures | None, str
     if not passing:
         return None, refused
     best = passing[0]
-    cost = f"{best.size_bytes / 1000:.1f} KB, {best.hop_us:.0f} us a hop"
+    cost = f"{best.size_bytes / 1000:.1f} KB, {best.hop_us:.0f} µs a hop"
     why = f"{best.variant} is chosen: the smallest that passes, {cost}"
     return best, f"{why}, output {best.snr_db:.1f} dB above its error" + (f"; {refused}." if refused else ".")
 
 
 def table_of(figures: list[Figures], sounds: int) -> Table:
     table = Table(title=f"against float, {sounds} recordings", title_justify="left")
-    for heading in ("variant", "bytes", "us a hop", "largest gain error", "mean", "SNR dB", "PESQ", "PESQ loss"):
+    for heading in ("variant", "bytes", "µs a hop", "largest gain error", "mean", "SNR dB", "PESQ", "PESQ loss"):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
     for found in figures:
         quality = (found.gain_most, found.gain_mean, found.snr_db, found.pesq, found.pesq_loss)

@@ -187,7 +187,7 @@ def test_the_smallest_that_passes_is_chosen() -> None:
     ("worse", "said"),
     [
         ({"size_bytes": 100_001}, "KB"),
-        ({"hop_us": 56.0}, "us a hop"),
+        ({"hop_us": 56.0}, "µs a hop"),
         ({"snr_db": 24.0}, "24.0 dB"),
         ({"snr_db": float("nan")}, "nan dB"),
         ({"pesq_loss": 0.06}, "PESQ"),
