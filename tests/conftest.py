@@ -20,6 +20,22 @@ def ordinary_priority() -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+@pytest.fixture
+def quick_cable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices are tried again at once, and a busy machine makes neither the cable nor the engine step down."""
+    for name, value in (("RETRY_S", 0.01), ("SLOW_US", 1e9)):
+        monkeypatch.setattr(f"edge.devices.cable.{name}", value)
+    for name, value in (("RETRY_DEVICE_S", 0.01), ("LATE_US", 1e9)):
+        monkeypatch.setattr(f"edge.box.{name}", value)
+
+
+@pytest.fixture
+def short_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`quietbox calibrate` as it is, only shorter."""
+    for name, value in (("SWEEP_S", 0.7), ("PAUSE_S", 0.4), ("SWEEPS", 2)):
+        monkeypatch.setattr(f"edge.tools.calibrate.{name}", value)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-skips",

@@ -35,7 +35,9 @@ def fill(folder: Path, checkout: Path) -> None:
                 files[str(path.relative_to(checkout))] = path.read_bytes()
     requires = tuple(project["project"]["dependencies"])
     make_wheel(folder, "quietbox", project["project"]["version"], files, requires)
-    for requirement in (*requires, "rpi-lgpio", "RPi.GPIO", "onnxruntime"):
+    for requirement in (*requires, "rpi-lgpio", "RPi.GPIO", "onnxruntime", "systemd-python"):
         name = re.split(r"[<>=]", requirement)[0]
-        module = {"pyalsaaudio": "alsaaudio", "RPi.GPIO": "RPi", "rpi-lgpio": "RPi"}.get(name, name.replace("-", "_"))
+        module = {"pyalsaaudio": "alsaaudio", "RPi.GPIO": "RPi", "rpi-lgpio": "RPi", "systemd-python": "systemd"}.get(
+            name, name.replace("-", "_")
+        )
         make_wheel(folder, name, "99", {f"{module}/__init__.py": b""})

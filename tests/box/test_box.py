@@ -1,88 +1,25 @@
 """The loop on shipped fakes: every failure recovers by itself, is counted, and is said once."""
 
 import errno
-import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from boxes import CONFIG, Bench
+from machine import PATIENCE_S
 
 from edge import box as box_module
 from edge.box import Box, State
-from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, ReferenceConfig, SuppressConfig
+from edge.config import ReferenceConfig, SuppressConfig
 from edge.devices.fake import (
     I2S_CAPABILITIES,
-    JACK_CAPABILITIES,
-    USB_CAPABILITIES,
-    FakeCard,
-    WallClock,
     noise,
     one_live_channel,
-    opener,
 )
 from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.mask import MaskEngine
-
-CONFIG = Config(
-    capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0, periods=60),
-    playback=PlaybackConfig(device="Headphones", volume_db=0),
-    box=BoxConfig(priority=0, retry_s=1),
-)
-
-
-PATIENCE_S = 20.0
-"""How long anything may take on a machine with other things to do."""
-
-
-class Bench:
-    """A box on a fake microphone and a fake jack, walking in a thread of its own in real time."""
-
-    def __init__(self, config: Config = CONFIG) -> None:
-        clock = WallClock()
-        self.mic = FakeCard("Mic", clock, capture=USB_CAPABILITIES, source=noise(0.1))
-        self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, record=True)
-        self.box = Box(config, opener(self.mic, self.jack))
-        self.said: list[str] = []
-        self.thread = threading.Thread(target=self.box.run, daemon=True)
-
-    def __enter__(self) -> "Bench":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.box.stop()
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-
-    def until(self, state: State) -> None:
-        over = time.monotonic() + PATIENCE_S
-        while self.box.state is not state:
-            assert time.monotonic() < over, f"still {self.box.state}, not {state}; said {self.hear()}"
-            time.sleep(0.01)
-
-    def until_said(self, text: str) -> None:
-        over = time.monotonic() + PATIENCE_S
-        while not any(text in said for said in self.hear()):
-            assert time.monotonic() < over, f"never said {text!r}; said {self.said}"
-            time.sleep(0.01)
-
-    def hops(self, count: int = 40) -> None:
-        """Let some hops pass."""
-        wanted = self.box.health.totals.hops + count
-        over = time.monotonic() + PATIENCE_S
-        while self.box.health.totals.hops < wanted:
-            assert time.monotonic() < over, f"no hops; said {self.hear()}"
-            time.sleep(0.005)
-
-    def hear(self) -> list[str]:
-        self.said += [text for _, text in self.box.health.news()]
-        return self.said
-
-    def loudness(self, seconds: float = 0.1) -> float:
-        played = self.jack.played
-        return float(np.abs(played[-round(seconds * 48_000) :]).max())
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from signals import hops_of_noise
 
 from edge import HOP_SAMPLES, RATE_HZ, dsp
 from edge.chain import Chain
@@ -30,10 +31,6 @@ def walk(chain: Chain, sound: Floats) -> Floats:
     for hop in hops:
         chain.process(hop)
     return hops.reshape(-1)
-
-
-def noise(hops: int, level: float = 0.05, seed: int = 5) -> Floats:
-    return (level * np.random.default_rng(seed).standard_normal(hops * HOP_SAMPLES)).astype(np.float32)
 
 
 def tone(hops: int, level: float = 0.3) -> Floats:
@@ -66,7 +63,7 @@ def with_half(gain: float = 0.5, limit_db: float = 60) -> tuple[Chain, Half]:
 
 def test_with_everything_off_it_is_a_pure_delay() -> None:
     chain = Chain(UNTOUCHED)
-    sound = noise(300)
+    sound = hops_of_noise(300)
     got = walk(chain, sound)
     delay = chain.delay_samples
     np.testing.assert_allclose(got[delay:], sound[:-delay], atol=2e-6)
@@ -74,7 +71,7 @@ def test_with_everything_off_it_is_a_pure_delay() -> None:
 
 
 def test_gains_are_applied_and_limited() -> None:
-    sound = noise(100)
+    sound = hops_of_noise(100)
     for gain, limit_db, want in ((0.5, 60, 0.5), (0.0, 20, 0.1), (1.0, 0, 1.0), (0.0, 0, 1.0)):
         chain, _ = with_half(gain, limit_db)
         got = walk(chain, sound)
@@ -100,7 +97,7 @@ def test_bypass_fades_without_a_click_and_keeps_the_delay() -> None:
 def test_bypass_takes_every_stage_but_the_limiter_out() -> None:
     chain = Chain(replace(Config(), limiter=UNTOUCHED.limiter))
     chain.bypass = True
-    sound = noise(200, 0.0005) + np.float32(0.01)  # DC and a level at which the gate would close
+    sound = hops_of_noise(200, 0.0005) + np.float32(0.01)  # DC and a level at which the gate would close
     got = walk(chain, sound)
     settled = slice(20 * HOP_SAMPLES, None)
     late = np.concatenate([np.zeros(chain.delay_samples, np.float32), sound[: -chain.delay_samples]])
@@ -109,17 +106,17 @@ def test_bypass_takes_every_stage_but_the_limiter_out() -> None:
 
 def test_mute_is_exact_silence_after_its_fade() -> None:
     chain = Chain(Config())
-    walk(chain, noise(50))
+    walk(chain, hops_of_noise(50))
     chain.mute.target = 0.0
-    got = walk(chain, noise(60))
+    got = walk(chain, hops_of_noise(60))
     assert np.abs(got[20 * HOP_SAMPLES :]).max() == 0
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e38])
 def test_a_bad_sample_is_gone_at_once(poison: float) -> None:
     chain = Chain(Config())
-    clean = walk(Chain(Config()), noise(400))
-    sound = noise(400)
+    clean = walk(Chain(Config()), hops_of_noise(400))
+    sound = hops_of_noise(400)
     sound[100 * HOP_SAMPLES + 7] = poison
     got = walk(chain, sound)
     assert np.isfinite(got).all() and np.abs(got).max() <= 10 ** (Config().limiter.peak_dbfs / 20) + 1e-6
@@ -160,7 +157,7 @@ def test_the_ladder_goes_down_to_silence_and_back() -> None:
         chain.step_down()
         names.append(chain.working)
     assert names == ["dsp", "high-pass only", "bypass", "silence", "silence"]
-    assert not walk(chain, noise(5)).any()
+    assert not walk(chain, hops_of_noise(5)).any()
     chain.step_up()
     assert chain.working == "dsp" and not chain.degraded
 
@@ -172,18 +169,18 @@ def test_engine_off_is_no_degradation() -> None:
 
 def test_reset_forgets_everything() -> None:
     used = Chain(Config())
-    walk(used, noise(100, 0.3, 1))
+    walk(used, hops_of_noise(100, 0.3, 1))
     used.reset()
-    np.testing.assert_array_equal(walk(used, noise(300)), walk(Chain(Config()), noise(300)))
+    np.testing.assert_array_equal(walk(used, hops_of_noise(300)), walk(Chain(Config()), hops_of_noise(300)))
 
 
 def test_the_same_sound_gives_the_same_output() -> None:
-    np.testing.assert_array_equal(walk(Chain(Config()), noise(300)), walk(Chain(Config()), noise(300)))
+    np.testing.assert_array_equal(walk(Chain(Config()), hops_of_noise(300)), walk(Chain(Config()), hops_of_noise(300)))
 
 
 def test_no_hop_leaves_memory_behind() -> None:
     chain = Chain(Config())
-    hops = noise(2400).reshape(-1, HOP_SAMPLES)
+    hops = hops_of_noise(2400).reshape(-1, HOP_SAMPLES)
     for hop in hops[:400]:
         chain.process(hop)
     tracemalloc.start()

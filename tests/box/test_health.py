@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import SOUNDS
 
 from edge import HOP_SAMPLES, runtime, status
 from edge.box import Box
@@ -59,9 +60,6 @@ def test_each_path_has_its_own_share_of_what_was_removed() -> None:
     told = summary(health.totals)
     assert (told["feedforward_db"], told["feedback_db"], told["noise_removed_db"]) == (10.0, 20.0, 40.0)
     assert told["sleep_share"] == 0.375
-
-
-SOUNDS = Path(__file__).parents[1] / "sounds"
 
 
 def talk(name: str, left: float) -> tuple[Floats, Floats, Floats]:

@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_journal import KEYS, Listener, decoded
+from journal_socket import Listener, decoded
+from signals import SOUNDS
 
 from edge import RATE_HZ
 from edge.chain import Chain
 from edge.config import Config
 from edge.config_file import load
-from edge.journal import Journal
+from edge.journal import FIELDS, Journal
 from edge.service import Service
 from edge.tools.enhance import enhance_file
 from hw.virtual.rigs import ExactRig, PacedRig
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
+KEYS = {field.key for field in FIELDS}
 SETTINGS = """
 [capture]
 device = "mic"

@@ -7,108 +7,30 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from boxes import NATIVE, SECONDS, SETTINGS, Rig
+from machine import PATIENCE_S, wait_for
 
 from edge import box as box_module
 from edge import config_file
-from edge.box import Box, State
+from edge.box import State
 from edge.config import (
     USB_CARD,
-    BoxConfig,
     CableConfig,
-    CaptureConfig,
     Config,
     FeedforwardConfig,
     GateConfig,
     PlaybackConfig,
-    SuppressConfig,
 )
 from edge.config_file import BadConfig
 from edge.devices import cable as cable_module
 from edge.devices.cable import Cable, CableState
 from edge.devices.capture import Capture
-from edge.devices.fake import JACK_CAPABILITIES, FakeCard, Source, VirtualClock, noise, opener
-from edge.devices.pcm import Capabilities, Direction, Pcm, StreamParams
+from edge.devices.fake import JACK_CAPABILITIES, FakeCard, VirtualClock, opener
+from edge.devices.pcm import Direction, Pcm, StreamParams
 from edge.devices.playback import Playback
 from edge.dsp.spectrum import Floats
 
-NATIVE = Capabilities(("S16_LE",), (16_000,), False, (1,))
-USB_GADGET = Capabilities(("S16_LE",), (48_000,), False, (1,))
-PATIENCE_S = 30.0
-SECONDS = 8.0
-"""How long the jack is compared: long enough for a cable that comes, goes and comes back."""
-SETTINGS = Config(
-    capture=CaptureConfig(device="Mic", mute_ms=0, fade_ms=0),
-    suppress=SuppressConfig(engine="off"),
-    playback=PlaybackConfig(device="Headphones", volume_db=0),
-    cable=CableConfig(device="Cable"),
-    box=BoxConfig(priority=0),
-)
-
-
-def wait_for(met: Callable[[], bool], what: str = "it") -> None:
-    over = time.monotonic() + PATIENCE_S
-    while not met():
-        assert time.monotonic() < over, f"{what} never happened"
-        time.sleep(0.002)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cable_module, "RETRY_S", 0.01)
-    monkeypatch.setattr(cable_module, "SLOW_US", 1e9)
-    monkeypatch.setattr(box_module, "RETRY_DEVICE_S", 0.01)
-    monkeypatch.setattr(box_module, "LATE_US", 1e9)  # or a busy machine makes the engine step down
-
-
-class Rig:
-    """A box walking in virtual time: the microphone's reads move the clock, so a run repeats sample for sample."""
-
-    def __init__(self, settings: Config = SETTINGS, *, ppm: float = 0.0, seconds: float = SECONDS) -> None:
-        clock = VirtualClock()
-        self.at: dict[float, Callable[[], None]] = {}
-        """Second of the microphone's -> what then happens, in the audio thread."""
-        self.mic = FakeCard("Mic", clock, capture=NATIVE, source=self._source(noise(0.1), seconds))
-        self.jack = FakeCard("Headphones", clock, playback=JACK_CAPABILITIES, clock_error_ppm=120, record=True)
-        self.cable = FakeCard("Cable", clock, playback=USB_GADGET, clock_error_ppm=ppm, record=True)
-        self.box = Box(settings, opener(self.mic, self.jack, self.cable))
-        self.said: list[tuple[str, str]] = []
-        self.errors: list[BaseException] = []
-
-    def _source(self, heard: Source, seconds: float) -> Source:
-        def speak(frames: NDArray[np.int64], rate_hz: int) -> NDArray[np.floating]:
-            if len(frames):
-                for moment in [known for known in self.at if known * rate_hz <= frames[-1]]:
-                    try:
-                        self.at.pop(moment)()
-                    except BaseException as error:  # the box survives whatever happens in here
-                        self.errors.append(error)
-                        self.box.stop()
-                if frames[-1] >= seconds * rate_hz:
-                    self.box.stop()
-            return heard(frames, rate_hz)
-
-        return speak
-
-    def until(self, *states: CableState) -> Callable[[], None]:
-        """Let the cable's own thread come along; virtual time stands still meanwhile."""
-
-        def wait() -> None:
-            wait_for(lambda: self.box.cable.state in states or bool(self.box.cable._opened), f"cable {states}")
-
-        return wait
-
-    def walk(self) -> Floats:
-        """To the end; what the jack played."""
-        self.box.run()
-        self.said += self.box.health.news()
-        for error in self.errors:
-            raise error
-        assert not self.at, f"the run ended before {sorted(self.at)} s"
-        return self.jack.played
-
-    def cable_said(self) -> list[str]:
-        return [text for kind, text in self.said if kind == "cable"]
+pytestmark = pytest.mark.usefixtures("quick_cable")
 
 
 @pytest.fixture(scope="module")

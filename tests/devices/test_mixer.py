@@ -3,14 +3,14 @@
 import ctypes.util
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_box import CONFIG, Bench
+from boxes import CONFIG, Bench
+from machine import wait_for
 
 from edge.box import Box, State
 from edge.config import CableConfig, PlaybackConfig
@@ -31,13 +31,6 @@ PCM = Level("PCM", db=-20.0, range_db=(-102.39, 4.0), percent=77, muted=True)
 SPEAKER = Level("Speaker", percent=100, muted=False)
 MIC = Level("Mic", db=-3.0, range_db=(-20.0, 10.0), percent=50, muted=True)
 FINE = replace(PCM, db=0.0, muted=False)
-
-
-def wait_for(met: Callable[[], bool], what: str) -> None:
-    over = time.monotonic() + 20
-    while not met():
-        assert time.monotonic() < over, f"{what} never happened"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

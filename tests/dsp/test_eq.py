@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from signals import level_db
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import EqConfig
@@ -19,10 +20,6 @@ def in_hops(process: object, signal: Floats, **more: object) -> Floats:
     for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
         process(out[start : start + HOP_SAMPLES], **more)
     return out
-
-
-def level_db(x: NDArray[np.floating]) -> float:
-    return 10 * math.log10(float(np.mean(np.square(x.astype(float)))) + 1e-30)
 
 
 def noise_hop(level_dbfs: float, seed: int = 0) -> Floats:

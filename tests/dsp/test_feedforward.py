@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from signals import level_db
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import FeedforwardConfig
@@ -19,10 +20,6 @@ def in_hops(stage: Feedforward, signal: NDArray[np.floating]) -> Doubles:
     for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
         stage.process(out[start : start + HOP_SAMPLES])
     return out.astype(float)
-
-
-def level_db(x: Doubles) -> float:
-    return 10 * math.log10(float(np.mean(np.square(x))) + 1e-30)
 
 
 def room(seconds: float, level_dbfs: float = -80, seed: int = 0) -> Doubles:

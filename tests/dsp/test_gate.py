@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from signals import level_db
 
 from edge import HOP_SAMPLES
 from edge.config import GateConfig
@@ -21,10 +22,6 @@ def in_hops(process: object, signal: Floats, **more: object) -> Floats:
     for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
         process(out[start : start + HOP_SAMPLES], **more)
     return out
-
-
-def level_db(x: NDArray[np.floating]) -> float:
-    return 10 * math.log10(float(np.mean(np.square(x.astype(float)))) + 1e-30)
 
 
 def noise_hop(level_dbfs: float, seed: int = 0) -> Floats:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import NAMES, speech
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
@@ -20,8 +21,6 @@ from edge.dsp.spectrum import Floats
 from hw.rooms.feedback_loop import feedback_path, levels_db, main, measure, settings, simulate
 from hw.rooms.feedback_loop import speech as from_recording
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
-NAMES = ("rain_en_5dB", "tavern_fr_10dB", "brook_it_0dB")
 GUARDED, UNGUARDED = settings(True), settings(False)
 LIMITS = HowlThresholds()
 
@@ -29,14 +28,6 @@ LIMITS = HowlThresholds()
 def guard_alone() -> HowlGuard:
     """For microphones without a loop: buffers of 10 ms at least, the limiter of the default settings."""
     return HowlGuard(HowlConfig(), soonest_ms=10.0, raised_db=0.0, steady_levels=(0.794, 0.805))
-
-
-def speech(name: str, from_s: float, seconds: float, part: str = "clean") -> Floats:
-    """From the first word after ``from_s`` on."""
-    sound, _ = soundfile.read(SOUNDS / part / f"{name}.flac", dtype="float32", start=round(from_s * RATE_HZ))
-    if part == "clean":
-        sound = sound[int(np.argmax(np.abs(sound) > 0.05)) :]
-    return np.asarray(sound[: round(seconds * 200) * HOP_SAMPLES])
 
 
 @pytest.mark.parametrize("room", [False, True])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from signals import level_db
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.hum import HumCanceller
@@ -18,10 +19,6 @@ def in_hops(stage: HumCanceller, signal: NDArray[np.floating]) -> Doubles:
     for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
         stage.process(out[start : start + HOP_SAMPLES])
     return out.astype(float)
-
-
-def level_db(x: Doubles) -> float:
-    return 10 * math.log10(float(np.mean(np.square(x))) + 1e-30)
 
 
 def si_sdr_db(estimate: Doubles, target: Doubles) -> float:

@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from signals import SOUNDS
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.box import Box
@@ -36,7 +37,6 @@ from edge.dsp.spectrum import Floats
 from edge.serve import bridge
 from edge.tools.enhance import enhance_file, enhance_samples
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 DEVICE_RATES_HZ = (16_000, 32_000, 44_100, 48_000, 96_000)
 RATES_HZ = (8_000, 22_050, *DEVICE_RATES_HZ, 192_000)
 FORMATS = tuple(SAMPLE_BYTES)

@@ -3,7 +3,6 @@
 import gc
 import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import fftconvolve
+from signals import SOUNDS
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.chain import Chain
@@ -22,7 +22,7 @@ from edge.dsp.reference import ReferenceCanceller
 from edge.dsp.reference_thresholds import ReferenceThresholds
 from edge.dsp.spectrum import Floats
 
-SOUNDS = Path(__file__).parents[1] / "sounds" / "clean"
+CLEAN = SOUNDS / "clean"
 LIMITS = ReferenceThresholds()
 HISS = 1e-4
 """-80 dBFS: no two microphones hear exactly the same."""
@@ -278,7 +278,7 @@ def test_swapped_channels_are_noticed_and_forgiven() -> None:
 
 def test_swapped_channels_are_noticed_in_loud_noise_by_who_hears_the_speech() -> None:
     """At 0 dB the voice moves no level; and not one hop of the right channels is suspected."""
-    clean = [soundfile.read(file, dtype="float32")[0] for file in sorted(SOUNDS.glob("*.flac"))]
+    clean = [soundfile.read(file, dtype="float32")[0] for file in sorted(CLEAN.glob("*.flac"))]
     words = np.concatenate([clip / clip.std() for clip in clean])
     words = 0.05 * np.tile(words, 24 * RATE_HZ // len(words) + 1)[: 24 * RATE_HZ].astype(np.float32)
     noise = white(24, level=0.05)

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_cable import SETTINGS, Rig, quick
-from test_calibrate import Cup, short
-from test_howl import GUARDED, NAMES, speech
+from boxes import SETTINGS, Cup, Rig
+from signals import NAMES, level_db, speech
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.box import Box
@@ -29,9 +28,9 @@ from edge.dsp.spectrum import Floats
 from edge.dsp.volume import Volume
 from edge.health import summary
 from edge.tools import calibrate
-from hw.rooms.feedback_loop import feedback_path, simulate
+from hw.rooms.feedback_loop import feedback_path, settings, simulate
 
-__all__ = ["quick", "short"]  # fixtures for all that is in here, too
+pytestmark = pytest.mark.usefixtures("quick_cable", "short_sweep")
 
 OFF = replace(Config(), suppress=SuppressConfig(engine="off"), gate=GateConfig(on=False))
 PEAK = 10 ** (Config().limiter.peak_dbfs / 20)
@@ -50,10 +49,6 @@ def played(chain: Chain, hops: Floats, before: Callable[[int], object] = lambda 
         jack.append(hop)
         line.append(chain.line.hop.copy() if chain.line else np.zeros(0, np.float32))
     return np.concatenate(jack), np.concatenate(line)
-
-
-def level_db(sound: Floats) -> float:
-    return float(10 * np.log10(np.mean(sound.astype(np.float64) ** 2) + 1e-20))
 
 
 def test_at_0_db_every_bit_passes_and_below_it_is_a_factor() -> None:
@@ -146,10 +141,10 @@ def test_the_howl_guard_judges_the_loop_and_not_the_volume() -> None:
     sound = np.concatenate([speech(NAMES[1], 1.5, 1.5), np.zeros(RATE_HZ // 2, np.float32)])
     sound += 1e-4 * np.random.default_rng(1).standard_normal(len(sound)).astype(np.float32)
     response = feedback_path(1, 6.0)
-    loop = simulate(GUARDED, sound, 10 * response, volume_db=-20)
+    loop = simulate(settings(guarded=True), sound, 10 * response, volume_db=-20)
     assert loop.chain.howl is not None and loop.chain.howl.events >= 1 and loop.dropped_s() < 0.5
     assert level_db(loop.played[-RATE_HZ // 10 :]) < -45 - 20
-    open_loop = simulate(GUARDED, sound, response, volume_db=-20)
+    open_loop = simulate(settings(guarded=True), sound, response, volume_db=-20)
     assert open_loop.chain.howl is not None and open_loop.chain.howl.events == 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
-from test_install import make_wheel
+from wheelhouse import make_wheel
 
 from edge import UserError
 from hw.install import lockfile, wheels

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from machine import wait_for as until
 
 from edge.config import PanelConfig
 from edge.config_file import BadConfig, parse
@@ -29,13 +30,6 @@ from hw.board.pins import FakePins, PanelError, PinsApart
 ROOT = Path(__file__).resolve().parents[2]
 WIRING = ROOT / "docs/wiring.md"
 DRAWING = ROOT / "docs/pictures/wiring.svg"
-
-
-def until(met: Callable[[], object], within_s: float = 20) -> None:
-    over = time.monotonic() + within_s
-    while not met():
-        assert time.monotonic() < over, "never happened"
-        time.sleep(0.01)
 
 
 # What the eye sees.

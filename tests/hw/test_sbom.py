@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from test_install import make_wheel
+from wheelhouse import make_wheel
 
 from edge import UserError
 from hw.image import debian, sbom

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_install import fill, make_wheel
+from wheelhouse import fill, make_wheel
 
 from edge import UserError
 from hw.image import partitions, stock

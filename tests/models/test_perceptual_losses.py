@@ -1,17 +1,15 @@
 """The losses of models.perceptual_losses against the measures they stand for, on shipped recordings."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
 import torch
+from signals import SOUNDS
 
 from edge import RATE_HZ
 from models.measures import dnsmos, pesq_wb, si_sdr_db, stoi
 from models.perceptual_losses import Disturbance, Envelopes, Opinion, left_db, si_sdr_loss_db
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 PAIRS = sorted(path.name for path in (SOUNDS / "noisy").glob("*.flac") if (SOUNDS / "clean" / path.name).is_file())
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import SOUNDS
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -28,7 +29,6 @@ from quant.graph import metadata_of, read_model  # noqa: E402
 from quant.quantize.__main__ import main as quantize_main  # noqa: E402
 
 SHIPPED = Path(__file__).parents[2] / "models" / "unet"
-SOUNDS = Path(__file__).parents[1] / "sounds"
 SMALL = Widths((4, 4, 6, 6), 8)
 SAMPLES = 480 + (2 * 18 - 1) * 160
 MOST_BYTES = 300_000

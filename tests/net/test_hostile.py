@@ -20,6 +20,7 @@ from types import TracebackType
 import numpy as np
 import pytest
 import zmq
+from machine import free_port, until
 
 from edge import HOP_SAMPLES
 from edge.config import RemoteConfig
@@ -36,19 +37,6 @@ GROWTH_MB = 25.0
 """What an attack may cost; the old server took on 100 times as much in two seconds."""
 ATTACK_S = float(os.environ.get("ATTACK_S", "0.8"))
 """How long a flood lasts; `ATTACK_S=20 pytest tests/net/test_hostile.py` for a longer look."""
-
-
-def until(true: Callable[[], object], seconds: float = 15.0) -> bool:
-    over = time.monotonic() + seconds
-    while not true() and time.monotonic() < over:
-        time.sleep(0.005)
-    return bool(true())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Serve:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from signals import SOUNDS
 
 pytest.importorskip("pesq")
 
@@ -11,8 +12,6 @@ from edge import RATE_HZ
 from models.measures import si_sdr_db
 from quant import bound
 from quant.bound import OverlapTransform
-
-SOUNDS = Path(__file__).parents[1] / "sounds"
 
 
 @pytest.mark.parametrize("transform", bound.transforms(), ids=lambda transform: transform.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import SOUNDS
 
 from edge import RATE_HZ, UserError
 from edge.dsp.spectrum import Floats
@@ -17,7 +18,6 @@ from models.measures import lag_samples, roc_auc, si_sdr_db, spoken, without_lag
 from quant import peers
 from quant.evaluate.__main__ import main
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 PINS = [peers.SPEEXDSP, rnnoise.PIN, dtln.PIN, gtcrn.PIN, peers.DFN3]
 
 

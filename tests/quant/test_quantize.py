@@ -12,6 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from signals import SOUNDS
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -54,7 +55,6 @@ torch.set_num_threads(1)
 WEIGHTS = Path(__file__).parents[2] / "models" / "quietbox" / "weights.pt"
 SMALL = Shape(stride_bands=16, channels=8, squeeze=8, hidden=16, rounds=1, past_hops=1)
 MOST_BYTES = 100_000
-SOUNDS = Path(__file__).parents[1] / "sounds"
 
 
 @pytest.fixture(scope="module")

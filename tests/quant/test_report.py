@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import SOUNDS
 
 from edge import RATE_HZ
 from edge.dsp.spectrum import Floats
@@ -23,7 +24,6 @@ for package in ("pesq", "pystoi", "speechmos", "onnxruntime", "matplotlib"):
     pytest.importorskip(package)
 
 NASTY = "a<script>&'b"
-SOUNDS = Path(__file__).parents[1] / "sounds"
 
 
 class Page(HTMLParser):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine import until
+from signals import noise
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError, cli
 from edge.config import BridgeConfig, Config, SuppressConfig
@@ -34,17 +36,6 @@ def unhurried() -> Iterator[None]:
     """The server asks for real-time priority; the tests after it shall not keep it."""
     yield
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-def noise(samples: int, seed: int = 1) -> Floats:
-    return (0.05 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
-
-
-def until(true: Callable[[], object], seconds: float = 10.0) -> bool:
-    over = time.monotonic() + seconds
-    while not true() and time.monotonic() < over:
-        time.sleep(0.002)
-    return bool(true())
 
 
 lengths = st.lists(

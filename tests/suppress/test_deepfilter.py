@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.signal import resample_poly
+from signals import SOUNDS
 
 from edge import UserError
 from edge.config import VoiceConfig
@@ -41,7 +42,6 @@ if find_spec("onnx"):
     from quant.graph import read_model
     from quant.peers import Libdf, dfn3_files
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 NAMES = sorted(path.stem for path in (SOUNDS / "noisy").iterdir())
 DELAY = (AHEAD + 1) * HOP
 

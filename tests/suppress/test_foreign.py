@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import SOUNDS
 
 from edge import HOP_SAMPLES, RATE_HZ, cli
 from edge.box import Box
@@ -24,7 +25,6 @@ from edge.tools import bench
 from edge.tools.enhance import enhance_samples
 from models.measures import lag_samples, si_sdr_db
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 PACKAGED = ["dtln", "gtcrn", "rnnoise"]
 
 

@@ -12,6 +12,7 @@ import soundfile
 import torch
 from pesq import pesq
 from pystoi import stoi
+from signals import SOUNDS
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.spectrum import DELAY_SAMPLES, Floats
@@ -21,7 +22,6 @@ from models.measures import roc_auc, si_sdr_db, spoken
 from models.network import Spectrum, enhance
 from models.train.checkpoint import load_network
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 NAMES = sorted(file.name for file in (SOUNDS / "noisy").iterdir())
 LIMIT_DB = 60.0
 

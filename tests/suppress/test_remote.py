@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machine import with_namespaces
+from machine import free_port, until, with_namespaces
+from signals import hops_of_noise
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
@@ -43,6 +44,7 @@ from edge.serve.box_server import BoxServer  # noqa: E402
 from edge.suppress.link import Link, Tally  # noqa: E402
 from edge.suppress.remote import RETURN_HOPS, RING_HOPS, RemoteEngine, open_remote  # noqa: E402
 
+noise = partial(hops_of_noise, seed=3)
 UNLIMITED = 140.0
 """The limit that leaves nothing of the dry sound, in single precision."""
 
@@ -82,10 +84,6 @@ def engine(name: str) -> MaskEngine:
     opened = open_engine(name, UNLIMITED)
     assert isinstance(opened, MaskEngine)
     return opened
-
-
-def noise(hops: int, seed: int = 3) -> Floats:
-    return (0.05 * np.random.default_rng(seed).standard_normal(hops * HOP_SAMPLES)).astype(np.float32)
 
 
 def late_by(sound: Floats, samples: int) -> Floats:
@@ -280,12 +278,6 @@ def test_what_is_packed_is_unpacked(kind: Kind, epoch: int, seq: int) -> None:
 # With a real network.
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Server:
     """A real one in a thread."""
 
@@ -315,13 +307,6 @@ def server() -> Iterator[Server]:
 
 def remote_at(address: str, below: MaskEngine | None = None, **changes: Any) -> RemoteEngine:
     return open_remote(replace(RemoteConfig(server=address, budget_ms=200), **changes), UNLIMITED, below or off())
-
-
-def until(true: Callable[[], object], seconds: float = 10.0) -> bool:
-    over = time.monotonic() + seconds
-    while not true() and time.monotonic() < over:
-        time.sleep(0.002)
-    return bool(true())
 
 
 def play(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from signals import level_db
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.spectrum import BANDS, BINS, Floats, Transform, band_weights
@@ -56,10 +57,6 @@ def enhance(sound: Floats, wiener: Wiener | None = None) -> tuple[Floats, Floats
         spectrum *= gains[i] @ spread
         transform.synthesise(hop)
     return hops.reshape(-1)[HOP_SAMPLES : HOP_SAMPLES + len(sound)], gains, speech
-
-
-def level_db(sound: Floats) -> float:
-    return 10 * float(np.log10(np.mean(np.square(sound, dtype=np.float64)) + 1e-20))
 
 
 def assert_sound(gains: Floats, speech: NDArray[np.float64]) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from boxes import Cup
 
 from edge import RATE_HZ, UserError, cli
 from edge.config import CaptureConfig, Config, LimiterConfig, PlaybackConfig
-from edge.devices.fake import USB_CAPABILITIES, FakeCard, FakePcm, VirtualClock, opener
-from edge.devices.pcm import Direction, OpenPcm, StreamParams
 from edge.dsp.secondary_path import BadPath, SecondaryPath
 from edge.tools import calibrate
 from edge.tools.calibrate import NothingHeard, response_to, sweep
@@ -23,52 +21,7 @@ CONFIG = Config(
 )
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the real measurement, only shorter."""
-    for name, value in (("SWEEP_S", 0.7), ("PAUSE_S", 0.4), ("SWEEPS", 2)):
-        monkeypatch.setattr(calibrate, name, value)
-
-
-class Cup:
-    """A headphone cup: the microphone hears what was played, ``delay_ms`` later and ``gain`` times as loud."""
-
-    def __init__(self, gain: float, delay_ms: float = 30.0, noise: float = 1e-4) -> None:
-        clock = VirtualClock()
-        self.gain, self.delay_s = gain, delay_ms / 1000
-        self.rng, self.noise = np.random.default_rng(1), noise
-        self.ear = FakeCard("Ear", clock, capture=USB_CAPABILITIES, source=self.hear)
-        self.cup = FakeCard("Cup", clock, playback=USB_CAPABILITIES, record=True)
-        self.played = np.zeros(20 * 48_000, np.float32)
-        self.blocks = self.frames = 0
-        self.pcms: dict[Direction, FakePcm] = {}
-        self.break_at_s = 1e9
-
-    def door(self) -> OpenPcm:
-        plain = opener(self.ear, self.cup)
-
-        def open_by_name(device: str, direction: Direction, terms: StreamParams) -> FakePcm:
-            pcm = plain(device, direction, terms)
-            assert isinstance(pcm, FakePcm)
-            self.pcms[direction] = pcm
-            return pcm
-
-        return open_by_name
-
-    def hear(self, frames: NDArray[np.int64], rate_hz: int) -> NDArray[np.floating]:
-        for block in self.cup.recorded[self.blocks :]:
-            self.played[self.frames : self.frames + len(block)] = block
-            self.frames += len(block)
-        self.blocks = len(self.cup.recorded)
-        noise = self.noise * self.rng.standard_normal(len(frames))
-        if len(frames) and frames[-1] > self.break_at_s * rate_hz:
-            self.break_at_s, self.cup.xruns_to_come = 1e9, 1
-        began_s = self.pcms["playback"]._began_s if "playback" in self.pcms else -1.0
-        if began_s < 0:
-            return noise
-        shift = round((began_s - self.pcms["capture"]._began_s + self.delay_s) * rate_hz)
-        at = frames - shift
-        return noise + np.where((at >= 0) & (at < self.frames), self.gain * self.played[at.clip(0)], 0)
+pytestmark = pytest.mark.usefixtures("short_sweep")
 
 
 def test_the_response_of_a_known_way_is_found() -> None:

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signals import SOUNDS
 
 from edge import RATE_HZ, cli
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, ReferenceConfig, SuppressConfig
@@ -24,7 +25,6 @@ from edge.tools import enhance, sound_files
 from edge.tools.enhance import enhance_file, enhance_samples
 from edge.tools.sound_files import BadSound, find_sounds
 
-SOUNDS = Path(__file__).parents[1] / "sounds"
 UNTOUCHED = Config(
     feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),
     suppress=SuppressConfig(engine="off"),
