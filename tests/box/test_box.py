@@ -21,10 +21,19 @@ from edge.dsp.estimator import Estimator
 from edge.dsp.spectrum import Floats, Spectra
 from edge.suppress.mask import MaskEngine
 
+LATE_US = box_module.LATE_US
+
 
 @pytest.fixture(autouse=True)
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box_module, "RETRY_DEVICE_S", 0.1)
+    monkeypatch.setattr(box_module, "LATE_US", 1e9)  # or a busy machine makes the engine step down
+
+
+@pytest.fixture
+def may_be_late(quick_retry: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The box judges its time per hop as it does outside tests."""
+    monkeypatch.setattr(box_module, "LATE_US", LATE_US)
 
 
 def test_it_starts_plays_and_ends() -> None:
@@ -257,6 +266,7 @@ def test_a_failing_engine_degrades_and_is_tried_again() -> None:
         assert bench.box.chain.working == "broken"
 
 
+@pytest.mark.usefixtures("may_be_late")
 def test_an_engine_that_is_too_slow_degrades_and_the_sound_goes_on() -> None:
     bench = Bench(replace(CONFIG, suppress=SuppressConfig(engine="dsp")))
     broken = with_broken(bench)
@@ -270,6 +280,7 @@ def test_an_engine_that_is_too_slow_degrades_and_the_sound_goes_on() -> None:
         assert bench.box.health.totals.late > 0
 
 
+@pytest.mark.usefixtures("may_be_late")
 def test_work_for_several_hops_may_take_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(burst_hops: int, *took_us: float) -> int:
         box = Box(replace(CONFIG, suppress=SuppressConfig(engine="off")))
@@ -282,6 +293,7 @@ def test_work_for_several_hops_may_take_longer_than_one(monkeypatch: pytest.Monk
     assert late(2, 7000, 4000) >= 15, "what never catches up is late"
 
 
+@pytest.mark.usefixtures("may_be_late")
 def test_a_short_overload_of_everything_never_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     with Bench() as bench:
         bench.until(State.RUNNING)

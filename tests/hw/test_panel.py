@@ -159,7 +159,7 @@ def test_the_fake_shows_and_obeys() -> None:
         bench.look = LedPattern.DIM
         until(lambda: fake.log[-1][1] == led.DIM)
         bench.look = LedPattern.FAST
-        until(lambda: [share for _, share in fake.log].count(1.0) > 3)
+        until(lambda: [share for _, share in fake.log.copy()].count(1.0) > 3)
         fake.press()
         time.sleep(0.15)
         fake.release()
