@@ -78,6 +78,8 @@ def test_every_entry_ends_that_way(path: Path) -> None:
     ends = ast.unparse(block.body[-1])
     if path.name == "cli.py":  # its main is also the installed command's, so the way out is in there
         assert ends == "sys.exit(main())" and "return console.guarded(verb)" in path.read_text()
+    elif path.name == "config.py":  # it starts another entry, which is in this list itself
+        assert ends == "runpy.run_module('edge.config_file', run_name='__main__')"
     else:
         assert ends.startswith("run_main(")
 
@@ -118,7 +120,7 @@ def test_what_must_not_keep_the_box_from_starting_does_not() -> None:
 
 
 def test_the_way_out_needs_only_python() -> None:
-    for name in ("console", "atomic", "__init__"):
+    for name in ("console", "files/atomic", "__init__"):
         for node in ast.walk(ast.parse((CHECKOUT / "edge" / f"{name}.py").read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []

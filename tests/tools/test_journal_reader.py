@@ -32,9 +32,9 @@ $PYTHON -c '
 from edge.journal import Journal, SOCKET
 from hw.board import gpio
 sent = Journal(SOCKET)
-sent.say("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
-sent.say("two\\nlines", "waiting")
-sent.say("not \\udcff text", "state")
+sent.report("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
+sent.report("two\\nlines", "waiting")
+sent.report("not \\udcff text", "state")
 sent.join(0.5); sent.finish()
 try: raise ValueError("a loose wire")
 except ValueError as fault: gpio._report(fault)
