@@ -198,7 +198,7 @@ def in_words(status: dict[str, Any]) -> str:
             f"xruns {status['xruns_in']} in {status['xruns_out']} out",
             *_phrase("queue {:g} ms", status["queue_ms"]),
             *_phrase("drift {:+g} ppm", status["drift_ppm"]),
-            *_phrase("hop p99 {:g} us", status["hop_p99_us"]),
+            *_phrase("hop p99 {:g} µs", status["hop_p99_us"]),
             f"process {status['pid']}",
         ]
         return ", ".join(parts)

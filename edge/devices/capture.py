@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.config import CaptureConfig
 from edge.devices.alsa import open_pcm
 from edge.devices.cards import resolve
 from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
@@ -46,13 +47,13 @@ class Capture:
         self,
         device: str,
         *,
-        channel: int | str = "auto",
+        channel: int | str = CaptureConfig.channel,
         reference: int = 0,
-        gain_db: float = 0.0,
-        mute_ms: float = 400.0,
-        fade_ms: float = 100.0,
-        period_ms: float = 5.0,
-        periods: int = 8,
+        gain_db: float = CaptureConfig.gain_db,
+        mute_ms: float = CaptureConfig.mute_ms,
+        fade_ms: float = CaptureConfig.fade_ms,
+        period_ms: float = CaptureConfig.period_ms,
+        periods: int = CaptureConfig.periods,
         rates_hz: tuple[int, ...] = RATES_HZ,
         formats: tuple[str, ...] = (),
         open_pcm: OpenPcm = open_pcm,

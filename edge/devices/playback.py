@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
+from edge.config import PlaybackConfig
 from edge.devices.alsa import open_pcm
 from edge.devices.cards import is_jack, resolve
 from edge.devices.drift import DriftControl
@@ -47,9 +48,9 @@ class Playback:
         self,
         device: str,
         *,
-        queue_ms: float = 25.0,
-        period_ms: float = 10.0,
-        periods: int = 4,
+        queue_ms: float = PlaybackConfig.queue_ms,
+        period_ms: float = PlaybackConfig.period_ms,
+        periods: int = PlaybackConfig.periods,
         same_clock: bool = False,
         peak_dbfs: float = 0.0,
         rates_hz: tuple[int, ...] = (),
