@@ -106,6 +106,7 @@ def test_a_process_that_reports_is_caught(tmp_path: Path) -> None:
     assert len(faults(Entry("server", loopback=True), result.seen, tmp_path)) == 2, "a server may only take streams"
 
 
+@pytest.mark.slow
 def test_the_program_itself_reports_to_nobody(tmp_path: Path) -> None:
     """Service, server, command and a quantisation script, for longer than ONNX Runtime 1.32 takes to report."""
     chosen = [entry for entry in ENTRIES if entry.name in ("run", "serve", "enhance", "quant")]

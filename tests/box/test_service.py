@@ -455,6 +455,7 @@ def test_passthrough_passes_the_sound_as_it_is(tmp_path: Path) -> None:
     assert np.abs(got - sound[: len(got)]).max() <= 1
 
 
+@pytest.mark.slow
 def test_latency_is_measured_through_real_alsa(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_text(SETTINGS.replace('"spk"', '"feed"').replace("volume_db = 0\n", ""))
     with PacedRig():

@@ -190,6 +190,7 @@ def test_a_cable_that_holds_up_the_box_is_left_alone(without: Floats, monkeypatc
     assert rig.box.cable.failures == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ppm", [-400.0, 400.0])
 def test_two_minutes_on_a_third_clock(ppm: float) -> None:
     """Microphone, jack and cable each on a crystal of its own: two controllers, neither led astray by the other."""

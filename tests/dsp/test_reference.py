@@ -276,6 +276,7 @@ def test_swapped_channels_are_noticed_and_forgiven() -> None:
     assert not any(state.startswith("off") for state in right)
 
 
+@pytest.mark.slow
 def test_swapped_channels_are_noticed_in_loud_noise_by_who_hears_the_speech() -> None:
     """At 0 dB the voice moves no level; and not one hop of the right channels is suspected."""
     clean = [soundfile.read(file, dtype="float32")[0] for file in sorted(CLEAN.glob("*.flac"))]
@@ -294,6 +295,7 @@ def test_swapped_channels_are_noticed_in_loud_noise_by_who_hears_the_speech() ->
         assert any(found) == found[-1] == wanted
 
 
+@pytest.mark.slow
 def test_who_hears_the_speech_is_asked_now_and_then_and_may_change() -> None:
     monitor = ChannelMonitor(LIMITS)
     rng = np.random.default_rng(3)

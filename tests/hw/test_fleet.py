@@ -1,7 +1,6 @@
 """Many boxes: the playbook against folders that stand for them, and the queries against records of the journal.
 
-Ansible is no dependency: without it these tests skip. With it: ``.venv/bin/python -m pip install ansible-core``, then
-``.venv/bin/python -m pytest tests/hw/test_fleet.py``; an ``ansible-playbook`` elsewhere is taken from PATH.
+The extra ``fleet`` has Ansible; an ``ansible-playbook`` elsewhere is taken from PATH.
 """
 
 import json
@@ -21,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 FLEET = CHECKOUT / "hw/fleet"
 PATHS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 PLAYBOOK = shutil.which("ansible-playbook", path=PATHS)
-with_ansible = pytest.mark.skipif(not PLAYBOOK, reason="no ansible-playbook here: pip install ansible-core")
+with_ansible = pytest.mark.skipif(not PLAYBOOK, reason="no ansible-playbook here: ./install.sh --setup fleet")
 with_jq = pytest.mark.skipif(not shutil.which("jq"), reason="no jq here: apt-get install jq")
 pytestmark = pytest.mark.timeout(900)  # Ansible starts some twenty processes a run
 SETTINGS = "[suppress]\nlimit_db = {{ limit_db | default(20) }}\n"
@@ -87,6 +86,7 @@ def test_syntax_of_playbook_and_example() -> None:
     assert "WARNING" not in done.stderr
 
 
+@pytest.mark.slow
 @with_ansible
 def test_settings_model_and_upload_roll_out_once(play: Play) -> None:
     given: dict[str, Any] = {
@@ -94,7 +94,7 @@ def test_settings_model_and_upload_roll_out_once(play: Play) -> None:
         "quietbox_models": [str(CHECKOUT / "models/quietbox")],
         "quietbox_journal_url": "https://collector.example:19532",
     }
-    status, counts, said = play.run("--check", **given)
+    status, counts, said = play.run("--check", "--limit=one", **given)
     assert status == 0, said
     assert play.text("one") == "[suppress]\nlimit_db = 30\n" and not (play.boxes["one"] / "usr").exists()
 
@@ -111,11 +111,12 @@ def test_settings_model_and_upload_roll_out_once(play: Play) -> None:
     status, counts, said = play.run(**given)
     assert status == 0 and all(counts[box]["changed"] == 0 for box in play.boxes), said
 
-    status, counts, said = play.run()
+    status, counts, said = play.run("--limit=one")
     assert status == 0 and counts["one"]["changed"] == 1, said
     assert not (play.boxes["one"] / "etc/systemd/journal-upload.conf.d/quietbox.conf").exists()
 
 
+@pytest.mark.slow
 @with_ansible
 def test_upload_is_off_by_default(play: Play) -> None:
     status, counts, said = play.run()
@@ -123,6 +124,7 @@ def test_upload_is_off_by_default(play: Play) -> None:
     assert not (play.boxes["one"] / "etc/systemd").exists()
 
 
+@pytest.mark.slow
 @with_ansible
 def test_wrong_settings_stop_at_the_first_box_and_change_none(play: Play) -> None:
     play.settings.write_text("[suppress]\nlimt_db = 20\n")
@@ -132,6 +134,7 @@ def test_wrong_settings_stop_at_the_first_box_and_change_none(play: Play) -> Non
     assert play.text("one") == play.text("two") == "[suppress]\nlimit_db = 30\n"
 
 
+@pytest.mark.slow
 @with_ansible
 def test_a_broken_model_stops_before_the_settings(play: Play) -> None:
     broken = play.folder / "mine"
@@ -142,6 +145,7 @@ def test_a_broken_model_stops_before_the_settings(play: Play) -> None:
     assert play.text("one") == play.text("two") == "[suppress]\nlimit_db = 30\n"
 
 
+@pytest.mark.slow
 @with_ansible
 def test_a_box_made_of_our_card_image(play: Play) -> None:
     for root in play.boxes.values():
@@ -152,7 +156,7 @@ def test_a_box_made_of_our_card_image(play: Play) -> None:
         "quietbox_settings": str(play.settings),
         "quietbox_models": [str(CHECKOUT / "models/rnn")],
     }
-    status, _, said = play.run(**given)
+    status, _, said = play.run("--limit=one", **given)
     assert status == 0, said
     assert play.text("one", "boot/firmware/quietbox.toml") == "[suppress]\nlimit_db = 18\n"
     assert (play.boxes["one"] / "data/models/rnn/rnn.npz").exists()

@@ -286,6 +286,7 @@ def test_good_settings_are_kept_and_a_broken_file_falls_back_to_them(places: dic
     assert config_file.load(places["out"]).suppress.limit_db == 12.0
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
 @effort(max_examples=60, deadline=None)
 def test_whatever_lies_on_the_card_there_are_settings(tmp_path_factory: pytest.TempPathFactory, junk: bytes) -> None:
@@ -564,6 +565,7 @@ def test_a_store_that_cannot_be_written_still_starts(tmp_path: Path) -> None:
         assert held.begin(said.append) == shipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("works", ["1", "2", "12", ""])
 def test_a_power_cut_anywhere_in_an_update_leaves_a_box_that_runs(tmp_path: Path, power: Power, works: str) -> None:
     """Every change of the file system, in the update and in the starts after it, is the one where the power goes."""

@@ -164,6 +164,7 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "subprocess.Popen", "shutil.rmtree", "open")
 
 
+@pytest.mark.slow
 def test_it_is_all_there_and_a_second_run_has_nothing_to_do(built: Path, checkout: Path, packages: Path) -> None:
     folder = version(built)
     assert re.fullmatch(r"\d+\.\d+\.\d+-[0-9a-f]{10}", folder.name)
@@ -238,6 +239,7 @@ def test_the_plan_is_what_is_done(built: Path, here: Path, tmp_path: Path, capsy
     assert done == planned
 
 
+@pytest.mark.slow
 def test_power_cuts_anywhere_end_in_the_same_tree(built: Path, here: Path, trusting: None, tmp_path: Path) -> None:
     arguments = ["--microphone", "i2s", "--release-cards"]
     whole = fresh(built, tmp_path / "whole")
@@ -276,6 +278,7 @@ def test_power_cuts_while_it_is_taken_off(built: Path, here: Path, tmp_path: Pat
     assert cuts > 5
 
 
+@pytest.mark.slow
 def test_power_cuts_while_the_program_is_built(built: Path, here: Path, packages: Path, tmp_path: Path) -> None:
     root = make_root(tmp_path / "root")
     arguments = ["--root", str(root), "--wheels", str(packages)]
@@ -308,6 +311,7 @@ def test_power_cuts_while_the_program_is_built(built: Path, here: Path, packages
     assert mine == theirs
 
 
+@pytest.mark.slow
 def test_an_upgrade_keeps_settings_and_the_version_before(
     built: Path,
     checkout: Path,
@@ -349,6 +353,7 @@ def test_an_upgrade_keeps_settings_and_the_version_before(
     assert version(root).name == second and versions == {first, second}
 
 
+@pytest.mark.slow
 def test_a_version_that_runs_no_more_is_built_beside(built: Path, here: Path, packages: Path, tmp_path: Path) -> None:
     root = copied(built, tmp_path / "root")
     first = version(root)
@@ -470,6 +475,7 @@ def test_every_system_file_has_a_place(checkout: Path) -> None:
         assert places.place_of(source.name), f"hw/install/places.py does not know where {source.name} goes"
 
 
+@pytest.mark.slow
 def test_an_extra_that_was_asked_for_stays_until_it_is_taken_off(
     here: Path, packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

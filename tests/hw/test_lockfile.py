@@ -109,6 +109,7 @@ def pinned(path: Path, wheel: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_pip_takes_the_pinned_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, made = tmp_path / "index", tmp_path / "made"
     folder.mkdir()

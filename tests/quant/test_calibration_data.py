@@ -89,6 +89,7 @@ def test_the_reader_gives_every_sample_once() -> None:
     assert feeds[0] is not None and feeds[0]["features"].shape == (1, BANDS) and feeds[0]["state"].shape == (1, 5)
 
 
+@pytest.mark.slow
 def test_a_whole_run(model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "samples.npz"
     assert calibrate.main(["--model", str(model), "--sounds", str(sounds), "--out", str(out), "--every", "9"]) == 0

@@ -236,6 +236,7 @@ def test_the_limit_reaches_our_engine() -> None:
 # --- the whole run ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_measures_every_engine_on_every_file(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report, page = tmp_path / "r.json", tmp_path / "r.md"
     asked = ["--pairs", str(pairs), "--engines", "noisy,dsp,noisy", "--json", str(report), "--markdown", str(page)]

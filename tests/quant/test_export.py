@@ -119,6 +119,7 @@ def test_silence_is_where_the_stream_begins_and_stays() -> None:
     assert np.abs(hops.state - silence_of(model)).max() < 5e-3  # float16
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "network.onnx"
     assert main(["--weights", str(WEIGHTS), "--out", str(target)]) == 0

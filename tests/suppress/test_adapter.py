@@ -138,6 +138,7 @@ def test_any_rate_block_and_call_is_a_pure_delay(
     assert error_db(late(sound, blocks.delay_samples), out) < (-100 if rate_hz == outer_hz else RIPPLE_DB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("minutes", "shape"), [(10, (16_000, 128)), (1, (48_000, 480)), (10, (44_100, 512))])
 def test_ten_minutes_of_random_calls_lose_and_add_nothing(minutes: int, shape: tuple[int, int]) -> None:
     """A tone tells where every sample is: what comes out after ten minutes is what went in ``delay_samples`` before."""

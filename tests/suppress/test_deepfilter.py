@@ -220,6 +220,7 @@ def test_ten_db_of_local_snr_is_where_speech_begins() -> None:
     assert said == sorted(said) and said[0] == 0 and said[-1] == 1
 
 
+@pytest.mark.slow
 def test_the_decoders_rest_in_noise_and_wake_for_speech(made: Path, tireless: DeepFilter) -> None:
     draw = np.random.default_rng(2)
     noise = draw.normal(0, 0.01, 2 * 100 * HOP).astype(np.float32)

@@ -127,6 +127,7 @@ def test_its_own_path_is_as_good_as_the_package(tmp_path: Path) -> None:
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_no_hop_of_it_takes_memory() -> None:
     """What the process holds after some seconds of sound is what it held after the first, but for a megabyte or two."""
     for name in PACKAGED:
@@ -210,6 +211,7 @@ def test_where_onnx_runtime_dies_theirs_is_not_tried(monkeypatch: pytest.MonkeyP
 # --- side by side -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_shows_engines_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 

@@ -128,6 +128,7 @@ def test_speech_is_told_from_noise(engine: MaskEngine) -> None:
         assert roc_auc(said[: len(truth)], truth) > 0.95, name
 
 
+@pytest.mark.slow
 def test_ten_minutes_leave_no_trace(engine: MaskEngine) -> None:
     rng = np.random.default_rng(3)
     clean, noisy = sound("clean", NAMES[0]), sound("noisy", NAMES[0])

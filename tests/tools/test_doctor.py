@@ -440,6 +440,7 @@ def rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     return {row["check"]: row for row in found}
 
 
+@pytest.mark.slow
 def test_a_good_box_passes(tmp_path: Path) -> None:
     speech = (3000 * np.random.default_rng(1).standard_normal(48_000 * 30)).astype(np.int16)
     with PacedRig(48_000) as rig:
