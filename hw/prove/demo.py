@@ -156,7 +156,7 @@ def table(outcome: Outcome, status: dict[str, Any], latency: dict[str, Any]) -> 
     made.add_row("latency, calculated", f"{latency['budget_ms']:.1f} ms")
     for part in ("capture", "hop", "transform", "limiter", "playback"):
         made.add_row(f"  of it {part}", f"{latency[f'{part}_ms']:.1f} ms")
-    made.add_row("time per 5 ms hop, p50 / p99", f"{status['hop_p50_us']:.0f} / {status['hop_p99_us']:.0f} us")
+    made.add_row("time per 5 ms hop, p50 / p99", f"{status['hop_p50_us']:.0f} / {status['hop_p99_us']:.0f} µs")
     made.add_row("late hops", f"{status['late_hops']}")
     made.add_row("xruns in / out", f"{status['xruns_in']} / {status['xruns_out']}")
     return made

@@ -334,8 +334,8 @@ def harms(name: str, sleep_s: float) -> list[Harm]:
 
 def day_table(day: Day, name: str, minutes: float) -> Table:
     table = Table("", "never sleeps", "sleeps", title=f"{name}: an office day in {minutes:g} min, whole chain")
-    table.add_row("hop, mean us", f"{day.awake_mean_us:.0f}", f"{day.mean_us:.0f}")
-    table.add_row("hop, p99 us", f"{day.awake_p99_us:.0f}", f"{day.p99_us:.0f}")
+    table.add_row("hop, mean µs", f"{day.awake_mean_us:.0f}", f"{day.mean_us:.0f}")
+    table.add_row("hop, p99 µs", f"{day.awake_p99_us:.0f}", f"{day.p99_us:.0f}")
     table.add_row("network asleep", "0 %", f"{day.asleep_share:.0%}")
     table.add_row("processor seconds an hour", f"{day.awake_hour_s:.1f}", f"{day.hour_s:.1f}")
     table.add_row("saved", "", f"{day.saved:.0%}")
