@@ -36,6 +36,7 @@ CAN_USE_A_NETWORK = {
     "torch": "training on several machines, which nothing here starts",
     "_lgpio": "its C library is also that of a network daemon, rgpiod, which nothing here starts",
     "PIL": "its copy of libxcb takes pictures of a remote screen, which nothing here asks for",
+    "cryptography": "of ansible-core, on the PC that looks after boxes; OpenSSL has sockets, which nothing here uses",
 }
 """Packages whose native libraries have a reason to call socket()."""
 LIBRARY_FOLDERS = {"pyzmq.libs": "zmq", "pillow.libs": "PIL"}

@@ -150,7 +150,7 @@ def test_over_the_wire_comes_what_the_stream_makes() -> None:
     expected = Stream(Config(suppress=SuppressConfig(engine="dsp")), 44_100)
     try:
         for number, length in enumerate([1536, 0, 1, *random.integers(0, 5000, 60)]):
-            chunk = noise(int(length), number)
+            chunk = noise(int(length), seed=number)
             back = program.clean(chunk)
             expected.process(chunk)
             assert np.array_equal(back, chunk)
@@ -232,7 +232,7 @@ def test_a_program_that_does_not_fetch_holds_up_nothing(served: Served) -> None:
 def test_a_program_that_returns_gets_nothing_of_the_old_sound(served: Served) -> None:
     for seed in range(3):
         program = Program(served.settings)
-        sound = noise(4000, seed)
+        sound = noise(4000, seed=seed)
         assert until(lambda seed=seed: sum("has connected" in said for said in served.said) == seed + 1)  # type: ignore[misc]
         back = program.clean(sound)
         expected = Stream(OFF, RATE_HZ)

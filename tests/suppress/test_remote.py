@@ -326,8 +326,8 @@ def play(
 
 
 def test_what_is_heard_is_what_the_machine_makes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A slow machine reports first that the server does not answer yet, and then nothing for QUIET_S.
-    monkeypatch.setattr("edge.suppress.link.QUIET_S", 0.0)
+    # A slow machine reports first that the server does not answer yet, and then nothing for REPORT_S.
+    monkeypatch.setattr("edge.suppress.link.REPORT_S", 0.0)
     remote = remote_at(server.address)
     assert until(lambda: remote._link._open)
     sound = noise(300)

@@ -140,13 +140,13 @@ def test_a_word_after_a_pause_is_met_awake_and_loses_nothing(noise_level: float)
     for tape in (asleep, awake):
         sleep_cost.walked(tape, sound.reshape(-1))
     clean = voice.reshape(-1)
-    kept, wanted = (sleep_cost.walked(sleep_cost.Played(tape.said), clean) for tape in (asleep, awake))
+    kept, wanted = (sleep_cost.walked(sleep_cost.Played(tape.gains), clean) for tape in (asleep, awake))
     begins = sleep_cost.onsets(clean)[-1]
     first = slice(begins * HOP_SAMPLES, (begins + 20) * HOP_SAMPLES)
     assert asleep.skipped_hops > 100
     assert level_change_db(wanted[first], kept[first]) > -0.5
     after = slice(begins + 20, None)
-    apart = np.abs(np.array(asleep.said[after]) - np.array(awake.said[after])).mean(axis=1)
+    apart = np.abs(np.array(asleep.gains[after]) - np.array(awake.gains[after])).mean(axis=1)
     assert apart[20:].mean() < 0.02 and apart[60:].mean() < 0.01, "soon it is as if it had never slept"
 
 

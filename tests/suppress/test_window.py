@@ -377,7 +377,7 @@ def test_spoilt_masks_do_not_outlive_a_reset(make: Callable[..., Path]) -> None:
     """A network may be sound in its trial and run away later: the adapter sees the output and resets."""
     core = open_core(str(make(ONES, [1, 1, 257, 22])))
     through(core, noise(3000))
-    core._coming.result()  # type: ignore[union-attr]
+    core._running.result()  # type: ignore[union-attr]
     core.network.mask.fill(np.nan)
     block = noise(core.block_samples)
     for _ in range(3):
