@@ -13,7 +13,6 @@ import stage
 from proving import check, pair, xruns
 from stage import JACK, SETTINGS, call, show, state, status, wait_for
 
-
 OBSERVED_EVERY_S = 0.004
 STOOD_STILL_S = 0.012
 """Lateness that counts as a stall of the machine. The output queue is held at 25 ms and the card takes it in periods of
