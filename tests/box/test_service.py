@@ -236,6 +236,9 @@ def test_button_and_signal_do_the_same_and_the_journal_knows_which(faked: Faked)
         ("bypass off, by signal", "signal"),
         ("mute on, by button", "button"),
     ]
+    faked.until(
+        lambda: faked.records("state")[-1]["QUIETBOX_STATE"] == "muted"
+    )  # the state is reported after the order
     states = [entry["QUIETBOX_STATE"] for entry in faked.records("state")]
     assert [state for state in states if state != "waiting"] == ["running", "bypass", "running", "muted"]
 
