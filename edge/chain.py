@@ -17,7 +17,7 @@ from edge.dsp.feedforward import Feedforward
 from edge.dsp.gate import SoftGate
 from edge.dsp.howl import HowlGuard
 from edge.dsp.limiter import Limiter
-from edge.dsp.power import ABSURD_POWER
+from edge.dsp.power import ABSURD_POWER, mean_square
 from edge.dsp.reference import ReferenceCanceller
 from edge.dsp.secondary_path import BadPath, SecondaryPath
 from edge.dsp.spectrum import Floats
@@ -122,7 +122,7 @@ class Chain:
     def process(self, hop: Floats, reference: Floats | None = None) -> None:
         """Clean one hop in place; ``reference`` is the second microphone's, of the same 5 ms, and stays as it is."""
         self.counts = False  # and stays so if anything fails
-        self.power_in = _power(hop)
+        self.power_in = mean_square(hop)
         if not self.power_in < ABSURD_POWER:
             self._fix_invalid(hop)
         whole_hops, self._whole_hops = self._whole_hops, 0
@@ -148,11 +148,11 @@ class Chain:
         if self.reference and reference is not None:
             self.reference.process(hop, reference, self.speech, self._dry)
         self._mix(hop, before, after)
-        self.power_forward = _power(hop)
+        self.power_forward = mean_square(hop)
 
         self.engine.wet = after
         self.speech = self.engine.process(hop)
-        self.power_feedback = _power(hop)
+        self.power_feedback = mean_square(hop)
         speaking = self.voice.decide(self.speech)
 
         self._dry[:] = hop
@@ -160,7 +160,7 @@ class Chain:
         if self.gate:
             self.gate.process(hop, speaking)
         self._mix(hop, before, after)
-        clean = _power(hop)
+        clean = mean_square(hop)
         self.power_clean = clean if clean < ABSURD_POWER else 0.0  # the limiter makes silence of it, too
 
         whole = before == after == self.mute.gain == self.mute.target == 1
@@ -175,7 +175,7 @@ class Chain:
         self.limiter.process(hop)
         if self.howl:
             self.howl.played(hop, self.volume.gain)
-        self.power_out = _power(hop)
+        self.power_out = mean_square(hop)
         if whole:
             self._whole_hops = min(whole_hops, self._settle_hops) + 1
             self.counts = self._whole_hops > self._settle_hops
@@ -218,7 +218,7 @@ class Chain:
         self.unsettle()
         np.nan_to_num(hop, copy=False, nan=0, posinf=0, neginf=0)
         np.clip(hop, -1, 1, out=hop)
-        self.power_in = _power(hop)
+        self.power_in = mean_square(hop)
 
     def _mix(self, hop: Floats, before: float, after: float) -> None:
         """Cross-fade from the dry copy to the processed hop, linearly from ``before`` to ``after``."""
@@ -233,8 +233,3 @@ class Chain:
         hop -= self._dry
         hop *= blend
         hop += self._dry
-
-
-def _power(hop: Floats) -> float:
-    """Mean square; NaN or infinite for invalid samples."""
-    return float(np.vdot(hop, hop)) / HOP_SAMPLES

@@ -36,9 +36,10 @@ CAN_USE_A_NETWORK = {
     "torch": "training on several machines, which nothing here starts",
     "_lgpio": "its C library is also that of a network daemon, rgpiod, which nothing here starts",
     "PIL": "its copy of libxcb takes pictures of a remote screen, which nothing here asks for",
-    "cryptography": "of ansible-core, on the PC that looks after boxes; OpenSSL has sockets, which nothing here uses",
 }
 """Packages whose native libraries have a reason to call socket()."""
+NEVER_ON_A_BOX = {"cryptography": "of ansible-core, on the PC that looks after boxes; its OpenSSL has sockets"}
+"""The same, of packages that only a developer's environment holds."""
 LIBRARY_FOLDERS = {"pyzmq.libs": "zmq", "pillow.libs": "PIL"}
 """Folders of libraries that wheels bring -> their package."""
 
@@ -194,12 +195,16 @@ def network_libraries(folder: Path, without: Container[str] = ()) -> dict[str, l
     return found
 
 
-def unexpected_libraries(packages: Path) -> dict[str, list[str]]:
-    """Native libraries below ``packages`` (a site-packages folder) that can open a socket and have no reason to."""
+def unexpected_libraries(packages: Path, also: Container[str] = ()) -> dict[str, list[str]]:
+    """Native libraries below ``packages`` (a site-packages folder) that can open a socket and have no reason to.
+
+    ``also``: further packages that may, ``NEVER_ON_A_BOX`` in a developer's environment.
+    """
     found = {}
     for name, calls in network_libraries(packages, without=CAN_USE_A_NETWORK).items():
         top = name.split("/")[0]
-        if LIBRARY_FOLDERS.get(top, top.split(".")[0]) not in CAN_USE_A_NETWORK:
+        package = LIBRARY_FOLDERS.get(top, top.split(".")[0])
+        if package not in CAN_USE_A_NETWORK and package not in also:
             found[name] = calls
     return found
 

@@ -1,13 +1,17 @@
-"""Sounds that tests share: the recordings of ``tests/sounds``, noise, and how loud something is. 16 kHz, float32."""
+"""Sounds that tests share: the recordings of ``tests/sounds``, noise, hum, and how loud something is. 16 kHz."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing
 import soundfile
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.dsp.spectrum import Floats
+
+Doubles = np.typing.NDArray[np.float64]
 
 SOUNDS = Path(__file__).parent / "sounds"
 """Folders ``clean`` and ``noisy`` with recordings of the same names."""
@@ -41,3 +45,43 @@ def hops_of_noise(hops: int, level: float = 0.05, seed: int = 5) -> Floats:
 def level_db(sound: "np.typing.NDArray[Any]") -> float:
     """Mean square in dB, full scale 0; silence is -300."""
     return float(10 * np.log10(np.mean(np.square(sound, dtype=np.float64)) + 1e-30))
+
+
+def noise_hop(level_dbfs: float, seed: int = 0) -> Floats:
+    """One hop of white noise whose mean square is exactly ``level_dbfs``."""
+    hop = np.random.default_rng(seed).normal(0, 1, HOP_SAMPLES)
+    return (hop / np.sqrt(np.mean(hop**2)) * 10 ** (level_dbfs / 20)).astype(np.float32)
+
+
+def room_noise(seconds: float, level_dbfs: float = -80, seed: int = 0) -> Doubles:
+    """The noise of a quiet room and its microphone: white, float64."""
+    return np.random.default_rng(seed).normal(0, 1, round(seconds * RATE_HZ)) * 10 ** (level_dbfs / 20)
+
+
+def mains_hum(
+    hz: float | Doubles, seconds: float, harmonics: int = 10, level_dbfs: float = -46, seed: int = 1
+) -> Doubles:
+    """Harmonics of ``hz``, one number or one for each sample, that fall as 1 / sqrt(k); phases by ``seed``."""
+    samples = round(seconds * RATE_HZ)
+    phase = 2 * np.pi * np.cumsum(np.broadcast_to(np.asarray(hz, float), samples)) / RATE_HZ
+    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, harmonics)
+    out = np.asarray(sum(np.cos(k * phase + phases[k - 1]) / np.sqrt(k) for k in range(1, harmonics + 1)))
+    return out / out.std() * 10 ** (level_dbfs / 20)
+
+
+def between(sound: Doubles, begin_s: float, end_s: float) -> Doubles:
+    """The part from one moment to another."""
+    return sound[round(begin_s * RATE_HZ) : round(end_s * RATE_HZ)]
+
+
+def in_hops(process: Callable[..., object], sound: "np.typing.NDArray[Any]", **more: object) -> Floats:
+    """``process`` on every whole hop of a float32 copy, in place."""
+    out = sound.astype(np.float32)
+    for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
+        process(out[start : start + HOP_SAMPLES], **more)
+    return out
+
+
+def through(stage: Any, sound: "np.typing.NDArray[Any]") -> Doubles:
+    """What a stage makes of a sound hop by hop, float64 to be measured."""
+    return in_hops(stage.process, sound).astype(float)

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from edge import UserError
 from edge.console import run_main
-from hw.traced import Seen, Traced, unexpected_libraries
+from hw.traced import NEVER_ON_A_BOX, Seen, Traced, unexpected_libraries
 
 SOURCE = Path(__file__).resolve().parents[2]
 NOISY = SOURCE / "tests/sounds/noisy/brook_it_0dB.flac"
@@ -309,7 +309,8 @@ def main(arguments: list[str] | None = None) -> int:
     there = [entry for entry in wanted if _installed(entry.module)]
     results: list[Result] = []
     try:
-        libraries = unexpected_libraries(Path(str(importlib.util.find_spec("numpy").origin)).parents[1])  # type: ignore[union-attr]
+        packages = Path(str(importlib.util.find_spec("numpy").origin)).parents[1]  # type: ignore[union-attr]
+        libraries = unexpected_libraries(packages, also=NEVER_ON_A_BOX)
         with tempfile.TemporaryDirectory(prefix="quietbox-privacy-") as name:
             for start in range(0, len(there), AT_ONCE):
                 results += examine(there[start : start + AT_ONCE], Path(name), options.seconds, options.bare)

@@ -2,8 +2,8 @@
 
     python -m hw.prove.sleep_cost [--minutes 6] [--engine network|numpy|rnn] [--sleep S] [--json FILE]
 
-Somebody speaks a tenth of the time, in sentences with long pauses; the ventilation hums, keys click, a door is knocked
-on. Two whole chains, one of which never sleeps, walk through it hop by hop in turn: processor time of the thread,
+Somebody speaks a tenth of the time, in sentences with long pauses; the ventilation hums, keys click, somebody knocks at
+the door. Two whole chains, one of which never sleeps, process it hop by hop in turn: processor time of the thread,
 scaled to an hour. Then come sentences after long pauses in several noises: what is left of a sentence's first 100 ms
 (the gains of either put onto the speech alone), PESQ and STOI, and how much more of the noise comes through.
 

@@ -110,15 +110,11 @@ def test_an_xrun_is_counted_and_the_sound_goes_on(which: str) -> None:
 
 
 def test_a_short_read_loses_nothing() -> None:
-    for _ in range(5):  # an xrun of the busy machine itself proves nothing: once more
-        with Bench() as bench:
-            bench.until(State.RUNNING)
-            bench.mic.short_frames = 7
-            bench.hops()
-            assert bench.box.capture.shorts == 1
-            if bench.box.capture.xruns == 0:
-                return
-    raise AssertionError("an xrun at each of five attempts")
+    with Bench() as bench:
+        bench.until(State.RUNNING)
+        bench.mic.short_frames = 7
+        bench.hops()
+        assert bench.box.capture.shorts == 1 and bench.box.capture.xruns == 0
 
 
 def test_a_microphone_that_never_speaks_is_said_once_and_never_called_running() -> None:

@@ -223,7 +223,7 @@ def test_hop_is_left_as_it_was() -> None:
 
 
 @pytest.mark.slow
-def test_five_minutes_on_two_clocks() -> None:
+def test_ten_minutes_on_two_clocks() -> None:
     """Microphone and jack 300 ppm apart: the queue stays at its target, though the jack reports it in coarse steps."""
     clock = VirtualClock()
     microphone = FakeCard("Mic", clock, capture=NATIVE, source=silence, clock_error_ppm=-150)
@@ -235,12 +235,12 @@ def test_five_minutes_on_two_clocks() -> None:
     pcm = playback._pcm
     assert isinstance(pcm, FakePcm)
     hop = np.zeros(HOP_SAMPLES, np.float32)
-    queue = np.zeros(60_000)
+    queue = np.zeros(120_000)
     for number in range(len(queue)):
         assert capture.read(hop) is Event.OK
         queue[number] = pcm.true_queue_ms
         assert playback.write(hop) is Event.OK
-    assert clock.now() == pytest.approx(300, abs=0.1)
+    assert clock.now() == pytest.approx(600, abs=0.2)
     # A position in steps of 10 ms reports 5 ms too much on average, and the reported queue is what is held.
     held_ms = playback.target_ms - 5
     assert np.abs(queue[60 * 200 :] - held_ms).max() < 2

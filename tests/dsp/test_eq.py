@@ -4,27 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from signals import level_db
+from signals import in_hops, level_db, noise_hop
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import EqConfig
 from edge.dsp.eq import VoiceBodyEq
-
-Floats = NDArray[np.float32]
-
-
-def in_hops(process: object, signal: Floats, **more: object) -> Floats:
-    assert callable(process)
-    out = signal.astype(np.float32)
-    for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
-        process(out[start : start + HOP_SAMPLES], **more)
-    return out
-
-
-def noise_hop(level_dbfs: float, seed: int = 0) -> Floats:
-    hop = np.random.default_rng(seed).normal(0, 1, HOP_SAMPLES)
-    return (hop / math.sqrt(np.mean(hop**2)) * 10 ** (level_dbfs / 20)).astype(np.float32)
 
 
 def response_db(stage: VoiceBodyEq, frequency_hz: float) -> float:

@@ -1,27 +1,10 @@
 """The fader: mute and its end without a step."""
 
-import math
-
 import numpy as np
-from numpy.typing import NDArray
+from signals import in_hops, noise_hop
 
 from edge import HOP_SAMPLES
 from edge.dsp.fader import Fader
-
-Floats = NDArray[np.float32]
-
-
-def in_hops(process: object, signal: Floats, **more: object) -> Floats:
-    assert callable(process)
-    out = signal.astype(np.float32)
-    for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
-        process(out[start : start + HOP_SAMPLES], **more)
-    return out
-
-
-def noise_hop(level_dbfs: float, seed: int = 0) -> Floats:
-    hop = np.random.default_rng(seed).normal(0, 1, HOP_SAMPLES)
-    return (hop / math.sqrt(np.mean(hop**2)) * 10 ** (level_dbfs / 20)).astype(np.float32)
 
 
 def test_fader_mutes_and_opens_in_its_time_without_a_step() -> None:

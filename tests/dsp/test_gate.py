@@ -6,27 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from signals import level_db
+from signals import in_hops, level_db, noise_hop
 
 from edge import HOP_SAMPLES
 from edge.config import GateConfig
 from edge.dsp.gate import SoftGate
-
-Floats = NDArray[np.float32]
-
-
-def in_hops(process: object, signal: Floats, **more: object) -> Floats:
-    assert callable(process)
-    out = signal.astype(np.float32)
-    for start in range(0, len(out) - HOP_SAMPLES + 1, HOP_SAMPLES):
-        process(out[start : start + HOP_SAMPLES], **more)
-    return out
-
-
-def noise_hop(level_dbfs: float, seed: int = 0) -> Floats:
-    hop = np.random.default_rng(seed).normal(0, 1, HOP_SAMPLES)
-    return (hop / math.sqrt(np.mean(hop**2)) * 10 ** (level_dbfs / 20)).astype(np.float32)
 
 
 def test_closed_gate_takes_its_depth_from_silence() -> None:

@@ -94,9 +94,8 @@ def test_a_real_clock_paces_three_seconds(rate_hz: int) -> None:
     assert all(max(pair) <= Event.XRUN for pair in met)
     assert capture.xruns + playback.xruns == sum(pair.count(Event.XRUN) for pair in met)
     assert f"{rate_hz} Hz mono" in capture.granted and f"{rate_hz} Hz mono" in playback.granted
-    # On a busy machine xruns may cut every piece of a quarter of a second; a tenth comes through whole between them.
-    piece = rate_hz // 10
-    assert max(likeness(heard, speech[at : at + piece]) for at in range(0, len(speech) - piece, piece)) > 0.9
+    # A gap on a busy machine may hit a piece, not all of them.
+    assert max(likeness(heard, speech[at : at + rate_hz // 4]) for at in range(0, len(speech), rate_hz // 2)) > 0.9
 
 
 def likeness(heard: np.ndarray, piece: np.ndarray) -> float:

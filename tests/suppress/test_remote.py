@@ -136,7 +136,7 @@ class Line:
 
 
 def inverted(message: Message, history: dict[int, Floats], lead: int) -> Message:
-    """What a machine answers whose engine turns the sound upside down, ``lead`` samples late."""
+    """What a machine answers whose engine inverts the phase of the sound, ``lead`` samples late."""
     heard = message.hop
     assert heard is not None
     history[message.seq] = heard

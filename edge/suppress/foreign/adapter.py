@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ
+from edge.dsp.power import ABSURD_POWER
 from edge.dsp.spectrum import DELAY_SAMPLES, WINDOW_SAMPLES, Floats, Transform
 from edge.suppress.blocks import Blocks
 from edge.suppress.engine import Engine
@@ -16,8 +17,6 @@ from edge.suppress.foreign.core import Core
 from edge.suppress.mask import MaskEngine
 from edge.suppress.wiener import Wiener
 
-ABSURD_POWER = 1e4
-"""40 dB above full scale: no engine's output is so loud unless its network has become unstable."""
 INVALID_LIMIT = 10
 """The core has failed after so many invalid blocks without a valid one between them."""
 

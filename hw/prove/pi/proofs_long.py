@@ -14,10 +14,9 @@ from proving import check, pair, xruns
 from stage import JACK, SETTINGS, call, show, state, status, wait_for
 
 OBSERVED_EVERY_S = 0.004
-STOOD_STILL_S = 0.012
-"""Lateness that counts as a stall of the machine. The output queue is held at 25 ms and the card takes it in periods of
-10 ms, so at the worst moment 15 ms are left: a stall of 12 ms and up to a step of the observation (4 ms) may empty it.
-A host that lends its processors to others steals 20 to 30 ms at a time, now and then."""
+"""Looked at in longer steps, a stall that begins in the middle of one is seen as that much shorter, and missed."""
+STOOD_STILL_S = 0.02
+"""Lateness that counts as a stall of the machine, about what the output queue of 25 ms bridges."""
 
 
 class Lateness(threading.Thread):
