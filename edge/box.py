@@ -348,16 +348,10 @@ class Box:
         return chain
 
     def _new_capture(self, config: Config) -> Capture:
-        settings = config.capture
-        return Capture(
-            settings.device,
+        return Capture.from_section(
+            config.capture,
             channel=config.voice_channel,
             reference=config.reference.channel,
-            gain_db=settings.gain_db,
-            mute_ms=settings.mute_ms,
-            fade_ms=settings.fade_ms,
-            period_ms=settings.period_ms,
-            periods=settings.periods,
             open_pcm=self._opener,
         )
 

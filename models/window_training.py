@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import WindowConfig
@@ -25,19 +24,11 @@ from models.window_network import WINDOWS, UNet, Widths, WindowLossBatch
 class WindowTrainer(Trainer):
     """``models.train.Trainer`` with a U-Net to teach."""
 
-    def __init__(self, widths: Widths, plan: Plan, device: torch.device) -> None:
-        torch.manual_seed(plan.seed)
-        self.shape, self.plan, self.device = widths, plan, device  # type: ignore[assignment]
-        self.loss_batch = WindowLossBatch(UNet(widths)).to(device)  # type: ignore[assignment]
-        self.network = self.loss_batch.network
-        self.averaged = {name: value.detach().clone() for name, value in self.network.named_parameters()}
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.peak_rate, weight_decay=0.01, fused=True)
-        self.step, self.seconds, self.audio_hours, self.skipped = 0, 0.0, 0.0, 0
-        self.wrapped: nn.Module = self.loss_batch
-        self.processes = 1
+    def new_loss_batch(self, shape: Widths) -> WindowLossBatch:
+        return WindowLossBatch(UNet(shape))
 
     def averaged_network(self) -> Any:
-        network = UNet(self.shape)  # type: ignore[arg-type]
+        network = UNet(self.shape)
         network.load_state_dict({name: value.cpu() for name, value in self.averaged.items()})
         return network.eval()
 

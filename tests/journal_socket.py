@@ -1,8 +1,37 @@
-"""The other end of journald's and systemd's sockets."""
+"""The other end of journald's and systemd's sockets, and a real journald of one's own."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+
+PRIVATE_JOURNALD = """
+set -e
+mount -t tmpfs none /run
+mkdir -p /run/systemd/journal /run/log/journal
+mount -t tmpfs none /var/log
+[ -s /etc/machine-id ] || { echo 0123456789abcdef0123456789abcdef > /run/machine-id; touch /etc/machine-id
+  mount --bind /run/machine-id /etc/machine-id; }
+$JOURNALD & journald=$!
+for i in $(seq 100); do [ -S /run/systemd/journal/socket ] && break; sleep 0.1; done
+"""
+"""Shell: starts journald ($JOURNALD) on a /run of its own, in mount and process namespaces of its own."""
+JOURNALD = Path("/lib/systemd/systemd-journald")
+
+
+def with_private_journald(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run shell lines beside such a journald; $PYTHON is this Python, ``folder`` the current one."""
+    return subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", PRIVATE_JOURNALD + script],
+        cwd=folder,
+        env={**os.environ, "JOURNALD": str(JOURNALD), "PYTHON": sys.executable, "JOURNAL_STREAM": "0:0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def decoded(data: bytes) -> dict[str, str]:

@@ -1,9 +1,11 @@
-"""What tests ask of the machine that they run on: a free port, patience, the right to make namespaces."""
+"""What tests ask of the machine that they run on: a free port, patience, namespaces, entries of every kind."""
 
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,21 @@ def _may_make_namespaces() -> bool:
 with_namespaces = pytest.mark.only_where(
     _may_make_namespaces(), "a root that may make namespaces (in a container: CAP_SYS_ADMIN)"
 )
+
+
+def put(file: Path, content: bytes | str) -> None:
+    """A file with these bytes, or something that is no file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content == "folder":
+        file.mkdir()
+    elif content == "loop":
+        file.symlink_to(file.name)
+    elif content == "pipe":
+        os.mkfifo(file)
+    elif content == "nowhere":
+        file.symlink_to("/nowhere/at/all")
+    else:
+        file.write_text("secret")
+        file.chmod(0)

@@ -98,6 +98,23 @@ class Capture:
         self._rise = _rise(HOP_SAMPLES)
         self._fall: Floats = np.ascontiguousarray(self._rise[::-1])
 
+    @classmethod
+    def from_section(
+        cls, section: CaptureConfig, *, channel: int | str, reference: int = 0, open_pcm: OpenPcm = open_pcm
+    ) -> "Capture":
+        """The microphone that ``[capture]`` describes; ``channel`` may be another than the section's."""
+        return cls(
+            section.device,
+            channel=channel,
+            reference=reference,
+            gain_db=section.gain_db,
+            mute_ms=section.mute_ms,
+            fade_ms=section.fade_ms,
+            period_ms=section.period_ms,
+            periods=section.periods,
+            open_pcm=open_pcm,
+        )
+
     @property
     def clips(self) -> int:
         """Samples that reached full scale, at the card or by our gain."""

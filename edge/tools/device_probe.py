@@ -164,16 +164,7 @@ def probe_microphone(
     The start, where the box mutes a settling microphone, does not count for the levels.
     """
     opened = _RecordingOpener(opener, now)
-    capture = Capture(
-        settings.device,
-        channel=settings.channel,
-        gain_db=settings.gain_db,
-        mute_ms=settings.mute_ms,
-        fade_ms=settings.fade_ms,
-        period_ms=settings.period_ms,
-        periods=settings.periods,
-        open_pcm=opened.open,
-    )
+    capture = Capture.from_section(settings, channel=settings.channel, open_pcm=opened.open)
     hop = np.zeros(HOP_SAMPLES, np.float32)
     capture.open()
     pcm, lost, began_s = opened.last, "", now()

@@ -50,10 +50,11 @@ class Trainer:
 
     transform: type[Spectrum] = Spectrum
 
-    def __init__(self, shape: Shape, plan: Plan, device: torch.device) -> None:
+    def __init__(self, shape: Any, plan: Plan, device: torch.device) -> None:
+        """``shape``: the sizes that ``new_loss_batch`` takes, a ``Shape`` here."""
         torch.manual_seed(plan.seed)
         self.shape, self.plan, self.device = shape, plan, device
-        self.loss_batch = LossBatch(Network(shape), self.transform()).to(device)
+        self.loss_batch = self.new_loss_batch(shape).to(device)
         self.network = self.loss_batch.network
         self.averaged = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.peak_rate, weight_decay=0.01, fused=True)
@@ -63,6 +64,10 @@ class Trainer:
         if torch.distributed.is_initialized():
             self.processes = torch.distributed.get_world_size()
             self.wrapped = nn.parallel.DistributedDataParallel(self.loss_batch, broadcast_buffers=False)
+
+    def new_loss_batch(self, shape: Any) -> Any:
+        """A fresh network of this shape with the loss around it, as ``network``; drawn from the plan's seed."""
+        return LossBatch(Network(shape), self.transform())
 
     @property
     def progress(self) -> float:

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_socket import Listener, decoded
+from journal_socket import JOURNALD, Listener, decoded, with_private_journald
 from machine import with_namespaces
 
 from edge import journal
 from edge.journal import FIELDS, KINDS, Journal, datagram, markdown, notify, record
 
 ROOT = Path(__file__).parents[2]
-JOURNALD = Path("/lib/systemd/systemd-journald")
 KEYS = {field.key for field in FIELDS}
 
 
@@ -183,15 +182,7 @@ def test_a_systemd_that_takes_nothing_does_not_block(tmp_path: Path, monkeypatch
 # A real journald, on a /run of its own.
 
 REAL = """
-set -e
-mount -t tmpfs none /run
-mkdir -p /run/systemd/journal /run/log/journal
-mount -t tmpfs none /var/log
-[ -s /etc/machine-id ] || { echo 0123456789abcdef0123456789abcdef > /run/machine-id; touch /etc/machine-id
-  mount --bind /run/machine-id /etc/machine-id; }
-%s & journald=$!
-for i in $(seq 100); do [ -S /run/systemd/journal/socket ] && break; sleep 0.1; done
-%s -c '
+$PYTHON -c '
 from edge.journal import Journal, SOCKET
 told = Journal(SOCKET)
 told.report("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
@@ -208,15 +199,7 @@ kill $journald
 def real_records() -> Iterator[list[dict[str, str]]]:
     if not JOURNALD.exists() or not shutil.which("journalctl"):
         pytest.skip("needs systemd-journald: apt-get install systemd")
-    script = REAL % (JOURNALD, sys.executable)
-    done = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = with_private_journald(REAL, ROOT)
     assert done.returncode == 0, done.stderr
     yield [json.loads(line) for line in done.stdout.splitlines()]
 

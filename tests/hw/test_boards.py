@@ -4,7 +4,6 @@ Raspberry Pi ("Revision codes", "Device tree"); nothing here was read off a boar
 
 import ast
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine import put
 
 from hw.board import boards
 from hw.board.boards import (
@@ -233,24 +233,6 @@ CONTENTS = st.one_of(
     ),
     st.sampled_from(["folder", "loop", "pipe", "secret", "nowhere"]),
 )
-
-
-def put(file: Path, content: bytes | str) -> None:
-    """A file with these bytes, or something that is no file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif content == "folder":
-        file.mkdir()
-    elif content == "loop":
-        file.symlink_to(file.name)
-    elif content == "pipe":
-        os.mkfifo(file)
-    elif content == "nowhere":
-        file.symlink_to("/nowhere/at/all")
-    else:
-        file.write_text("secret")
-        file.chmod(0)
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from machine import put
 
 from edge import RATE_HZ, cli, runtime
 from edge.config import CableConfig, CaptureConfig, Config, PlaybackConfig
@@ -616,16 +617,7 @@ def test_never_raises_whatever_it_reads(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, content in (files | sound).items():
-            file = root / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                file.write_bytes(content)
-            elif content == "folder":
-                file.mkdir()
-            elif content == "loop":
-                file.symlink_to(file.name)
-            else:
-                os.mkfifo(file)
+            put(root / name, content)
         heard = trouble or some_noise()
         context = Context(
             root=root, probe_microphone=lambda *_: heard, probe_output=lambda *_: trouble or some_silence()

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -12,22 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from journal_socket import JOURNALD, with_private_journald
 
 from edge.journal import notify
 from edge.tools import journal_reader, report
 from edge.tools.doctor import service
 
 ROOT = Path(__file__).parents[2]
-JOURNALD = Path("/lib/systemd/systemd-journald")
 SCRIPT = """
-set -e
-mount -t tmpfs none /run
-mkdir -p /run/systemd/journal /run/log/journal
-mount -t tmpfs none /var/log
-[ -s /etc/machine-id ] || { echo 0123456789abcdef0123456789abcdef > /run/machine-id; touch /etc/machine-id
-  mount --bind /run/machine-id /etc/machine-id; }
-$JOURNALD & journald=$!
-for i in $(seq 100); do [ -S /run/systemd/journal/socket ] && break; sleep 0.1; done
 $PYTHON -c '
 from edge.journal import Journal, SOCKET
 from hw.board import gpio
@@ -69,14 +60,7 @@ def test_a_real_journal_read_by_the_library_is_what_journalctl_prints() -> None:
     if os.getuid() or not JOURNALD.exists() or not shutil.which("unshare") or not shutil.which("journalctl"):
         pytest.skip("needs root, unshare and systemd-journald: apt-get install systemd")
     pytest.importorskip("systemd.journal")
-    done = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", SCRIPT],
-        cwd=ROOT,
-        env={**os.environ, "JOURNALD": str(JOURNALD), "PYTHON": sys.executable, "JOURNAL_STREAM": "0:0"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = with_private_journald(SCRIPT, ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["read"] == ["statistics", "waiting", "state", "panel"] and found["same"]
