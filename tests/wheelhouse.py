@@ -10,10 +10,10 @@ from setuptools import find_packages
 
 def make_wheel(folder: Path, name: str, version: str, files: dict[str, bytes], requires: tuple[str, ...] = ()) -> None:
     about = f"{name.replace('-', '_')}-{version}.dist-info"
-    told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    told += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    reported = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    reported += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
     files = files | {
-        f"{about}/METADATA": told.encode(),
+        f"{about}/METADATA": reported.encode(),
         f"{about}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/entry_points.txt": b"[console_scripts]\nquietbox = edge.cli:main\n" if name == "quietbox" else b"",
     }

@@ -222,7 +222,7 @@ def test_a_muted_box_stays_silent_when_its_card_comes_back() -> None:
 
 
 class Broken(Estimator):
-    """An estimator that fails, or dawdles, while it is told to."""
+    """An estimator that fails, or dawdles, while it is ordered to."""
 
     name = "broken"
 

@@ -32,12 +32,12 @@ def test_bench_prints_a_row_for_every_engine_and_stage(capsys: pytest.CaptureFix
 
 def test_devices_lists_what_there_is_or_says_there_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["devices", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"cards", "named"}
+    reported = json.loads(capsys.readouterr().out)
+    assert set(reported) == {"cards", "named"}
     assert cli.main(["devices"]) == 0
     said = capsys.readouterr().out
     assert "further ALSA names for capture" in said
-    assert told["cards"] or "no sound cards" in said
+    assert reported["cards"] or "no sound cards" in said
 
 
 @pytest.mark.parametrize("name", ["[/]", "[bold]", "\x1b[2Jx\n", "\x9b31m"])

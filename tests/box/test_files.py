@@ -94,22 +94,22 @@ def test_a_reader_names_what_is_no_file_or_too_large(
     path = tmp_path / "given"
     made(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    told: list[BaseException] = []
+    reported: list[BaseException] = []
 
     def read() -> None:
         try:
             READERS[reader](path)
         except BaseException as error:
-            told.append(error)
+            reported.append(error)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(60)
     assert not thread.is_alive(), "it waits"
     if made is terabyte and reader in ONLY_KINDS:
-        assert told
+        assert reported
         return
-    (error,) = told
+    (error,) = reported
     assert isinstance(error, UserError | Refused), error
     assert str(path) in str(error) and "\n" not in str(error)
     if not isinstance(error, Refused) or "no such file" not in str(error):  # training asks for a regular file first

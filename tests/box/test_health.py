@@ -1,4 +1,4 @@
-"""Counters, claims and status: what is told of a running box is what happened."""
+"""Counters, claims and status: what is reported of a running box is what happened."""
 
 import fcntl
 import os
@@ -45,10 +45,10 @@ def test_a_stretch_of_time_is_the_difference_of_two_copies() -> None:
         hop(health, 250, 0.04, 0.0004, late=True)
     lately = health.totals.since(before)
     assert (lately.hops, lately.spoken, lately.pauses, lately.late, sum(lately.took)) == (3, 0, 3, 3, 3)
-    told = summary(lately)
-    assert told["noise_removed_db"] == 20.0
-    assert told["level_in_dbfs"] == dbfs(0.04) == -14.0
-    assert told["seconds"] == 0.01 or told["seconds"] == 0.02
+    reported = summary(lately)
+    assert reported["noise_removed_db"] == 20.0
+    assert reported["level_in_dbfs"] == dbfs(0.04) == -14.0
+    assert reported["seconds"] == 0.01 or reported["seconds"] == 0.02
 
 
 def test_each_path_has_its_own_share_of_what_was_removed() -> None:
@@ -57,9 +57,9 @@ def test_each_path_has_its_own_share_of_what_was_removed() -> None:
         pause, voice = (1e-2, 1e-3, 1e-5, 1e-6, 1e-6), (1e-1,) * 5
         health.hop(100, *pause, counts=True, speaking=False, skipped=number % 4 > 0, late=False)
         health.hop(100, *voice, counts=True, speaking=True, skipped=False, late=False)
-    told = summary(health.totals)
-    assert (told["feedforward_db"], told["feedback_db"], told["noise_removed_db"]) == (10.0, 20.0, 40.0)
-    assert told["sleep_share"] == 0.375
+    reported = summary(health.totals)
+    assert (reported["feedforward_db"], reported["feedback_db"], reported["noise_removed_db"]) == (10.0, 20.0, 40.0)
+    assert reported["sleep_share"] == 0.375
 
 
 def talk(name: str, left: float) -> tuple[Floats, Floats, Floats]:
@@ -72,7 +72,7 @@ def talk(name: str, left: float) -> tuple[Floats, Floats, Floats]:
 
 
 def heard(clean: Floats, before: Floats, after: Floats) -> dict[str, float]:
-    """What is told of a box that turns one into the other and decides rightly when somebody speaks."""
+    """What is reported of a box that turns one into the other and decides rightly when somebody speaks."""
     health = Health()
     said = spoken(clean)
     said |= np.convolve(said, np.ones(150))[: len(said)] > 0  # the decision holds for 750 ms
@@ -89,17 +89,17 @@ def level_dbfs(sound: Floats) -> float:
 @pytest.mark.parametrize("name", ["rain_en_5dB", "tavern_fr_10dB", "brook_it_0dB"])
 def test_noise_and_voice_are_told_without_knowing_either_alone(name: str) -> None:
     clean, noisy, cleaner = talk(name, 0.1)
-    told = heard(clean, noisy, cleaner)
+    reported = heard(clean, noisy, cleaner)
     noise_dbfs = level_dbfs(noisy - clean)
-    assert noise_dbfs - 5 < told["noise_floor_in_dbfs"] < noise_dbfs
-    assert told["noise_floor_in_dbfs"] - told["noise_floor_out_dbfs"] == pytest.approx(20, abs=3)
+    assert noise_dbfs - 5 < reported["noise_floor_in_dbfs"] < noise_dbfs
+    assert reported["noise_floor_in_dbfs"] - reported["noise_floor_out_dbfs"] == pytest.approx(20, abs=3)
     snr_db = level_dbfs(clean[np.repeat(spoken(clean), HOP_SAMPLES)]) - noise_dbfs
-    assert told["snr_in_db"] == pytest.approx(snr_db, abs=3)
-    assert told["snr_out_db"] - told["snr_in_db"] == pytest.approx(20, abs=3)
-    assert abs(told["voice_kept_db"]) < 1.5
+    assert reported["snr_in_db"] == pytest.approx(snr_db, abs=3)
+    assert reported["snr_out_db"] - reported["snr_in_db"] == pytest.approx(20, abs=3)
+    assert abs(reported["voice_kept_db"]) < 1.5
     quieter = heard(clean, noisy, 0.5 * cleaner)
-    assert told["voice_kept_db"] - quieter["voice_kept_db"] == pytest.approx(6, abs=0.3)
-    assert quieter["snr_out_db"] == pytest.approx(told["snr_out_db"], abs=0.3)
+    assert reported["voice_kept_db"] - quieter["voice_kept_db"] == pytest.approx(6, abs=0.3)
+    assert quieter["snr_out_db"] == pytest.approx(reported["snr_out_db"], abs=0.3)
 
 
 def test_the_floor_of_steady_noise_is_its_level_and_a_step_is_found_within_seconds() -> None:
@@ -111,17 +111,17 @@ def test_the_floor_of_steady_noise_is_its_level_and_a_step_is_found_within_secon
         before = health.totals.copy()
         for power in np.square(level * draw.standard_normal((1200, HOP_SAMPLES))).mean(axis=1):
             hop(health, 100, float(power), float(power))
-        told = summary(health.totals.since(before))
-        assert told["noise_floor_in_dbfs"] == pytest.approx(20 * np.log10(level) - 0.5, abs=0.5)
-        assert "snr_in_db" not in told, "nobody spoke"
+        reported = summary(health.totals.since(before))
+        assert reported["noise_floor_in_dbfs"] == pytest.approx(20 * np.log10(level) - 0.5, abs=0.5)
+        assert "snr_in_db" not in reported, "nobody spoke"
 
 
 def test_a_voice_that_drowns_is_not_told() -> None:
     health = Health()
     for number in range(20 * FLOOR_HOPS):
         hop(health, 100, 1e-2, 1e-4, speaking=number % 10 > 4)
-    told = summary(health.totals)
-    assert told["noise_floor_in_dbfs"] == -20 and "snr_in_db" not in told and "voice_kept_db" not in told
+    reported = summary(health.totals)
+    assert reported["noise_floor_in_dbfs"] == -20 and "snr_in_db" not in reported and "voice_kept_db" not in reported
 
 
 def test_every_figure_has_a_field() -> None:
@@ -134,8 +134,8 @@ def test_the_adaptive_stages_are_told_where_they_are_and_only_there() -> None:
     names = {"reference_db", "reference_state", "reference_resets", "howl_events", "howl_drop_db"}
     for config, wanted in ((off, set()), (on, names)):
         box = Box(config)
-        told = status.counts(box) | status.moment(box)
-        assert told.keys() & names == wanted and told.keys() <= {field.name for field in FIELDS}
+        reported = status.counts(box) | status.moment(box)
+        assert reported.keys() & names == wanted and reported.keys() <= {field.name for field in FIELDS}
     before = status.Mark.of(box)
     assert box.chain.howl and box.chain.reference
     box.chain.howl.events += 2
@@ -146,13 +146,13 @@ def test_the_adaptive_stages_are_told_where_they_are_and_only_there() -> None:
 
 
 def test_nothing_heard_yet_is_no_figure() -> None:
-    told = summary(Counters())
-    assert (told.pop("seconds"), told.pop("late_hops")) == (0, 0)
-    assert told and all(figure is None for figure in told.values())
+    reported = summary(Counters())
+    assert (reported.pop("seconds"), reported.pop("late_hops")) == (0, 0)
+    assert reported and all(figure is None for figure in reported.values())
     health = Health()
     hop(health, 100)
-    assert {name for name, figure in summary(health.totals).items() if figure is None} < told.keys()
-    assert summary(health.totals).keys() >= told.keys()
+    assert {name for name, figure in summary(health.totals).items() if figure is None} < reported.keys()
+    assert summary(health.totals).keys() >= reported.keys()
 
 
 def test_percentiles_are_upper_edges_of_their_steps() -> None:

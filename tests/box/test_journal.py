@@ -40,10 +40,10 @@ def test_half_a_character_costs_that_character_only() -> None:
 
 
 def test_a_record_arrives_with_its_fields(tmp_path: Path, listener: Listener) -> None:
-    told = Journal(str(tmp_path / "socket"))
-    told.report("last minute: fine", "statistics", state="running", queue_ms=20.5, temperature_c=None)
-    told.report("two\nlines", "waiting")
-    told.finish()
+    reported = Journal(str(tmp_path / "socket"))
+    reported.report("last minute: fine", "statistics", state="running", queue_ms=20.5, temperature_c=None)
+    reported.report("two\nlines", "waiting")
+    reported.finish()
     first, second = map(decoded, listener.until(2))
     assert first == {
         "MESSAGE": "last minute: fine",
@@ -76,9 +76,9 @@ def test_every_kind_that_the_code_tells_is_in_the_table() -> None:
     known = {kind.name for kind in KINDS}
     for name in ("box", "service"):
         text = (ROOT / "edge" / f"{name}.py").read_text()
-        told = re.findall(r"health\.event\(\s*\"([a-z]+)\"", text)
-        assert told or name == "service"
-        assert {*told} <= known
+        reported = re.findall(r"health\.event\(\s*\"([a-z]+)\"", text)
+        assert reported or name == "service"
+        assert {*reported} <= known
 
 
 class Unspeakable:
@@ -88,11 +88,11 @@ class Unspeakable:
 
 def test_what_is_not_in_the_tables_is_left_out_and_said_once(tmp_path: Path, listener: Listener) -> None:
     """A field added in a hurry must not end the service's main thread."""
-    told = Journal(str(tmp_path / "socket"))
+    reported = Journal(str(tmp_path / "socket"))
     for _ in range(3):
-        told.report("x", "state", state="running", stat="running", event="mine")
-    told.report("y", "no such kind")
-    told.finish()
+        reported.report("x", "state", state="running", stat="running", event="mine")
+    reported.report("y", "no such kind")
+    reported.finish()
     heard = [decoded(data) for data in listener.until(6)]
     told_of = [fields["MESSAGE"] for fields in heard]
     assert told_of[:2] == ["x", "not in the tables of edge/journal.py, left out: field 'stat', field 'event'"]
@@ -107,25 +107,25 @@ def test_any_value_becomes_text_that_steers_no_terminal(value: object, capfd: py
     assert decoded(datagram(fields)).keys() == fields.keys()
     for text in fields.values():
         assert all(sign.isprintable() or sign in "\n\t\udcff" for sign in text)
-    told = Journal()
-    told.report("two\nlines", "state", state=value)
-    told.finish()
+    reported = Journal()
+    reported.report("two\nlines", "state", state=value)
+    reported.finish()
     assert capfd.readouterr().err == "two\\x0alines\n"
 
 
 def test_without_a_journal_it_is_a_plain_line(capfd: pytest.CaptureFixture[str]) -> None:
-    told = Journal()
-    told.report("state: running", "state", state="running")
-    told.finish()
+    reported = Journal()
+    reported.report("state: running", "state", state="running")
+    reported.finish()
     assert capfd.readouterr().err == "state: running\n"
 
 
 def test_a_journald_that_is_away_costs_the_fields_and_not_the_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = Journal(str(tmp_path / "nobody"))
-    told.report("state: running", "state", state="running")
-    told.finish()
+    reported = Journal(str(tmp_path / "nobody"))
+    reported.report("state: running", "state", state="running")
+    reported.finish()
     assert capfd.readouterr().err == "state: running\n"
 
 
@@ -135,11 +135,11 @@ def test_a_journald_that_takes_nothing_stops_nobody_and_the_loss_is_told(
     monkeypatch.setattr(journal, "SEND_S", 0.01)
     deaf = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     deaf.bind(str(tmp_path / "deaf"))
-    told = Journal(str(tmp_path / "deaf"))
+    reported = Journal(str(tmp_path / "deaf"))
     worst_s = 0.0
     for number in range(5 * journal.RECORDS_KEPT):
         began = time.monotonic()
-        told.report(f"record {number}", "state")
+        reported.report(f"record {number}", "state")
         worst_s = max(worst_s, time.monotonic() - began)
     over = time.monotonic() + 20
     said = ""
@@ -184,10 +184,10 @@ def test_a_systemd_that_takes_nothing_does_not_block(tmp_path: Path, monkeypatch
 REAL = """
 $PYTHON -c '
 from edge.journal import Journal, SOCKET
-told = Journal(SOCKET)
-told.report("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
-told.report("two\\nlines", "waiting")
-told.join(0.5); told.finish()
+sent = Journal(SOCKET)
+sent.report("last minute: fine", "statistics", state="running", queue_ms=20.5, throttling="")
+sent.report("two\\nlines", "waiting")
+sent.join(0.5); sent.finish()
 '
 for i in $(seq 100); do [ "$(journalctl -q QUIETBOX_EVENT=waiting -o cat | wc -l)" = 2 ] && break; sleep 0.1; done
 journalctl -q -o json SYSLOG_IDENTIFIER=quietbox

@@ -162,8 +162,8 @@ def test_a_list_of_clients_that_others_can_change_is_refused(
     clients.chmod(mode)
     command = ["serve", "--boxes", "--host", "127.0.0.1", "--key", str(tmp_path / "key"), "--clients", str(clients)]
     assert cli.main(command) == 1
-    told = capsys.readouterr().err
-    assert f"can be written by others: chmod go-w {clients}" in told and told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert f"can be written by others: chmod go-w {clients}" in reported and reported.count("\n") == 1
 
 
 def test_a_list_of_clients_lies_where_nobody_can_replace_it(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Faked:
     """The service on made-up cards and a made-up panel, in a process of its own, seen as systemd sees it."""
 
     def __init__(self, folder: Path) -> None:
-        self.notified, self.told = Listener(str(folder / "notify")), Listener(str(folder / "journal"))
+        self.notified, self.received = Listener(str(folder / "notify")), Listener(str(folder / "journal"))
         self.process = subprocess.Popen(
             [sys.executable, "-c", FAKED, str(folder / "journal")],
             env=os.environ | {"RUNTIME_DIRECTORY": str(folder), "NOTIFY_SOCKET": str(folder / "notify")},
@@ -131,13 +131,13 @@ class Faked:
         return self.notified.heard.count(b"WATCHDOG=1")
 
     def records(self, event: str) -> list[dict[str, str]]:
-        told = [decoded(data) for data in self.told.heard]
-        return [entry for entry in told if entry["QUIETBOX_EVENT"] == event]
+        received = [decoded(data) for data in self.received.heard]
+        return [entry for entry in received if entry["QUIETBOX_EVENT"] == event]
 
     def until(self, reached: Callable[[], bool], within_s: float = 20) -> None:
         over = time.monotonic() + within_s
         while not reached():
-            assert time.monotonic() < over, (self.notified.heard[-5:], self.told.heard[-5:])
+            assert time.monotonic() < over, (self.notified.heard[-5:], self.received.heard[-5:])
             assert self.process.poll() is None
             time.sleep(0.02)
 
@@ -230,8 +230,8 @@ def test_button_and_signal_do_the_same_and_the_journal_knows_which(faked: Faked)
     faked.until(lambda: len(faked.records("order")) == 2)
     faked.order("service.panel.pins.press(); time.sleep(1.2); service.panel.pins.release()")
     faked.until(lambda: len(faked.records("order")) == 3)
-    told = [(entry["MESSAGE"], entry["QUIETBOX_SOURCE"]) for entry in faked.records("order")]
-    assert told == [
+    received = [(entry["MESSAGE"], entry["QUIETBOX_SOURCE"]) for entry in faked.records("order")]
+    assert received == [
         ("bypass on, by button", "button"),
         ("bypass off, by signal", "signal"),
         ("mute on, by button", "button"),

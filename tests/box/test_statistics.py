@@ -100,28 +100,28 @@ INTERRUPTIONS: dict[str, dict[float, Order]] = {
 @pytest.mark.parametrize("kind", INTERRUPTIONS)
 def test_what_interrupts_the_chain_changes_no_figure_of_it(kind: str, plain: dict[str, float | None]) -> None:
     box, counters = run(INTERRUPTIONS[kind])
-    told = summary(counters)
+    reported = summary(counters)
     for name in QUALITY:
-        assert told[name] == pytest.approx(plain[name], abs=1.0), name
-    assert told["seconds"] == plain["seconds"], "time goes on"
+        assert reported[name] == pytest.approx(plain[name], abs=1.0), name
+    assert reported["seconds"] == plain["seconds"], "time goes on"
     assert counters.pauses + counters.voice < counters.hops - 10
     assert not box.chain.silent and box.chain.counts is (kind != "many mutes" or not box.muted)
 
 
 def test_a_box_that_plays_lower_against_feedback_removes_no_more_noise(plain: dict[str, float | None]) -> None:
     config = replace(CONFIG, howl=HowlConfig(on=True))
-    told = summary(run({3.5: drop}, config)[1])
+    reported = summary(run({3.5: drop}, config)[1])
     for name in QUALITY:
-        assert told[name] == pytest.approx(plain[name], abs=1.0), name
-    assert told["level_out_dbfs"] is not None and plain["level_out_dbfs"] is not None
-    assert told["level_out_dbfs"] < plain["level_out_dbfs"] - 5, "the level is the output's"
+        assert reported[name] == pytest.approx(plain[name], abs=1.0), name
+    assert reported["level_out_dbfs"] is not None and plain["level_out_dbfs"] is not None
+    assert reported["level_out_dbfs"] < plain["level_out_dbfs"] - 5, "the level is the output's"
 
 
 def test_the_microphone_that_settles_is_no_pause_and_no_floor(plain: dict[str, float | None]) -> None:
     """The first 400 ms are muted and faded in by us."""
     box, _ = run({}, seconds=3.5)
-    told = summary(box.health.totals)
-    assert told["noise_floor_in_dbfs"] == pytest.approx(plain["noise_floor_in_dbfs"], abs=0.5)
+    reported = summary(box.health.totals)
+    assert reported["noise_floor_in_dbfs"] == pytest.approx(plain["noise_floor_in_dbfs"], abs=0.5)
     assert box.health.totals.hops - box.health.totals.pauses - box.health.totals.voice >= 80
 
 
@@ -157,15 +157,19 @@ def test_a_hop_counts_only_when_all_that_was_bypassed_or_faded_has_left() -> Non
 
 def test_a_minute_without_anything_measured_tells_nothing_of_noise(capsys: pytest.CaptureFixture[str]) -> None:
     box, counters = run({1.0: switch("bypass", True)}, seconds=4.0)
-    told = summary(counters)
-    assert told["noise_removed_db"] is None and told["feedback_db"] is None and "noise_floor_in_dbfs" not in told
-    assert told["level_out_dbfs"] is not None and told["level_out_dbfs"] > -50
-    shown = {"pid": 1, "state": "bypass", "engine": "dsp", **status.moment(box), **status.counts(box), **told}
+    reported = summary(counters)
+    assert (
+        reported["noise_removed_db"] is None
+        and reported["feedback_db"] is None
+        and "noise_floor_in_dbfs" not in reported
+    )
+    assert reported["level_out_dbfs"] is not None and reported["level_out_dbfs"] > -50
+    shown = {"pid": 1, "state": "bypass", "engine": "dsp", **status.moment(box), **status.counts(box), **reported}
     assert "noise removed" not in runtime.in_words(shown) and "speech" in runtime.in_words(shown)
     more = {"hop_max_us": 1, **shown}
     assert "noise removed not measured" in status.in_words(more)
     assert json.loads(json.dumps(shown))["noise_removed_db"] is None
-    record = journal.record("x", "statistics", **{name: told[name] for name in told})
+    record = journal.record("x", "statistics", **{name: reported[name] for name in reported})
     assert "QUIETBOX_NOISE_REMOVED_DB" not in record and "QUIETBOX_SECONDS" in record
     rows = [{**record, "__REALTIME_TIMESTAMP": str(60_000_000 * k)} for k in (1, 2)]
     page = report.page(report.entries("\n".join(json.dumps(row) for row in rows)))

@@ -80,21 +80,21 @@ class Told(list[tuple[str, str]]):
 
 
 def settled(card: mixer.Mixer | None, name: str = "auto") -> tuple[OutputMixer, Told]:
-    told = Told()
-    output = OutputMixer(name, told)
+    reported = Told()
+    output = OutputMixer(name, reported)
     output.settle(card)
     output.report()
     output.release()
-    return output, told
+    return output, reported
 
 
 def test_only_the_control_that_is_named_is_set() -> None:
     card = FakeMixer("Dongle", PCM, SPEAKER, MIC)
-    output, told = settled(card, "Speaker")
+    output, reported = settled(card, "Speaker")
     assert [level.control for level in card.written] == ["Speaker"] and output.words == "Speaker 75 %, unmuted"
-    assert told == [("devices", "output mixer of Dongle: Speaker 75 %, unmuted")]
-    output, told = settled(card, "Headphone")
-    assert told == [
+    assert reported == [("devices", "output mixer of Dongle: Speaker 75 %, unmuted")]
+    output, reported = settled(card, "Headphone")
+    assert reported == [
         (
             "mixer",
             '[playback] mixer = "Headphone" is not a control of Dongle (it has PCM, Speaker, Mic); nothing was set',
@@ -106,26 +106,28 @@ def test_only_the_control_that_is_named_is_set() -> None:
 
 @pytest.mark.parametrize("card", [None, FakeMixer("Loopback"), FakeMixer("Mic", MIC)])
 def test_an_output_without_a_mixer_is_no_trouble(card: FakeMixer | None) -> None:
-    output, told = settled(card)
-    assert output.words == "none" and len(told) == 1 and told[0][0] == "devices" and "none" in told[0][1]
+    output, reported = settled(card)
+    assert output.words == "none" and len(reported) == 1 and reported[0][0] == "devices" and "none" in reported[0][1]
 
 
 def test_trouble_is_said_once_and_a_value_that_does_not_stick_is_named() -> None:
     card = FakeMixer("Dongle", PCM)
     card.error = PermissionError(1, "Operation not permitted")
-    output, told = settled(card)
+    output, reported = settled(card)
     for _ in range(3):
         output.settle(card)
         output.report()
-    assert told == [("mixer", "output mixer of Dongle cannot be set (Operation not permitted); sound continues")]
+    assert reported == [("mixer", "output mixer of Dongle cannot be set (Operation not permitted); sound continues")]
     card.error, card.stuck = None, True
     output.settle(card)
     output.report()
-    assert told[1:] == [("mixer", "output mixer of Dongle stays at PCM -20.0 dB, muted instead of PCM 0.0 dB, unmuted")]
+    assert reported[1:] == [
+        ("mixer", "output mixer of Dongle stays at PCM -20.0 dB, muted instead of PCM 0.0 dB, unmuted")
+    ]
     card.stuck = False
     output.settle(card)
     output.report()
-    assert told[2:] == [("devices", "output mixer of Dongle: PCM 0.0 dB, unmuted")]
+    assert reported[2:] == [("devices", "output mixer of Dongle: PCM 0.0 dB, unmuted")]
 
 
 def test_one_control_that_fails_does_not_keep_the_others_from_being_set() -> None:
@@ -136,19 +138,19 @@ def test_one_control_that_fails_does_not_keep_the_others_from_being_set() -> Non
             super().put(wanted)
 
     card = Half("Dongle", PCM, replace(SPEAKER, muted=True))
-    _, told = settled(card)
-    assert card.controls["Speaker", 0].muted is False and told[0][0] == "mixer" and "stays at" in told[0][1]
+    _, reported = settled(card)
+    assert card.controls["Speaker", 0].muted is False and reported[0][0] == "mixer" and "stays at" in reported[0][1]
 
 
 def test_what_another_program_does_just_after_is_set_right_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """`alsactl restore` at power-on, or when a card is plugged in again."""
     monkeypatch.setattr(mixer, "CHECK_AGAIN_S", (0.2, 0.2, 600))
-    card, told = jack_mixer(), Told()
-    output = OutputMixer("auto", told)
+    card, reported = jack_mixer(), Told()
+    output = OutputMixer("auto", reported)
     output.settle(card)
     card.controls["PCM", 0] = replace(PCM, db=4.0)
-    wait_for(lambda: bool(told), "a word of it")
-    assert told == [
+    wait_for(lambda: bool(reported), "a word of it")
+    assert reported == [
         (
             "mixer",
             "another program set the output mixer of Headphones to PCM 4.0 dB, muted; set again to PCM 0.0 dB, unmuted",
@@ -284,9 +286,9 @@ def test_a_real_mixer_is_read_set_and_read_back(levels: Path) -> None:
     assert str(found["PCM"]) == "PCM -20.0 dB, muted" and found["PCM"].range_db == (-102.39, 4.0)
     assert str(found["Speaker"]) == "Speaker 100 %, muted" and found["Speaker"].range_db is None
     assert str(found["Headphone"]) == "Headphone -64.0 dB"
-    output, told = settled(card)
+    output, reported = settled(card)
     assert {*output.words.split("; ")} == {"PCM 0.0 dB, unmuted", "Speaker 74 %, unmuted", "Headphone -3.0 dB"}
-    assert told[0] == ("devices", f"output mixer of spk: {output.words}")
+    assert reported[0] == ("devices", f"output mixer of spk: {output.words}")
     assert levels.read_text().split("\n")[:4] == ["0 0 1 1", "23 23 1 1", "3 3 0 0", "-300 -300 0 0"]
 
 

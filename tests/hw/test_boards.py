@@ -110,8 +110,8 @@ def test_no_pi(tmp_path: Path) -> None:
     board = this_board(tmp_path)
     assert not board.is_pi and board.kind == UNKNOWN
     assert next(in_words(board)) == "This is not a Raspberry Pi but ThinkPad."
-    told = facts(tmp_path)
-    assert (told["jack"], told["usb_gadget"], told["config_txt"]) == (False, False, None)
+    reported = facts(tmp_path)
+    assert (reported["jack"], reported["usb_gadget"], reported["config_txt"]) == (False, False, None)
 
 
 def test_no_pi_but_a_device_tree(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_whatever_lies_there_is_answered(files: dict[str, bytes | str]) -> None:
         root = Path(folder)
         for name, content in files.items():
             put(root / name, content)
-        told = facts(root)
-        assert json.dumps(told)
+        reported = facts(root)
+        assert json.dumps(reported)
         assert all(line.endswith(".") and line.isprintable() for line in in_words(this_board(root)))
         assert all(line.isprintable() for line in health_in_words(root))
 

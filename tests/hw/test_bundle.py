@@ -24,8 +24,8 @@ Member = tuple[tarfile.TarInfo, bytes]
 
 
 def listing(files: dict[str, str], **changed: object) -> bytes:
-    told: dict[str, object] = {"name": "1", "build": 1, "python": bundle.PYTHON, "machine": bundle.MACHINE}
-    return json.dumps(told | {"files": files} | changed).encode()
+    reported: dict[str, object] = {"name": "1", "build": 1, "python": bundle.PYTHON, "machine": bundle.MACHINE}
+    return json.dumps(reported | {"files": files} | changed).encode()
 
 
 def member(name: str, data: bytes = b"", **header: object) -> Member:

@@ -45,7 +45,7 @@ class Play:
 
     def run(self, *words: str, **values: Any) -> tuple[int, dict[str, dict[str, int]], str]:
         """(exit status, box -> how many tasks were ok, changed, failed, ..., all that was said)."""
-        told = {
+        reported = {
             # Given on the command line, nothing overrules it: these tests may run as root and must never reach "/".
             "quietbox_root": f"{self.folder}/{{{{ inventory_hostname }}}}",
             "quietbox_become": False,
@@ -56,7 +56,7 @@ class Play:
         home = {"ANSIBLE_HOME": str(self.folder / ".ansible"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0"}
         command = [str(PLAYBOOK), "-i", str(self.folder / "inventory.json"), str(FLEET / "rollout.yml")]
         done = subprocess.run(
-            [*command, *words, "-e", json.dumps(told)],
+            [*command, *words, "-e", json.dumps(reported)],
             env={**os.environ, **home, "PATH": PATHS, "LC_ALL": "C.UTF-8"},
             capture_output=True,
             text=True,
@@ -169,8 +169,8 @@ BEGIN_S = 1_763_000_000
 
 
 def record(box: str, at_s: int, **fields: object) -> str:
-    told = journal.record("said", str(fields.pop("event", "statistics")), **fields)
-    return json.dumps({"_HOSTNAME": box, "__REALTIME_TIMESTAMP": str((BEGIN_S + at_s) * 1_000_000), **told})
+    reported = journal.record("said", str(fields.pop("event", "statistics")), **fields)
+    return json.dumps({"_HOSTNAME": box, "__REALTIME_TIMESTAMP": str((BEGIN_S + at_s) * 1_000_000), **reported})
 
 
 RECORDS = [
@@ -224,11 +224,11 @@ def test_queries_read_nothing_and_the_journal() -> None:
 
 @with_jq
 def test_what_boxes_say_cannot_steer_the_terminal() -> None:
-    told = {"_HOSTNAME": "a\x1b[2J", "__REALTIME_TIMESTAMP": "0", "QUIETBOX_EVENT": "statistics", "PRIORITY": "4"}
-    told |= {"MESSAGE": "x\x1b]0;x\x07\x9b31m\ny", "QUIETBOX_STATE": "\x08", "QUIETBOX_THROTTLING": "\x1b"}
-    told |= {"QUIETBOX_XRUNS_IN": "1", "QUIETBOX_TEMPERATURE_C": "50"}
+    reported = {"_HOSTNAME": "a\x1b[2J", "__REALTIME_TIMESTAMP": "0", "QUIETBOX_EVENT": "statistics", "PRIORITY": "4"}
+    reported |= {"MESSAGE": "x\x1b]0;x\x07\x9b31m\ny", "QUIETBOX_STATE": "\x08", "QUIETBOX_THROTTLING": "\x1b"}
+    reported |= {"QUIETBOX_XRUNS_IN": "1", "QUIETBOX_TEMPERATURE_C": "50"}
     for query in ("boxes", "xruns", "temperature", "warnings"):
-        done = ask(query, "--json", "-", text=json.dumps(told))
+        done = ask(query, "--json", "-", text=json.dumps(reported))
         assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
         assert not [sign for sign in done.stdout if sign not in "\t\n" and not sign.isprintable()]
 

@@ -70,9 +70,11 @@ def test_the_table_is_what_sfdisk_reads(tmp_path: Path) -> None:
     image = tmp_path / "card.img"
     image.write_bytes(table.boot_record(laid, 0xABCD1234))
     os.truncate(image, 64 << 20)
-    told = json.loads(subprocess.run(["sfdisk", "-J", image], capture_output=True, check=True).stdout)["partitiontable"]
-    assert told["id"] == "0xabcd1234"
-    assert [(one["start"], one["size"]) for one in told["partitions"]] == [(one.start, one.sectors) for one in laid]
+    reported = json.loads(subprocess.run(["sfdisk", "-J", image], capture_output=True, check=True).stdout)[
+        "partitiontable"
+    ]
+    assert reported["id"] == "0xabcd1234"
+    assert [(one["start"], one["size"]) for one in reported["partitions"]] == [(one.start, one.sectors) for one in laid]
 
 
 @given(st.integers(0, 1 << 33))
@@ -154,8 +156,8 @@ def test_the_root_is_whole_and_the_same_from_two_copies(tmp_path: Path) -> None:
         checked = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout
         made.append(hashlib.sha256(image.read_bytes()).hexdigest())
-    told = subprocess.run(["debugfs", "-R", "stat /d1/f1", image], capture_output=True, text=True).stdout
-    assert told.count("Jan  1 00:00:00 2025") + told.count("Dec 31") == 4, told
+    reported = subprocess.run(["debugfs", "-R", "stat /d1/f1", image], capture_output=True, text=True).stdout
+    assert reported.count("Jan  1 00:00:00 2025") + reported.count("Dec 31") == 4, reported
     assert made[0] == made[1]
 
 
@@ -397,11 +399,11 @@ def asked_once(fault: Callable[[BinaryIO, bytes, Path], str]) -> Callable[[Binar
     """ssh-keygen's answer about one update does not change: thousands of starts need not ask it again."""
     known: dict[tuple[bytes, bytes, bytes], str] = {}
 
-    def asked(payload: BinaryIO, told: bytes, signers: Path) -> str:
+    def asked(payload: BinaryIO, reported: bytes, signers: Path) -> str:
         payload.seek(0)
-        key = payload.read(), told, signers.read_bytes()
+        key = payload.read(), reported, signers.read_bytes()
         if key not in known:
-            known[key] = fault(payload, told, signers)
+            known[key] = fault(payload, reported, signers)
         return known[key]
 
     return asked
@@ -450,11 +452,11 @@ def owner_key() -> Path:
 def bundle_of(path: Path, called: str, **changed: object) -> Path:
     """A signed bundle with one small file."""
     data = called.encode()
-    told: dict[str, object] = {"name": called, "python": bundle.PYTHON, "machine": bundle.MACHINE, "build": EPOCH}
-    told |= {"files": {"lib/program": hashlib.sha256(data).hexdigest()}} | changed
+    reported: dict[str, object] = {"name": called, "python": bundle.PYTHON, "machine": bundle.MACHINE, "build": EPOCH}
+    reported |= {"files": {"lib/program": hashlib.sha256(data).hexdigest()}} | changed
     file = path / f"{called}.quietbox"
     with tarfile.open(file, "w:gz") as tar:
-        for member, held in ((bundle.CONTENTS, json.dumps(told).encode()), ("lib/program", data)):
+        for member, held in ((bundle.CONTENTS, json.dumps(reported).encode()), ("lib/program", data)):
             info = tarfile.TarInfo(member)
             info.size = len(held)
             tar.addfile(info, io.BytesIO(held))
@@ -702,5 +704,5 @@ def test_bad_calls_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
             product.collect(tmp_path, tmp_path / "none")
     assert versions.main(["update"]) == 1
     assert versions.main(["update", str(tmp_path / "nothing")]) == 1
-    told = capsys.readouterr().err
-    assert "Traceback" not in told and len(told.splitlines()) == 2
+    reported = capsys.readouterr().err
+    assert "Traceback" not in reported and len(reported.splitlines()) == 2

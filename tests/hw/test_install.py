@@ -425,8 +425,8 @@ def test_what_it_refuses(
     root = make_root(tmp_path / "root", model)
     before = snapshot(root)
     assert command.main(["--root", str(root), *arguments]) == 1
-    told = capsys.readouterr().err
-    assert said in told and len(told.splitlines()) == 1
+    reported = capsys.readouterr().err
+    assert said in reported and len(reported.splitlines()) == 1
     assert snapshot(root) == before
 
 

@@ -398,7 +398,7 @@ def test_each_trouble_is_said_once_and_mends_itself(library: Library, trouble: s
 
 
 def test_signals_for_the_box_do_not_reach_the_pins(library: Library) -> None:
-    """systemd sends SIGTERM to every process of a service, and `systemctl kill` whatever it is told."""
+    """systemd sends SIGTERM to every process of a service, and `systemctl kill` the signal that it was given."""
     with Bench(PanelConfig()) as bench:
         until(lambda: library.log()[-1:] == ["level 1"])
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
@@ -614,12 +614,12 @@ def test_pins_of_the_real_back_end_close_without_having_opened(library: Library)
 
 def test_the_gpio_process_is_no_real_time_process() -> None:
     """Loading at SCHED_FIFO it kept a board's only processor from the kernel's timers, and the microphone stood."""
-    told: list[int] = []
+    reported: list[int] = []
     ask = [sys.executable, "-S", "-c", "import os; print(os.sched_getscheduler(0))"]
 
     def open_pins(settings: PanelConfig) -> FakePins:
-        told.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
-        told.append(int(subprocess.run(ask, capture_output=True, check=True).stdout))
+        reported.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+        reported.append(int(subprocess.run(ask, capture_output=True, check=True).stdout))
         return FakePins(settings)
 
     panel = Panel(PanelConfig(), lambda: LedPattern.DARK, lambda: None, lambda: None, lambda sentence: None, open_pins)
@@ -632,7 +632,7 @@ def test_the_gpio_process_is_no_real_time_process() -> None:
     starter.start()
     starter.join()
     over = time.monotonic() + 20
-    while len(told) < 2 and time.monotonic() < over:
+    while len(reported) < 2 and time.monotonic() < over:
         time.sleep(0.02)
     panel.stop()
-    assert told == [os.SCHED_FIFO, os.SCHED_OTHER]
+    assert reported == [os.SCHED_FIFO, os.SCHED_OTHER]

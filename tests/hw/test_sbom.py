@@ -89,12 +89,12 @@ def test_everything_is_listed_with_version_hash_and_licence(
     (wheel,) = tmp_path.glob("*.whl")
     text = sbom.bill("0.1-abc", packages, root, [wheel], EPOCH)
     assert text == sbom.bill("0.1-abc", packages, root, [wheel], EPOCH), "the same inputs give the same bytes"
-    told = json.loads(text)
-    assert told["bomFormat"] == "CycloneDX" and told["specVersion"] == "1.6"
-    assert told["metadata"]["timestamp"].startswith("2025-01-01T00:00:00")
-    assert told["metadata"]["component"]["version"] == "0.1-abc"
-    assert uuid.UUID(told["serialNumber"]).version == 4
-    held = {one["name"]: one for one in told["components"]}
+    reported = json.loads(text)
+    assert reported["bomFormat"] == "CycloneDX" and reported["specVersion"] == "1.6"
+    assert reported["metadata"]["timestamp"].startswith("2025-01-01T00:00:00")
+    assert reported["metadata"]["component"]["version"] == "0.1-abc"
+    assert uuid.UUID(reported["serialNumber"]).version == 4
+    held = {one["name"]: one for one in reported["components"]}
     assert {name: one["version"] for name, one in held.items()} == {
         "alsa": "1:2.0-1",
         "old": "3",
@@ -109,14 +109,14 @@ def test_everything_is_listed_with_version_hash_and_licence(
     assert names["old"] == ["see /usr/share/doc/old/copyright"]
     assert names["our-library"] == ["not stated in the wheel's METADATA"]
     other = sbom.bill("0.1-abc", packages[:2], root, [wheel], EPOCH)
-    assert json.loads(other)["serialNumber"] != told["serialNumber"]
+    assert json.loads(other)["serialNumber"] != reported["serialNumber"]
 
 
 def test_a_bill_can_be_read_back_by_its_library(packages: list[debian.Package], root: Path) -> None:
     from cyclonedx.model.bom import Bom
 
-    told = Bom.from_json(json.loads(sbom.bill("1", packages, root, [], EPOCH)))  # type: ignore[attr-defined]
-    assert {one.name for one in told.components} == {"alsa", "old", "twin"} and told.validate()
+    reported = Bom.from_json(json.loads(sbom.bill("1", packages, root, [], EPOCH)))  # type: ignore[attr-defined]
+    assert {one.name for one in reported.components} == {"alsa", "old", "twin"} and reported.validate()
 
 
 def test_the_library_s_absence_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

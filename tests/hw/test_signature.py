@@ -75,8 +75,8 @@ def test_the_owners_key_is_made_once_and_is_nobody_elses(
     monkeypatch.delenv("SUDO_UID", raising=False)
     secret = tmp_path / ".config/quietbox/update-key"
     assert update.main(["--new-key"]) == 0
-    told = capsys.readouterr().out
-    assert str(secret) in told and "SHA256:" in told and "hw/image/build" in told
+    reported = capsys.readouterr().out
+    assert str(secret) in reported and "SHA256:" in reported and "hw/image/build" in reported
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600 and stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
     before = secret.read_bytes()
     assert update.main(["--new-key"]) == 1 and update.main(["--new-key", str(secret)]) == 1
@@ -121,8 +121,8 @@ def test_who_may_sign_is_chosen_at_the_build(tmp_path: Path, monkeypatch: pytest
 
 def test_without_the_key_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert update.main(["--make", str(tmp_path / "x"), "--key", str(tmp_path / "none"), "--cache", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert "--new-key" in told and len(told.splitlines()) == 1 and not list(tmp_path.iterdir())
+    reported = capsys.readouterr().err
+    assert "--new-key" in reported and len(reported.splitlines()) == 1 and not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):
         update.main([str(tmp_path / "x"), "--card", str(tmp_path), "--older"])
 
@@ -282,8 +282,8 @@ def test_what_was_checked_is_what_is_put_in(tmp_path: Path, monkeypatch: pytest.
     other = packed(tmp_path, "2", program="not signed")
     check = signature._fault
 
-    def exchanged(payload: BinaryIO, told: bytes, signers: Path) -> str:
-        fault = check(payload, told, signers)
+    def exchanged(payload: BinaryIO, reported: bytes, signers: Path) -> str:
+        fault = check(payload, reported, signers)
         if in_place:
             file.write_bytes(other.read_bytes())
         else:
@@ -358,9 +358,9 @@ def test_a_later_checkout_has_a_greater_build_number(tmp_path: Path, monkeypatch
     if shutil.which("git"):
         date = f"{EPOCH + 50} +0000"
         who = {f"GIT_{one}_{what}": "a@b" for one in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        told = os.environ | who | {"GIT_COMMITTER_DATE": date, "GIT_AUTHOR_DATE": date}
+        reported = os.environ | who | {"GIT_COMMITTER_DATE": date, "GIT_AUTHOR_DATE": date}
         for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
-            subprocess.run(["git", *words], cwd=tmp_path, env=told, check=True)
+            subprocess.run(["git", *words], cwd=tmp_path, env=reported, check=True)
         assert product.build_number() == EPOCH + 50, "the commit's time"
         (tmp_path / "README.md").write_text("changed")
         os.utime(tmp_path / "README.md", (EPOCH + 70, EPOCH + 70))

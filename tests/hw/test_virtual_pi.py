@@ -127,7 +127,7 @@ def test_the_guests_scripts_are_sound_shell() -> None:
 
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Path:
-    """A kernel that boots nothing: it keeps a child, ignores SIGTERM, and writes the job's status if told to."""
+    """A kernel that boots nothing: it keeps a child, ignores SIGTERM, and writes the job's status if asked to."""
     program = tmp_path / "sleeper"
     program.write_text(
         "#!/bin/bash\ntrap '' TERM\nfor word in \"$@\"; do\n"
@@ -176,6 +176,6 @@ def test_the_machine_boots_and_switches_off(tmp_path: Path) -> None:
     machine.job(tmp_path, "cat /proc/asound/cards; ls /dev/gpiochip0; exit 7")
     found = machine.boot(kernel.kernel(CACHE), image.disk(CACHE), tmp_path / "layer", tmp_path, limit_s=300)
     assert found.status == 7
-    told = (tmp_path / "stdout").read_text()
-    assert "/dev/gpiochip0" in told
-    assert all(card in told for card in machine.CARDS)
+    reported = (tmp_path / "stdout").read_text()
+    assert "/dev/gpiochip0" in reported
+    assert all(card in reported for card in machine.CARDS)

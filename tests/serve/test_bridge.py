@@ -175,7 +175,7 @@ def test_what_is_no_chunk_is_refused_and_counted(served: Served) -> None:
     assert len(back) == 2000 and np.isfinite(back).all()
     counts = served.bridge.counts
     assert until(lambda: counts.sent == 1) and counts.refused == len(bad) + 1
-    assert sum("refused a chunk" in said for said in served.said) == 1, "told once, then counted"
+    assert sum("refused a chunk" in said for said in served.said) == 1, "logged once, then counted"
     expected = Stream(OFF, RATE_HZ)
     expected.process(sound)
     assert np.array_equal(back, sound), "a refused chunk has left something behind"
@@ -273,9 +273,9 @@ def config_file(tmp_path: Path) -> Path:
 def test_the_bench_plays_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config_file(tmp_path)
     cli.main(["serve", "--config", str(path), "--engine", "off", "--bench", "--seconds", "1", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["engine"] == "off" and told["chunks"] == 29 and told["wrong_length"] == 0
-    assert 0 < told["p50_ms"] <= told["p99_ms"] <= told["max_ms"]
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["engine"] == "off" and reported["chunks"] == 29 and reported["wrong_length"] == 0
+    assert 0 < reported["p50_ms"] <= reported["p99_ms"] <= reported["max_ms"]
 
 
 def test_serve_ends_with_its_totals(tmp_path: Path) -> None:
@@ -300,8 +300,8 @@ def test_serve_ends_with_its_totals(tmp_path: Path) -> None:
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 1
-    told = capsys.readouterr().err
-    assert says in told and told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert says in reported and reported.count("\n") == 1
 
 
 def test_keys_prints_the_public_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

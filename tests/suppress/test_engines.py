@@ -1,4 +1,4 @@
-"""Our engines in the box: the fallback chain, and what the user is told of it."""
+"""Our engines in the box: the fallback chain, and what is reported of it."""
 # ruff: noqa: F811  (fixtures are imported and then named as arguments)
 
 from dataclasses import replace
@@ -78,8 +78,8 @@ def test_enhance_says_why_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_journal_says_why_once(tmp_path: Path) -> None:
     chosen = Config(suppress=SuppressConfig(model=str(tmp_path / "none")))
     running = Box(chosen)
-    told = [text for kind, text in running.health.news() if kind == "engine"]
-    assert len(told) == 1 and "none.npz is missing" in told[0]
+    reported = [text for kind, text in running.health.news() if kind == "engine"]
+    assert len(reported) == 1 and "none.npz is missing" in reported[0]
     running.reload(replace(chosen, suppress=SuppressConfig(engine="off")))
     assert running.health.news() == []
 

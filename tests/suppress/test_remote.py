@@ -657,8 +657,8 @@ def test_the_drop_in_opens_the_network_and_nothing_else(tmp_path: Path) -> None:
 
 def test_the_box_loads_no_encryption_before_it_is_asked_to() -> None:
     code = "import sys, edge.config as c, edge.box as b; b.Box(c.Config()); print({'zmq', 'nacl'} & {*sys.modules})"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "set()"
+    reported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert reported.stdout.strip() == "set()"
 
 
 def test_an_engine_nobody_holds_any_more_ends_its_thread(server: Server) -> None:

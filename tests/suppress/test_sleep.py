@@ -21,7 +21,7 @@ SLEEP_HOPS = round(1000 * SLEEP_S / HOP_MS)
 
 
 class Counting(Network):
-    """A network that says what it is told to, and counts."""
+    """A network that gives the probability it was set to, and counts."""
 
     name = "counting"
 

@@ -153,8 +153,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     target = tmp_path / "path.npz"
     arguments = ["calibrate", "--config", str(settings), "--output", str(target), "--json"]
     assert cli.main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["file"] == str(target) and told["delay_ms"] > 30
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["file"] == str(target) and reported["delay_ms"] > 30
     assert SecondaryPath.load(target).response.any()
 
     assert cli.main(["calibrate", "--config", str(settings), "--output", str(tmp_path)]) == 1

@@ -145,7 +145,7 @@ def test_a_wrong_rate_is_measured_twice_before_it_counts(pi: Path) -> None:
     wrong = dataclasses.replace(some_noise(), measured_hz=46_000.0)
     for answers, verdict in (([wrong, some_noise()], OK), ([wrong, wrong], FAIL)):
         heard = iter(answers)
-        found = side(pi, "capture", told=lambda *_, heard=heard: next(heard))
+        found = side(pi, "capture", reported=lambda *_, heard=heard: next(heard))
         assert found["microphone rate"].verdict is verdict
 
 
@@ -239,8 +239,10 @@ def refuse(kind: str, text: str) -> Any:
     return lambda config, seconds: ProbeFailure(kind, text)
 
 
-def side(root: Path, direction: Any, device: str = "auto", told: Any = None) -> dict[str, Finding]:
-    context = Context(root=root, probe_microphone=told or good("capture"), probe_output=told or good("playback"))
+def side(root: Path, direction: Any, device: str = "auto", reported: Any = None) -> dict[str, Finding]:
+    context = Context(
+        root=root, probe_microphone=reported or good("capture"), probe_output=reported or good("playback")
+    )
     return {finding.check: finding for finding in sound.check_device(context, direction, device)}
 
 
@@ -266,8 +268,8 @@ def test_overlay_missing(pi: Path) -> None:
     for device in ("auto", "hw:CARD=sndrpigooglevoi"):
         found = side(pi, "capture", device)["microphone card"]
         assert found.verdict is FAIL and "add dtoverlay=googlevoicehat-soundcard to" in found.fix
-    told = refuse("missing", "no sound card or ALSA device 'sndrpigooglevoi'")
-    found = side(pi, "capture", "sndrpigooglevoi", told)["microphone card"]
+    reported = refuse("missing", "no sound card or ALSA device 'sndrpigooglevoi'")
+    found = side(pi, "capture", "sndrpigooglevoi", reported)["microphone card"]
     assert found.verdict is FAIL and "overlay is missing" in found.fix
 
 
@@ -307,7 +309,7 @@ def test_board_without_a_jack(pi: Path) -> None:
     ],
 )
 def test_a_device_that_does_not_open(pi: Path, kind: str, text: str, fix: str) -> None:
-    found = side(pi, "capture", told=refuse(kind, text))["microphone"]
+    found = side(pi, "capture", reported=refuse(kind, text))["microphone"]
     assert found.verdict is FAIL and text in found.found and fix in found.fix
 
 
@@ -515,8 +517,8 @@ def test_a_running_box_is_asked_and_not_disturbed(tmp_path: Path) -> None:
 def test_a_box_that_has_just_started_gets_time_to_take_its_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an upgrade: else its own cards would be called busy."""
     heard = {"state": "running", "seconds": 3.0}
-    told = iter([None, {"state": "waiting"}, {"state": "waiting"}, heard])
-    monkeypatch.setattr(runtime, "read_status", lambda: next(told))
+    reported = iter([None, {"state": "waiting"}, {"state": "waiting"}, heard])
+    monkeypatch.setattr(runtime, "read_status", lambda: next(reported))
     assert running.settled_status(started=True, enough_s=2.5)[0] == heard
     monkeypatch.setattr(runtime, "read_status", lambda: None)
     assert running.settled_status(started=False, enough_s=2.5)[0] == {}, "where none runs nothing is waited for"
@@ -528,8 +530,8 @@ def test_a_box_that_has_just_started_gets_time_to_take_its_cards(monkeypatch: py
 def test_a_box_that_has_just_started_gets_time_to_hear_something(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right after an upgrade its level is that of nothing: no microphone is called silent on that."""
     fresh = {"state": "running", "engine": "network", "seconds": 0.3, "level_in_dbfs": -120.0, "hop_p99_us": 100.0}
-    told = iter([{"state": "running", "seconds": 0.0}, fresh, fresh | {"seconds": 2.6, "level_in_dbfs": -40.0}])
-    monkeypatch.setattr(runtime, "read_status", lambda: next(told))
+    reported = iter([{"state": "running", "seconds": 0.0}, fresh, fresh | {"seconds": 2.6, "level_in_dbfs": -40.0}])
+    monkeypatch.setattr(runtime, "read_status", lambda: next(reported))
     status, waited_s = running.settled_status(started=True, enough_s=2.5)
     assert status["level_in_dbfs"] == -40.0 and waited_s >= 0.4
     assert "polled for 1.2 s" in running.running_box(status, 1.2).found
@@ -553,20 +555,20 @@ def test_a_device_that_hangs_is_left_in_time(tmp_path: Path) -> None:
         patch.setenv("ALSA_CONFIG_PATH", str(tmp_path / "asound.conf"))
         words = {"settings": dataclasses.asdict(CaptureConfig(device="stuck")), "seconds": 1}
         began = time.monotonic()
-        told = probe_process.run_in_child("microphone", words, 1, limit_s=2)
-    assert isinstance(told, ProbeFailure) and told.kind == "hangs"
+        reported = probe_process.run_in_child("microphone", words, 1, limit_s=2)
+    assert isinstance(reported, ProbeFailure) and reported.kind == "hangs"
     assert time.monotonic() - began < 20
 
 
 def test_a_child_that_dies_or_talks_nonsense_is_trouble() -> None:
-    told = probe_process.run_in_child("no such command", {})
-    assert isinstance(told, ProbeFailure) and told.kind == "died"
+    reported = probe_process.run_in_child("no such command", {})
+    assert isinstance(reported, ProbeFailure) and reported.kind == "died"
 
 
 def test_refusals_keep_their_kind() -> None:
     with ExactRig():
-        told = probe_process.microphone_in_child(CaptureConfig(device="nosuch"), 1)
-    assert isinstance(told, ProbeFailure) and told.kind == "missing" and "nosuch" in told.text
+        reported = probe_process.microphone_in_child(CaptureConfig(device="nosuch"), 1)
+    assert isinstance(reported, ProbeFailure) and reported.kind == "missing" and "nosuch" in reported.text
     assert issubclass(DeviceError, Exception)
 
 

@@ -449,8 +449,8 @@ def test_a_reference_channel_takes_the_noise_away(
     target = tmp_path / "out.wav"
     call = ["enhance", str(source), "-o", str(target), "--config", str(settings_file), "--json", *chosen]
     assert cli.main(call) == 0
-    told = json.loads(capsys.readouterr().out)[0]
-    assert told["reference"] == "adapting" and told["reference_removed_db"] > 20
+    reported = json.loads(capsys.readouterr().out)[0]
+    assert reported["reference"] == "adapting" and reported["reference_removed_db"] > 20
     got, rate_hz = soundfile.read(target)
     assert (len(got), rate_hz) == (len(here), 48_000)
     assert np.std(got[-48_000:]) < 0.1 * np.std(here)

@@ -51,8 +51,8 @@ FIGURES = {
 
 def line(after_s: float, sentence: str, kind: str, **fields: object) -> str:
     """One record as `journalctl -o json` prints it."""
-    told = record(sentence, kind, **fields) | {"__REALTIME_TIMESTAMP": str(int((BEGIN_S + after_s) * 1e6))}
-    return json.dumps(told)
+    reported = record(sentence, kind, **fields) | {"__REALTIME_TIMESTAMP": str(int((BEGIN_S + after_s) * 1e6))}
+    return json.dumps(reported)
 
 
 def day() -> str:
