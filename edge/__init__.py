@@ -1,10 +1,10 @@
 """Quietbox's runtime.
 
 The running box lies here: ``box`` is the one loop, ``chain`` the signal path inside it, ``service`` the process around
-it with its ``status``, ``cli`` the command with its ``arguments`` and ``version``. ``config`` holds the settings and
-``config_file`` reads them, ``engines`` lists what can suppress noise, ``health`` counts, ``journal`` reports,
-``runtime`` claims the cards, ``realtime`` asks for priority, ``console`` ends every command. The rooms, each importing
-only from those after it:
+it with its ``status``, ``cli`` the command with its ``arguments`` and ``version``. ``config`` holds the settings,
+``sections`` defines their keys and ``config_file`` reads them, ``engines`` lists what can suppress noise, ``health``
+counts, ``journal`` reports, ``runtime`` claims the cards, ``realtime`` asks for priority, ``console`` ends every
+command. The packages, each importing only from those after it:
 
     serve, tools   what people call: a server for other boxes and programs; files, measurements, the doctor, the report
     suppress       the engines that suppress noise; ``foreign`` holds other people's networks

@@ -3,8 +3,8 @@
     .venv/bin/python docs/examples/new_stage.py
 
 A stage changes a hop in place and does not allocate, log, lock, wait or raise: it runs on the audio thread. One that
-stays becomes a class in edge/dsp/, a section in edge/config.py and a line in ``Chain.process``; to try it, it can ride
-on a stage that is there, as here on the equaliser, which comes after the engine and before volume and limiter.
+stays becomes a class in edge/dsp/, a section in edge/sections.py and a line in ``Chain.process``; to try it, it can
+ride on a stage that is there, as here on the equaliser, which comes after the engine and before volume and limiter.
 """
 
 import numpy as np

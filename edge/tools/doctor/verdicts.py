@@ -23,7 +23,7 @@ GAIN_MAX_DB = 60.0
 OFFSET = 0.1
 """An offset of a tenth of full scale reduces the headroom; the high-pass removes smaller ones."""
 FAINT_DB = -50.0
-"""There speech of usual level comes to 44 dB SPL in sensitive headphones (``config.VOLUME_DB``): a whisper."""
+"""There speech of usual level comes to 44 dB SPL in sensitive headphones (``sections.VOLUME_DB``): a whisper."""
 LOUD = f"{device_probe.LOUD_MS} ms"
 
 
