@@ -86,6 +86,12 @@ def printable(text: str) -> str:
     return "".join(f"\\x{ord(sign):02x}" if ord(sign) < 32 or 127 <= ord(sign) < 160 else sign for sign in text)
 
 
+def describe(error: BaseException) -> str:
+    """An exception as one line of at most 160 characters: its kind and its text."""
+    line = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return line if len(line) <= 160 else f"{line[:157]}..."
+
+
 def leave_on_signals(name: str = "quietbox") -> None:
     """SIGTERM, and SIGHUP unless it is ignored (nohup), end the command by SystemExit(128 + number) after one line, so
     that half-written files are removed before it ends.

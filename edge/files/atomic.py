@@ -24,15 +24,15 @@ class WouldOverwrite(UserError):
 
 
 @contextlib.contextmanager
-def part_beside(target: Path) -> Iterator[tuple[int, Path]]:
+def part_beside(target: Path, token: str = "") -> Iterator[tuple[int, Path]]:
     """(descriptor, path) of a new empty file in the folder of ``target``; at the end it replaces ``target``.
 
     If the body raises, it is removed and ``target`` stays as it was; other people's files are never touched: the name
-    is random and the file made with O_EXCL. Where ``target`` is a symbolic link, the link is replaced and what it
-    points to stays. Permissions (and owner, where allowed) of a file that is replaced are kept. Raises OSError; one
-    that the body did not raise names ``target``.
+    is random, or that of ``part_of`` for ``token``, and the file made with O_EXCL. Where ``target`` is a symbolic link,
+    the link is replaced and what it points to stays. Permissions (and owner, where allowed) of a file that is replaced
+    are kept. Raises OSError; one that the body did not raise names ``target``.
     """
-    descriptor, part = _new_file(target)
+    descriptor, part = _new_file(target, token)
     try:
         try:
             _keep_attributes(descriptor, target)
@@ -117,12 +117,20 @@ def place_of(path: Path) -> tuple[int, int, str]:
     return 0, 0, str(path)
 
 
-def _new_file(target: Path) -> tuple[int, Path]:
-    """A new file with a short name, so that the longest name a target may have does not become too long."""
+def part_of(target: Path, token: str) -> Path:
+    """The path of the file in the making: short, so that the longest name a target may have does not become too long.
+
+    Whoever chose ``token`` (``secrets.token_hex``) can remove what a killed process left of ``part_beside``.
+    """
+    return target.with_name(f".quietbox-{token}{PART_SUFFIX}")
+
+
+def _new_file(target: Path, token: str = "") -> tuple[int, Path]:
     while True:
-        part = target.with_name(f".quietbox-{secrets.token_hex(6)}{PART_SUFFIX}")
+        part = part_of(target, token or secrets.token_hex(6))
         with contextlib.suppress(FileExistsError), _naming(target):
             return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), part
+        token = ""  # somebody else's file has that name: it stays
 
 
 @contextlib.contextmanager

@@ -23,12 +23,13 @@ import numpy as np
 
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.config import BridgeConfig
+from edge.console import describe
 from edge.dsp.spectrum import Floats
 from edge.net import keys
 from edge.net.budget import Budget
 from edge.net.connection import Connection
 from edge.net.curve import CurveServer, sodium
-from edge.net.log_limit import LogLimit, printable
+from edge.net.log_limit import LogLimit
 from edge.net.transport import Limits, Listener, Loop
 from edge.net.wire import BYTES_AT_ONCE, BYTES_PER_S, MOST_BYTES, Kind, Message, pack, unpack
 from edge.net.zmtp import Null, Peer
@@ -98,7 +99,7 @@ class Session(threading.Thread):
         try:
             engine = self._build()
         except Exception as fault:
-            self._log(f"no engine could be opened for a box ({short(fault)})")
+            self._log(f"no engine could be opened for a box ({describe(fault)})")
             self.failed = True
             return
         for note in engine.notes:
@@ -112,7 +113,7 @@ class Session(threading.Thread):
                 try:
                     self._process(engine, self._waiting.popleft())
                 except Exception as fault:  # an engine that breaks must not take the box's stream with it
-                    self._log(f"unexpected fault, please report it ({short(fault)})")
+                    self._log(f"unexpected fault, please report it ({describe(fault)})")
                     self._epoch = -1
 
     def _process(self, engine: Engine, message: Message) -> None:
@@ -151,7 +152,7 @@ class Session(threading.Thread):
         engine.process(hop)
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
-            self._log(f"an engine failed ({short(failure)}); {engine.name} takes over")
+            self._log(f"an engine failed ({describe(failure)}); {engine.name} takes over")
 
     def _settling(self, engine: Engine) -> int:
         """Hops after which the output holds nothing of a gap."""
@@ -320,11 +321,6 @@ class BoxServer:
             f"a box has disconnected: {session.hops} hops, {session.lost} lost in the network, "
             f"{session.stale + session.dropped} too late, {session.refused} invalid"
         )
-
-
-def short(error: Exception) -> str:
-    """An exception on one line."""
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 160)
 
 
 def _read_keys(settings: BridgeConfig) -> tuple[bytes, frozenset[bytes]]:

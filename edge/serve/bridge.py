@@ -27,6 +27,7 @@ import numpy as np
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.chain import Chain
 from edge.config import BridgeConfig, Config
+from edge.console import describe
 from edge.dsp.peak import PeakLimiter
 from edge.dsp.spectrum import Floats
 from edge.net import keys
@@ -37,7 +38,7 @@ from edge.net.transport import Limits, Listener, Loop, endpoint
 from edge.net.wire import is_audio
 from edge.net.zmtp import Null, Peer
 from edge.realtime import SWITCH_INTERVAL_S, request_realtime_priority
-from edge.serve.box_server import BoxServer, short
+from edge.serve.box_server import BoxServer
 from edge.suppress.blocks import Blocks
 
 QUEUE_CHUNKS = 8
@@ -253,7 +254,7 @@ class Bridge:
         engine = self._stream.engine
         if engine.failure is not None:
             failure, engine.failure = engine.failure, None
-            self._log(f"an engine failed ({short(failure)}); {engine.name} takes over")
+            self._log(f"an engine failed ({describe(failure)}); {engine.name} takes over")
         clean = chunk.astype("<f4").tobytes()
         if not self._fetchers.peers:
             self.counts.dropped_out += _append(self._clean, clean, 1)

@@ -48,6 +48,14 @@ class Engine(ABC):
     def reset(self) -> None:
         """Forget the signal, keep the level."""
 
+    def restart(self) -> None:
+        """As it was when opened, for another sound: the best level works, and nothing is left of the last sound."""
+        if self.level:
+            self.step_up()
+        self.reset()
+        self.failure = None
+        self.wet = 1.0
+
     # What it may offer: a fallback chain.
 
     failure: Exception | None = None

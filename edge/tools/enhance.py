@@ -11,22 +11,20 @@ and decode to slightly other ones, which may be above it.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from edge import HOP_SAMPLES, RATE_HZ
-from edge.chain import Chain
+from edge import RATE_HZ
 from edge.config import Config, beside_reference
 from edge.devices.sample_format import Encoder
-from edge.dsp.peak import PeakLimiter
-from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 from edge.files import atomic
-from edge.health import dbfs, quieter_db
+from edge.health import dbfs
+from edge.suppress.engine import Engine
 from edge.tools.sound_files import (
     BLOCK_FRAMES,
     BadSound,
@@ -37,6 +35,7 @@ from edge.tools.sound_files import (
     own_result,
     read_block,
 )
+from edge.tools.stream import Stream, aligned
 
 LOUDEST = 100.0
 """Float files may hold any number; samples more than 40 dB above full scale are clipped there."""
@@ -64,90 +63,10 @@ class Enhanced:
     """What the reference's canceller did at the end: adapting, frozen, or why it was off; empty where there is none."""
     reference_removed_db: float
     """How much quieter it alone made the last second of pauses."""
-
-
-class Stream:
-    """The chain on a stream of any rate: ``push`` samples, get those that are ready, late by ``delay_samples``.
-
-    With ``[reference] channel`` set it takes two channels, (samples, 2): the voice and the reference; else one.
-    What comes out holds ``limiter.peak_dbfs`` at every rate.
-    """
-
-    def __init__(self, config: Config, rate_hz: int) -> None:
-        # In a file nothing that is played is heard again.
-        no_loop = replace(config, antinoise=replace(config.antinoise, on=False), howl=replace(config.howl, on=False))
-        self.chain = Chain(no_loop)
-        self.channels = 2 if self.chain.reference else 1
-        self._in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES)
-        self._other_in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES) if self.chain.reference else None
-        self._out = Resampler(RATE_HZ, rate_hz, HOP_SAMPLES)
-        self.peak_dbfs = peak_dbfs = config.limiter.peak_dbfs
-        self._peak = None if self._out.untouched else PeakLimiter(rate_hz, self._out.max_out, peak_dbfs)
-        self._waiting = np.zeros((0, self.channels), np.float32)
-        delay_ms = self._in.delay_ms + 1000 * self.chain.delay_samples / RATE_HZ + self._out.delay_ms
-        self.delay_samples = round(delay_ms * rate_hz / 1000) + (self._peak.delay_samples if self._peak else 0)
-        self.pauses_in = self.pauses_out = 0.0
-        """Sum of the mean squares of the hops without speech, before and after."""
-        self.hops = self.spoken = self.pauses = 0
-        """Hops in all, with speech, and without it as far as they are fit for statistics."""
-        self.padding = False
-        """Whether zeros are being pushed after the end of the sound; they are not counted."""
-
-    @property
-    def noise_removed_db(self) -> float | None:
-        """How much quieter the pauses became so far; None where nobody paused."""
-        return quieter_db(self.pauses_in, self.pauses_out, self.pauses)
-
-    def push(self, samples: Floats) -> Floats:
-        """float32, any number of samples in; what has become ready out, one channel."""
-        frames = samples.reshape(len(samples), self.channels)
-        pieces = [np.zeros(0, np.float32)]
-        for start in range(0, len(frames), BLOCK_FRAMES):
-            block = frames[start : start + BLOCK_FRAMES]
-            ready = [self._in.process(block[:, 0])]
-            if self._other_in:
-                ready.append(self._other_in.process(block[:, 1]))
-            self._waiting = np.concatenate([self._waiting, np.stack(ready, 1)])
-            whole = len(self._waiting) // HOP_SAMPLES * HOP_SAMPLES
-            for at in range(0, whole, HOP_SAMPLES):
-                ready_hop = self._out.process(self._hop(self._waiting[at : at + HOP_SAMPLES]))
-                pieces.append((self._peak.process(ready_hop) if self._peak else ready_hop).copy())
-            self._waiting = self._waiting[whole:]
-        return np.concatenate(pieces)
-
-    def _hop(self, frames: Floats) -> Floats:
-        hop = np.ascontiguousarray(frames[:, 0])
-        self.chain.process(hop, np.ascontiguousarray(frames[:, 1]) if self._other_in else None)
-        if self.padding:
-            return hop
-        self.hops += 1
-        if self.chain.voice.speaking:
-            self.spoken += 1
-        elif self.chain.counts:
-            self.pauses += 1
-            self.pauses_in += self.chain.power_in
-            self.pauses_out += self.chain.power_clean
-        return hop
-
-
-def aligned(stream: Stream, blocks: Iterable[Floats]) -> Iterator[Floats]:
-    """The stream's output without its delay: in all as many samples as ``blocks`` hold, each in its place."""
-    skip, owed = stream.delay_samples, 0
-
-    def cut(ready: Floats) -> Floats:
-        nonlocal skip, owed
-        dropped = min(skip, len(ready))
-        skip -= dropped
-        kept = ready[dropped : dropped + owed]
-        owed -= len(kept)
-        return kept
-
-    for block in blocks:
-        owed += len(block)
-        yield cut(stream.push(block))
-    stream.padding = True
-    while owed:
-        yield cut(stream.push(np.zeros((BLOCK_FRAMES, stream.channels), np.float32)))
+    engine: str
+    """What suppressed the noise, as in the settings; where it failed, what took over."""
+    degraded: str
+    """What failed inside the engine and from when on, in words; empty where nothing did."""
 
 
 def enhance_samples(samples: Floats, config: Config, rate_hz: int = RATE_HZ) -> Floats:
@@ -163,12 +82,17 @@ def enhance_file(
     channel: int = 0,
     reference: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine | None = None,
+    token: str = "",
 ) -> Enhanced:
     """Write ``target`` (format by its suffix, 16 bit); raises BadSound, and then leaves nothing behind and ``target``
     as it was, as does any other exception. ``source`` is never written to.
 
     ``channel``: 0 mixes all channels, 1 takes the first, and so on. ``reference``: which channel is the reference
     microphone's, 0 none; beside one, ``channel`` 0 is the first other. ``progress(done, total)`` gets frames.
+    ``engine``: an open one, which is used instead of the one that ``config`` names and is restarted before; it may go
+    from file to file, and each comes out as if it were the only one. ``token``: names the file in the making
+    (``atomic.part_of``).
     """
     began = time.perf_counter()
     config = replace(config, reference=replace(config.reference, channel=reference))
@@ -182,9 +106,9 @@ def enhance_file(
         with open_sound(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
             rate_hz = sound.samplerate
-            stream = Stream(config, rate_hz)
+            stream = Stream(config, rate_hz, engine)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic.part_beside(target) as (descriptor, part):
+            with atomic.part_beside(target, token) as (descriptor, part):
                 chosen = [channel, reference] if reference else [channel]
                 totals = _process(sound, (descriptor, target.suffix.lower()), stream, chosen, progress)
                 if not totals.frames:
@@ -212,6 +136,8 @@ def _summary(
         real_time_factor=round(processing_s / seconds, 4),
         reference=reference.state if reference else "",
         reference_removed_db=round(reference.attenuation_db, 1) if reference else 0.0,
+        engine=stream.chain.engine.name,
+        degraded=stream.degraded,
     )
 
 

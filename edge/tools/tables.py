@@ -83,6 +83,7 @@ def show(table: Table, *, wide: bool = False) -> None:
 def enhanced(result: "Enhanced") -> str:
     """One line about a cleaned file."""
     invalid = f", {result.unsound_samples} samples were NaN or infinite" if result.unsound_samples else ""
+    degraded = f"; degraded: {result.degraded}" if result.degraded else ""
     speed = 1 / max(result.real_time_factor, 1e-9)
     reference = ""
     if result.reference:
@@ -91,6 +92,7 @@ def enhanced(result: "Enhanced") -> str:
         "no pauses" if result.noise_removed_db is None else f"noise in pauses {result.noise_removed_db:g} dB lower"
     )
     return (
-        f"{result.target}: {result.seconds:g} s, level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
-        f"{removed}{reference}, {speed:.0f} x real time{invalid}"
+        f"{result.target}: {result.seconds:g} s by engine {result.engine}, "
+        f"level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
+        f"{removed}{reference}, {speed:.0f} x real time{invalid}{degraded}"
     )

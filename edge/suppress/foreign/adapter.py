@@ -141,6 +141,7 @@ class Adapter(Engine):
         self._listener.reset()
         self._history.fill(0)
         self._core_share = float(self._working)
+        self._mixed = self._share_wet * self.wet
         self._return_hops = 0
         self._warm = not self._working
 
