@@ -11,7 +11,7 @@ and decode to slightly other ones, which may be above it.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,12 +33,9 @@ from edge.tools.sound_files import (
     one_line,
     open_sound,
     own_result,
-    read_block,
 )
+from edge.tools.sound_reader import SoundReader, energy
 from edge.tools.stream import Stream, aligned
-
-LOUDEST = 100.0
-"""Float files may hold any number; samples more than 40 dB above full scale are clipped there."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,14 @@ class Enhanced:
     """How much quieter the pauses became; None where nobody paused."""
     speech_share: float
     """Share of the time in which somebody speaks."""
-    unsound_samples: int
+    channels: int
+    """Channels of the source."""
+    mixed_s: dict[str, float]
+    """Seconds of the voice that were made of which channels, counted from 1: {"all": 57.0, "2": 3.0}."""
+    invalid_samples: int
     """NaN and infinite samples, which became silence."""
+    notes: list[str]
+    """What had to be done to the sound that a user should know, one phrase each; usually none."""
     real_time_factor: float
     """Processing time over sound time; below 1 is faster than real time."""
     reference: str
@@ -105,34 +108,37 @@ def enhance_file(
     try:
         with open_sound(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
-            rate_hz = sound.samplerate
-            stream = Stream(config, rate_hz, engine)
+            stream = Stream(config, sound.samplerate, engine)
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic.part_beside(target, token) as (descriptor, part):
                 chosen = [channel, reference] if reference else [channel]
-                totals = _process(sound, (descriptor, target.suffix.lower()), stream, chosen, progress)
-                if not totals.frames:
+                reader = SoundReader(sound, chosen)
+                energy_out = _process(reader, (descriptor, target.suffix.lower()), stream, progress)
+                if not reader.frames:
                     raise BadSound(f"{source}: holds no samples")
-                check_whole(part, target, totals.frames)
+                check_whole(part, target, reader.frames)
     except OSError as error:
         raise BadSound(f"{target}: cannot be written: {error.strerror}") from None
-    return _summary(source, target, totals, stream, rate_hz, time.perf_counter() - began)
+    return _summary((source, target), reader, energy_out, stream, time.perf_counter() - began)
 
 
 def _summary(
-    source: Path, target: Path, totals: "_Totals", stream: Stream, rate_hz: int, processing_s: float
+    paths: tuple[Path, Path], reader: SoundReader, energy_out: float, stream: Stream, processing_s: float
 ) -> Enhanced:
-    seconds, reference = totals.frames / rate_hz, stream.chain.reference
+    seconds, reference = reader.frames / reader.rate_hz, stream.chain.reference
     return Enhanced(
-        source=str(source),
-        target=str(target),
+        source=str(paths[0]),
+        target=str(paths[1]),
         seconds=round(seconds, 3),
-        rate_hz=rate_hz,
-        level_in_dbfs=dbfs(totals.energy_in / totals.frames),
-        level_out_dbfs=dbfs(totals.energy_out / totals.frames),
+        rate_hz=reader.rate_hz,
+        level_in_dbfs=dbfs(reader.energy / reader.frames),
+        level_out_dbfs=dbfs(energy_out / reader.frames),
         noise_removed_db=stream.noise_removed_db,
         speech_share=round(stream.spoken / max(stream.hops, 1), 3),
-        unsound_samples=totals.invalid,
+        channels=reader.channels,
+        mixed_s=reader.mixed_s,
+        invalid_samples=reader.invalid,
+        notes=reader.notes,
         real_time_factor=round(processing_s / seconds, 4),
         reference=reference.state if reference else "",
         reference_removed_db=round(reference.attenuation_db, 1) if reference else 0.0,
@@ -151,58 +157,27 @@ def _check_channels(source: Path, channels: int, channel: int, reference: int) -
         raise BadSound(f"{source}: has {channels} channels, none is number {wanted}")
 
 
-@dataclass
-class _Totals:
-    frames: int = 0
-    energy_in: float = 0.0
-    energy_out: float = 0.0
-    invalid: int = 0
-    """NaN and infinite samples."""
-
-
 def _process(
-    sound: soundfile.SoundFile,
+    reader: SoundReader,
     target: tuple[int, str],
     stream: Stream,
-    chosen: list[int],
     progress: Callable[[int, int], None] | None,
-) -> _Totals:
-    """Process one file into the other, block by block; of the chosen channels the first is the voice, 0 the mean.
+) -> float:
+    """Process one file into the other, block by block; returns the sum of the squares of the output.
 
     ``target``: descriptor of an empty file and the suffix that names its format. Raises BadSound, OSError.
     """
-    columns = [number - 1 for number in chosen]
-    totals = _Totals()
+    energy_out = 0.0
     encoder = Encoder("S16_LE", 1, BLOCK_FRAMES, stream.peak_dbfs)
-
-    def blocks() -> Iterator[Floats]:
-        while len(frames := read_block(sound)):
-            invalid = ~np.isfinite(frames)
-            totals.invalid += int(invalid.sum())
-            frames[invalid] = 0
-            np.clip(frames, -LOUDEST, LOUDEST, out=frames)
-            block = np.ascontiguousarray(frames[:, columns] if chosen[0] else frames.mean(axis=1)[:, None])
-            totals.frames += len(block)
-            totals.energy_in += _energy(block[:, 0])
-            if progress:
-                progress(totals.frames, sound.frames)
-            yield block
-
     descriptor, suffix = target
     try:
-        with create_sound(descriptor, suffix, sound.samplerate) as out:
-            for block in aligned(stream, blocks()):
-                totals.energy_out += _energy(block)
+        with create_sound(descriptor, suffix, reader.rate_hz) as out:
+            for block in aligned(stream, reader.blocks(progress)):
+                energy_out += energy(block)
                 for start in range(0, len(block), BLOCK_FRAMES):
                     out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
     except soundfile.LibsndfileError as error:
         # libsndfile does not report why it cannot write; the system does, with an OSError.
         os.pwrite(descriptor, bytes(BLOCK_FRAMES), os.fstat(descriptor).st_size)
         raise OSError(0, one_line(error)) from None
-    return totals
-
-
-def _energy(block: Floats) -> float:
-    """In double precision: a float file may hold any number."""
-    wide = block.astype(np.float64)
-    return float(np.dot(wide, wide))
+    return energy_out

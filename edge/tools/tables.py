@@ -82,8 +82,8 @@ def show(table: Table, *, wide: bool = False) -> None:
 
 def enhanced(result: "Enhanced") -> str:
     """One line about a cleaned file."""
-    invalid = f", {result.unsound_samples} samples were NaN or infinite" if result.unsound_samples else ""
-    degraded = f"; degraded: {result.degraded}" if result.degraded else ""
+    degraded = [f"degraded: {result.degraded}"] if result.degraded else []
+    notes = "".join(f"; {note}" for note in [*result.notes, *degraded])
     speed = 1 / max(result.real_time_factor, 1e-9)
     reference = ""
     if result.reference:
@@ -94,5 +94,5 @@ def enhanced(result: "Enhanced") -> str:
     return (
         f"{result.target}: {result.seconds:g} s by engine {result.engine}, "
         f"level {result.level_in_dbfs:g} -> {result.level_out_dbfs:g} dBFS, "
-        f"{removed}{reference}, {speed:.0f} x real time{invalid}{degraded}"
+        f"{removed}{reference}, {speed:.0f} x real time{notes}"
     )

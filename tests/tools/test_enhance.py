@@ -96,7 +96,7 @@ def test_odd_sounds_come_out_whole(kind: str, tmp_path: Path) -> None:
     assert (len(got), rate_hz) == (soundfile.info(source).frames, soundfile.info(source).samplerate)
     assert np.isfinite(got).all()
     assert np.abs(got).max() <= 10 ** (Config().limiter.peak_dbfs / 20) + 1e-4
-    assert (result.unsound_samples > 0) == (kind in ("NaN", "infinite"))
+    assert (result.invalid_samples > 0) == (kind in ("NaN", "infinite"))
 
 
 def broken(folder: Path) -> dict[str, Path]:
