@@ -137,8 +137,12 @@ def read_block(sound: soundfile.SoundFile) -> Floats:
     try:
         frames: Floats = sound.read(BLOCK_FRAMES, np.float32, always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadSound(f"{os.fsdecode(sound.name)}: is broken: {one_line(error)}") from None
+        raise BadSound(f"{name_of(sound)}: is broken: {one_line(error)}") from None
     return frames
+
+
+def name_of(sound: soundfile.SoundFile) -> str:
+    return os.fsdecode(sound.name)
 
 
 def create_sound(descriptor: int, suffix: str, rate_hz: int) -> soundfile.SoundFile:

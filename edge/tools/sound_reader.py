@@ -1,13 +1,16 @@
 """The sound of a file in blocks of one or two channels, fit for the chain, and what had to be done to it."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import soundfile
 
 from edge.dsp.spectrum import Floats
-from edge.tools.channels import Downmix
-from edge.tools.sound_files import read_block
+from edge.tools.channels import MOST_SAMPLES, Downmix
+from edge.tools.float_scale import FLOAT_CODECS, Levels, Scale, UnknownScale
+from edge.tools.sound_files import BadSound, name_of, read_block
 
 LOUDEST = 100.0
 """Float files may hold any number; samples more than 40 dB above full scale are clipped there."""
@@ -27,6 +30,9 @@ class SoundReader:
         """Sum of the squares of the voice channel."""
         self.invalid = 0
         """NaN and infinite samples, which became silence."""
+        self.clipped = 0
+        """Samples above ``LOUDEST``."""
+        self.scale = Scale()
         self.channels = sound.channels
         self.rate_hz = sound.samplerate
         self._sound = sound
@@ -36,7 +42,7 @@ class SoundReader:
     def blocks(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Floats]:
         """float32 (frames, len(chosen)), finite, at most ``LOUDEST``. Raises BadSound."""
         read = 0
-        while len(frames := read_block(self._sound)):
+        for frames in self._scaled() if self._sound.subtype in FLOAT_CODECS else self._read():
             read += len(frames)
             if progress:
                 progress(read, self._sound.frames)
@@ -44,10 +50,44 @@ class SoundReader:
         if self._downmix:
             yield self._counted(self._downmix.flush()[:, None])
 
+    def _read(self) -> Iterator[Floats]:
+        while len(frames := read_block(self._sound)):
+            yield frames
+
+    def _scaled(self) -> Iterator[Floats]:
+        """Float samples in the scale +-1.0: found in a pass over the whole file, or in the first of a pipe."""
+        levels, held = Levels(), []
+        start = self._sound.tell() if self._sound.seekable() else None
+        for frames in self._read():
+            levels.add(frames)
+            if start is None:
+                held.append(frames)
+                if sum(part.size for part in held) >= MOST_SAMPLES:
+                    break
+        self.scale = self._scale_of(levels)
+        if start is not None:
+            self._sound.seek(start)
+        for frames in itertools.chain(held, self._read()):
+            if start is None:
+                levels.add(frames)
+                if self._scale_of(levels).divisor > self.scale.divisor:
+                    raise BadSound(
+                        f"{name_of(self._sound)}: its float samples have the scale of integers, which shows "
+                        "too late in a pipe; save it to a file and name that"
+                    )
+            yield frames if self.scale.divisor == 1 else frames / np.float32(self.scale.divisor)
+
+    def _scale_of(self, levels: Levels) -> Scale:
+        try:
+            return levels.scale()
+        except UnknownScale as error:
+            raise BadSound(f"{name_of(self._sound)}: {error}") from None
+
     def _ready(self, frames: Floats) -> Iterator[Floats]:
         invalid = ~np.isfinite(frames)
         self.invalid += int(invalid.sum())
         frames[invalid] = 0
+        self.clipped += int(np.count_nonzero(np.abs(frames) > LOUDEST))
         np.clip(frames, -LOUDEST, LOUDEST, out=frames)
         block = self._downmix.push(frames)[:, None] if self._downmix else np.ascontiguousarray(frames[:, self._columns])
         if len(block):
@@ -68,9 +108,13 @@ class SoundReader:
     @property
     def notes(self) -> list[str]:
         """What had to be done to the sound, one phrase each."""
-        notes = [self._downmix.note if self._downmix else ""]
+        notes = [self._downmix.note if self._downmix else "", self.scale.note]
         if self.invalid:
             notes.append(f"{self.invalid} samples were NaN or infinite and became silence")
+        if self.clipped:
+            notes.append(
+                f"{self.clipped} samples were over {20 * math.log10(LOUDEST):.0f} dB too loud and were clipped"
+            )
         return [note for note in notes if note]
 
 

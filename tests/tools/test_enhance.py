@@ -79,7 +79,7 @@ def good_and_odd(folder: Path) -> dict[str, Path]:
         "6 channels": write(folder / "six.wav", np.stack([one] * 6, 1)),
         "NaN": write(folder / "nan.wav", np.where(np.arange(len(one)) % 7, one, np.nan), subtype="FLOAT"),
         "infinite": write(folder / "inf.wav", np.where(np.arange(len(one)) % 7, one, np.inf), subtype="FLOAT"),
-        "far too loud": write(folder / "loud.wav", one * 1e30, subtype="FLOAT"),
+        "far too loud": write(folder / "loud.wav", one * 100, subtype="FLOAT"),
         "silence": write(folder / "silence.wav", one * 0),
         "one sample": write(folder / "one.wav", one[:1]),
         "clipped": write(folder / "clipped.wav", np.sign(one)),
