@@ -23,7 +23,10 @@ def key(
 class CaptureConfig:
     """The microphone."""
 
-    device: str = key("auto", "card id as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match")
+    device: str = key(
+        "auto",
+        "card id, or id,device, as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match",
+    )
     channel: int | str = key(
         "auto", "channel of the microphone; auto: the one with a signal", low=1, high=8, choices=("auto", "mean")
     )
@@ -183,7 +186,8 @@ class PlaybackConfig:
 
     device: str = key(
         "auto",
-        "card id as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match; off: the cable only",
+        "card id, or id,device, as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match; off: the "
+        "cable only",
     )
     volume_db: float = key(
         VOLUME_DB,

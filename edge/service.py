@@ -17,7 +17,7 @@ from edge import UserError, runtime, status
 from edge.box import Box, State
 from edge.config import Config
 from edge.devices.alsa import open_pcm
-from edge.devices.cards import clock_of
+from edge.devices.cards import port_of
 from edge.devices.pcm import OpenPcm
 from edge.journal import Journal, notify
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
@@ -312,5 +312,5 @@ class Service:
 def _devices(config: Config) -> list[str]:
     """What a box with these settings needs for itself."""
     outputs = [name for name in (config.output, config.second_output) if name]
-    microphone = f"capture:{clock_of(config.capture.device, 'capture')}"
-    return [microphone, *(f"playback:{clock_of(name, 'playback')}" for name in outputs)]
+    microphone = f"capture:{port_of(config.capture.device, 'capture')}"
+    return [microphone, *(f"playback:{port_of(name, 'playback')}" for name in outputs)]

@@ -9,7 +9,7 @@ import numpy as np
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import CaptureConfig
 from edge.devices.alsa import open_pcm
-from edge.devices.cards import resolve
+from edge.devices.cards import resolve, shown
 from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
 from edge.devices.sample_format import Decoder
 from edge.dsp.resample import Resampler
@@ -134,6 +134,7 @@ class Capture:
         pcm, _ = negotiate(self._open_pcm, self.device, "capture", requests, self._needs())
         params = pcm.granted
         self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
+        self._shown = shown(self.device, "capture")
         self._opened_as = f"asked {requests[0]}, got {params}"
         self._period = params.period_frames
         self._resampler = Resampler(params.rate_hz, RATE_HZ, self._period)
@@ -200,7 +201,7 @@ class Capture:
         self._describe_granted()
 
     def _describe_granted(self) -> None:
-        self.granted = f"{self.device}: {self._opened_as}, channel {self.channel}"
+        self.granted = f"{self._shown}: {self._opened_as}, channel {self.channel}"
 
     def close(self) -> None:
         """Give the card back; harmless if it is not open."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edge.devices.names import PcmName, parse
 from edge.devices.pcm import Capabilities, DeviceError, DeviceMissing, Direction, OpenPcm, StreamParams
 
 PROC = Path("/proc")
@@ -16,44 +17,100 @@ DEV = Path("/dev")
 
 
 def resolve(device: str, direction: Direction, root: Path = PROC) -> str:
-    """``auto``, a card's id, or any ALSA name -> an ALSA name. Raises DeviceMissing if ``auto`` finds nothing."""
+    """``auto``, a card's id, ``id,device``, or any ALSA name -> an ALSA name.
+
+    Where no device of the card is named it is that of the card's likeliest port in this direction; ``hw:X`` keeps
+    ALSA's device 0 if that has the direction. Raises DeviceMissing if ``auto`` finds nothing.
+    """
+    known = _known_cards(root)
     if device == "auto":
-        best = best_card(_known_cards(root), direction)
-        if best is None:
+        best = best_card(known, direction)
+        port = best_port(best, direction) if best else None
+        if best is None or port is None:
             raise missing(device, direction, root)
-        return f"hw:CARD={best.id}"
-    if re.fullmatch(r"\w+", device) and device in {card.id for card in _known_cards(root)}:
-        return f"hw:CARD={device}"
-    return device
+        return str(PcmName("hw", best.id, port.device))
+    name = parse(device)
+    card = _card(known, name.card) if name else None
+    if name is None or card is None or (not name.kind and card.id != name.card):
+        return device
+    port = best_port(card, direction)
+    if name.device is None and name.subdevice is None and port is not None:
+        devices = {other.device for other in card.ports if other.direction == direction}
+        if not name.kind or 0 not in devices:
+            return str(name.at(port.device))
+    return device if name.kind else str(name)
 
 
 def missing(device: str, direction: Direction, root: Path = PROC) -> DeviceMissing:
-    """The error for an unknown name: the nearest known one, and the cards there are."""
-    ids = [card.id for card in _known_cards(root) if any(port.direction == direction for port in card.ports)]
-    there = f"cards with {direction}: {', '.join(ids)}" if ids else f"this machine has no card with {direction}"
+    """The error for an unknown name: the nearest known one, and the ports there are."""
+    known = _known_cards(root)
+    able = [card for card in known if best_port(card, direction)]
+    labels = [label(card, port) for card in able for port in card.ports if port.direction == direction]
+    there = f"cards with {direction}: {', '.join(labels)}" if able else f"this machine has no card with {direction}"
     if device == "auto":
+        if able:
+            return DeviceMissing(f"auto takes no sound card for {direction} ({there}); name one in the settings")
         return DeviceMissing(f"no sound card can do {direction}; plug one in or name an ALSA device in the settings")
-    wanted = re.sub(r"^\w+:(CARD=)?|,.*$", "", device)
-    close = difflib.get_close_matches(wanted.lower(), [name.lower() for name in ids], 1, 0.5)
-    near = next((name for name in ids if close and name.lower() == close[0]), None)
-    if near == wanted:
-        return DeviceMissing(f"{device} has no {direction} there; is it plugged in?")
-    if wanted in {card.id for card in _known_cards(root)}:
+    name = parse(device)
+    wanted = name.card if name else re.sub(r"^\w+:(CARD=)?|,.*$", "", device)
+    card = _card(known, wanted)
+    if card:
+        number = (parse(resolve(device, direction, root)) or PcmName("hw", wanted)).device or 0
+        if any((port.direction, port.device) == (direction, number) for port in card.ports):
+            return DeviceMissing(f"{device} has no {direction} there; is it plugged in?")
         return DeviceMissing(f"{device} has no {direction} ({there})")
+    close = difflib.get_close_matches(wanted.lower(), [other.id.lower() for other in able], 1, 0.5)
+    near = next((other.id for other in able if close and other.id.lower() == close[0]), None)
     hint = f"; did you mean {near}?" if near else ""
     return DeviceMissing(f"no sound card or ALSA device {device!r} for {direction}{hint} ({there})")
 
 
 def clock_of(device: str, direction: Direction, root: Path = PROC) -> str:
-    """What ``Pcm.clock`` will be, known before anything is opened."""
-    try:
-        name = resolve(device, direction, root)
-    except DeviceMissing:
-        return f"pcm:{device}"
-    match = re.match(r"(?:plug)?hw:(?:CARD=)?(\w+)", name)
-    if not match:
+    """What ``Pcm.clock`` will be, known before anything is opened: the card's id, whichever of its devices it is."""
+    name = _hardware(device, direction, root)
+    return name.card if isinstance(name, PcmName) else f"pcm:{name}"
+
+
+def port_of(device: str, direction: Direction, root: Path = PROC) -> str:
+    """Names one PCM for a lock: two names of one PCM give the same text, two devices of one card do not."""
+    name = _hardware(device, direction, root)
+    if not isinstance(name, PcmName):
         return f"pcm:{name}"
-    return card_id(int(match[1]), root) if match[1].isdigit() else match[1]
+    numbers = [str(number) for number in (name.device or 0, name.subdevice) if number is not None]
+    return ",".join([name.card, *numbers])
+
+
+def _hardware(device: str, direction: Direction, root: Path) -> PcmName | str:
+    """The PCM of a card with the card's id, or an ALSA name of another kind."""
+    try:
+        resolved = resolve(device, direction, root)
+    except DeviceMissing:
+        return device
+    name = parse(resolved) if ":" in resolved else None
+    if name is None:
+        return resolved
+    return replace(name, card=card_id(int(name.card), root)) if name.card.isdigit() else name
+
+
+def _card(cards: Iterable["Card"], name: str) -> "Card | None":
+    """The card with this id or number."""
+    return next((card for card in cards if name in (card.id, str(card.number))), None)
+
+
+def shown(device: str, direction: Direction, root: Path = PROC) -> str:
+    """``device`` of the settings in messages: with the port it means, where it does not name that itself."""
+    name = _hardware(device, direction, root)
+    if not isinstance(name, PcmName) or ":" in device:
+        return device
+    card = _card(_known_cards(root), name.card)
+    ports = [port for port in card.ports if port.device == name.device] if card else []
+    meant = label(card, ports[0]) if card and ports and name.subdevice is None else device
+    return f"{device} ({meant})" if device == "auto" else meant
+
+
+def label(card: "Card", port: "Port") -> str:
+    """What the settings call a port: the card's id, with the device's number where that is not always 0."""
+    return f"{card.id},{port.device}" if any(other.device for other in card.ports) else card.id
 
 
 # The list.
@@ -114,18 +171,16 @@ def _known_cards(proc: Path) -> list[Card]:
 
 
 def _ports(card: Card, proc: Path) -> Iterator[Port]:
-    for folder in sorted((proc / "asound" / f"card{card.number}").glob("pcm*[cp]")):
-        match = re.fullmatch(r"pcm(\d+)([cp])", folder.name)
-        if not match:
-            continue
-        direction: Direction = "capture" if match[2] == "c" else "playback"
-        name = _fields(folder / "info").get("name", "")
-        yield Port(direction, int(match[1]), name, _looks_like(card, direction))
+    folders = (proc / "asound" / f"card{card.number}").glob("pcm*[cp]")
+    found = [(int(match[1]), match[2]) for folder in folders if (match := re.fullmatch(r"pcm(\d+)([cp])", folder.name))]
+    for number, letter in sorted(found):
+        direction: Direction = "capture" if letter == "c" else "playback"
+        name = _fields(proc / "asound" / f"card{card.number}" / f"pcm{number}{letter}" / "info").get("name", "")
+        yield Port(direction, number, name, _looks_like(card, direction, name))
 
 
-def _looks_like(card: Card, direction: Direction) -> str:
-    rank = _rank(card, direction)
-    if rank <= 0:
+def _looks_like(card: Card, direction: Direction, name: str) -> str:
+    if _rank(card, direction) <= 0 or "hdmi" in name.lower():
         return ""
     if direction == "capture":
         return "microphone"
@@ -159,20 +214,30 @@ def best_card(cards: Iterable[Card], direction: Direction) -> Card | None:
     return max(able, key=lambda card: (_rank(card, direction), -card.number), default=None)
 
 
+def best_port(card: Card, direction: Direction) -> Port | None:
+    """The likeliest microphone or output among a card's devices: analogue before digital, then the lowest number."""
+    ports = [port for port in card.ports if port.direction == direction]
+    return min(ports, key=lambda port: (not port.looks_like, _is_digital(port), port.device), default=None)
+
+
+def _is_digital(port: Port) -> bool:
+    """Whether the driver calls it a digital line (S/PDIF), to which nobody has wired a microphone or headphones."""
+    return bool(re.search(r"s/?pdif|iec958|digital", port.name, re.IGNORECASE))
+
+
 def is_jack(device: str, root: Path = PROC) -> bool:
     """Whether this is the Pi's own headphone jack, which moves in steps of 10 ms at 48 kHz stereo only."""
-    match = re.match(r"hw:(?:CARD=)?(\w+)", device)
-    name = match[1] if match else device
-    return (
-        any(_is_jack(card) for card in _known_cards(root) if name in (card.id, str(card.number)))
-        or name == "Headphones"
-    )
+    name = parse(device)
+    card = _card(_known_cards(root), name.card) if name else None
+    return _is_jack(card) if card else name is not None and name.card == "Headphones"
 
 
 def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm | None) -> Port:
     """``port`` with its holder and its capabilities."""
     letter = "c" if port.direction == "capture" else "p"
-    who = _holder(card.number, port.device, letter, proc, dev)
+    owners = _subdevices(proc / "asound" / f"card{card.number}" / f"pcm{port.device}{letter}").values()
+    free = len(owners) > 1 and not all(owners)
+    who = "" if free else _holder(card.number, port.device, letter, proc, dev)
     usb = _usb_capabilities(proc / "asound" / f"card{card.number}" / f"stream{port.device}", port.direction)
     if usb.formats:
         return _with_capabilities(replace(port, held_by=who), usb)
@@ -225,19 +290,30 @@ def _usb_capabilities(stream: Path, direction: Direction) -> Capabilities:
 
 def holder(device: str, direction: Direction, proc: Path = PROC, dev: Path = DEV) -> str:
     """ "aplay (process 123)" for whoever holds the card behind an ALSA name; empty if nobody or not known."""
-    match = re.match(r"(?:plug)?hw:(?:CARD=)?(\w+)(?:,(?:DEV=)?(\d+))?", device)
-    if not match:
+    name = parse(resolve(device, direction, proc)) if device != "auto" else None
+    card = _card(_known_cards(proc), name.card) if name else None
+    if name is None or card is None:
         return ""
-    number = next((card.number for card in _known_cards(proc) if match[1] in (card.id, str(card.number))), None)
     letter = "c" if direction == "capture" else "p"
-    return "" if number is None else _holder(number, int(match[2] or 0), letter, proc, dev)
+    return _holder(card.number, name.device or 0, letter, proc, dev, name.subdevice)
 
 
-def _holder(card: int, device: int, letter: str, proc: Path, dev: Path) -> str:
-    for status in sorted((proc / "asound" / f"card{card}" / f"pcm{device}{letter}").glob("sub*/status")):
-        owner = _fields(status).get("owner_pid", "")
-        if owner.isdigit():
-            return _process(_group_leader(int(owner), proc), proc)
+def _subdevices(folder: Path) -> dict[int, str]:
+    """The thread that holds each subdevice of a PCM, "" for a free one; empty where the kernel does not say."""
+    found = {}
+    for path in folder.glob("sub*/status"):
+        if (number := path.parent.name.removeprefix("sub")).isdigit():
+            owner = _fields(path).get("owner_pid", "")
+            found[int(number)] = owner if owner.isdigit() else ""
+    return dict(sorted(found.items()))
+
+
+def _holder(card: int, device: int, letter: str, proc: Path, dev: Path, subdevice: int | None = None) -> str:
+    """Who holds this subdevice, or the first of them."""
+    owners = _subdevices(proc / "asound" / f"card{card}" / f"pcm{device}{letter}")
+    mine = [owner for number, owner in owners.items() if owner and subdevice in (None, number)]
+    if mine:
+        return _process(_group_leader(int(mine[0]), proc), proc)
     node = dev / "snd" / f"pcmC{card}D{device}{letter}"
     if not node.exists():
         return ""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.devices.mixer import Level, Mixer
+from edge.devices.names import parse
 from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, Direction, OpenPcm, StreamParams
 from edge.devices.sample_format import SAMPLE_BYTES, Decoder, Encoder
 from edge.dsp.spectrum import Floats
@@ -212,9 +213,9 @@ def opener(*cards: FakeCard) -> OpenPcm:
     """Opens any of several fake cards, found by id (``Mic``, ``hw:CARD=Mic``)."""
 
     def open_by_name(device: str, direction: Direction, params: StreamParams) -> FakePcm:
-        wanted = device.split("CARD=")[-1].split(",")[0].removeprefix("hw:")
+        name = parse(device)
         for card in cards:
-            if card.id == wanted:
+            if name and card.id == name.card:
                 return card.open_pcm(device, direction, params)
         raise DeviceMissing(
             f"no sound card {device!r} for {direction}; there are {', '.join(card.id for card in cards)}"

@@ -9,7 +9,7 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.config import PlaybackConfig
 from edge.devices.alsa import open_pcm
-from edge.devices.cards import is_jack, resolve
+from edge.devices.cards import is_jack, resolve, shown
 from edge.devices.drift import DriftControl
 from edge.devices.mixer import Mixer
 from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
@@ -135,7 +135,8 @@ class Playback:
         self._delay_ms = self._resampler.delay_ms + (self._peak.delay_ms if self._peak else 0.0)
         self._mean_queue_ms = 0.0 if self._clockless else self.target_ms
         steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
-        self.granted = f"{self.device}: asked {request}, got {params}, queue {self.target_ms:.0f} ms, {steering}"
+        described = f"asked {request}, got {params}, queue {self.target_ms:.0f} ms, {steering}"
+        self.granted = f"{shown(self.device, 'playback')}: {described}"
 
     def _requests(self) -> list[StreamParams]:
         """Every acceptable set of parameters, best first."""

@@ -59,16 +59,17 @@ def remarks(target: Target) -> Iterator[str]:
     """What the plan cannot fix and the user should know."""
     if target.ledger.pending:
         yield "an earlier run was interrupted; this run completes it"
-    outputs = {card.id for card in sound_cards.ports(target, "playback")}
+    outputs = sound_cards.labels(target, "playback")
     if target.board.kind.jack is False:
-        there = f"outputs found: {', '.join(sorted(outputs))}" if outputs else "no output is plugged in yet"
+        there = f"outputs found: {', '.join(outputs)}" if outputs else "no output is plugged in yet"
         yield f"no headphone jack on this board: {there}; use a USB headset, a USB dongle or an I2S DAC"
     directions: tuple[tuple[str, Direction], ...] = (("microphones", "capture"), ("outputs", "playback"))
     for kind, direction in directions:
-        names = sorted({card.id for card in sound_cards.ports(target, direction)})
+        names = sound_cards.labels(target, direction)
         if len(names) > 1:
             best = cards.best_card(target.cards, direction)
-            taken = best.id if best else "none"
+            port = cards.best_port(best, direction) if best else None
+            taken = cards.label(best, port) if best and port else "none"
             yield (f"several {kind}: {', '.join(names)}; auto selects {taken}; name another in the settings if needed")
     package, why = boards.gpio_package(target.board)
     yield f"LED and button through {package}: {why}"

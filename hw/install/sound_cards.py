@@ -33,6 +33,16 @@ def ports(target: Target, direction: Direction) -> list[cards.Card]:
     ]
 
 
+def labels(target: Target, direction: Direction) -> list[str]:
+    """What the settings call each of their ports in this direction."""
+    return sorted(
+        cards.label(card, port)
+        for card in ports(target, direction)
+        for port in card.ports
+        if port.direction == direction and port.looks_like
+    )
+
+
 def likely_cards(target: Target) -> set[str]:
     """The cards that the box would select itself."""
     directions: tuple[Direction, ...] = ("capture", "playback")

@@ -127,8 +127,8 @@ def test_no_sound_at_all_is_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_i2s_microphone_and_the_jack(pi: Path) -> None:
-    assert resolve("auto", "capture", pi) == "hw:CARD=sndrpigooglevoi"
-    assert resolve("auto", "playback", pi) == "hw:CARD=Headphones"
+    assert resolve("auto", "capture", pi) == "hw:CARD=sndrpigooglevoi,DEV=0"
+    assert resolve("auto", "playback", pi) == "hw:CARD=Headphones,DEV=0"
 
 
 def test_hdmi_and_loopback_are_never_taken_by_themselves(pi: Path) -> None:
@@ -141,7 +141,7 @@ def test_hdmi_and_loopback_are_never_taken_by_themselves(pi: Path) -> None:
 
 
 def test_names(pi: Path) -> None:
-    assert resolve("Device", "capture", pi) == "hw:CARD=Device"
+    assert resolve("Device", "capture", pi) == "hw:CARD=Device,DEV=0"
     assert resolve("hw:CARD=Device,DEV=0", "capture", pi) == "hw:CARD=Device,DEV=0"
     assert resolve("mic", "capture", pi) == "mic"
     assert is_jack("hw:CARD=Headphones", pi) and is_jack("Headphones", pi) and is_jack("hw:0", pi)

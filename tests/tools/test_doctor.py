@@ -249,7 +249,7 @@ def side(root: Path, direction: Any, device: str = "auto", reported: Any = None)
 def test_chosen_cards_are_named(pi: Path) -> None:
     found = side(pi, "capture")
     assert {finding.verdict for finding in found.values()} == {OK}
-    assert found["microphone card"].figures["chosen"] == "hw:CARD=sndrpigooglevoi"
+    assert found["microphone card"].figures["chosen"] == "hw:CARD=sndrpigooglevoi,DEV=0"
     assert "the headphone jack" in side(pi, "playback")["output card"].found
 
 

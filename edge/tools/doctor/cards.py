@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.config import USB_CARD
-from edge.devices import cards
+from edge.devices import cards, names
 from edge.devices.cards import Card
 from edge.devices.pcm import DeviceMissing, Direction
 from edge.tools.doctor.context import Context
@@ -57,7 +57,8 @@ def find_card(context: Context, direction: Direction, device: str) -> Finding:
     word = "microphone" if direction == "capture" else "output"
     known = cards.list_cards(proc=context.proc, dev=context.dev)
     figures = {"cards": [dataclasses.asdict(card) for card in known if _has(card, direction)]}
-    there = ", ".join(card.id for card in known if _has(card, direction)) or "none"
+    ports = [(card, port) for card in known for port in card.ports if port.direction == direction]
+    there = ", ".join(cards.label(card, port) for card, port in ports) or "none"
     try:
         name = cards.resolve(device, direction, context.proc)
         if not _exists(name, direction, known):
@@ -70,11 +71,11 @@ def find_card(context: Context, direction: Direction, device: str) -> Finding:
 
 def _exists(name: str, direction: Direction, known: list[Card]) -> bool:
     """Whether an ALSA name can be there; what only ALSA knows counts as there until it is opened."""
-    head, _, rest = name.partition(":")
-    if head in ("hw", "plughw"):
-        wanted = rest.split(",")[0].removeprefix("CARD=")
-        return any(wanted in (card.id, str(card.number)) and _has(card, direction) for card in known)
-    return True
+    pcm = names.parse(name)
+    if pcm is None or not pcm.kind:
+        return True
+    ports = [port for card in known if pcm.card in (card.id, str(card.number)) for port in card.ports]
+    return any((port.direction, port.device) == (direction, pcm.device or 0) for port in ports)
 
 
 def absent(context: Context, direction: Direction, device: str) -> str:
