@@ -158,6 +158,22 @@ def test_a_machine_that_hangs_is_killed_with_all_it_holds(
     assert not alive(int((tmp_path / "child").read_text()))
 
 
+def test_a_machine_with_a_clock_of_its_own_runs_in_no_real_time_class() -> None:
+    """It computes without a pause, and would take its processor from everybody else."""
+    places = Path("kernel"), Path("disk"), Path("layer"), Path("share")
+    real = machine.command(*places, words=(), busy=False)
+    own = machine.command(*places, words=("ro",), busy=False, own_time=True)
+    assert machine.OWN_TIME not in real
+    assert own[0] == "kernel"
+    assert {machine.OWN_TIME, "ro"} <= set(own)
+
+
+def test_the_clock_of_the_host_stands_in_no_proof_that_counts_every_xrun() -> None:
+    """On a shared host processors are taken away for longer than the output queue lasts."""
+    own = {name for session in sessions(quick=False, hour=False) if session.own_time for name in session.names}
+    assert own == {"drift", "stalled"}
+
+
 def test_an_unknown_proof_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hw.prove.pi", "nonsense"], capture_output=True, text=True, cwd=product.CHECKOUT

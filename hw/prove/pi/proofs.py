@@ -25,7 +25,7 @@ from proofs_faults import (
     watchdog,
 )
 from proofs_install import cut_off, uninstalled, upgraded, way_back
-from proofs_long import drift, load, upkeep
+from proofs_long import drift, load, stalled, upkeep
 from proofs_panel import button, doctor, journal_fields, led_follows, security
 from proofs_sound import cable, cable_only, enhanced, gadget
 from proving import SHARE, Failed
@@ -67,6 +67,7 @@ PROOFS: dict[str, Callable[[], str]] = {
         no_microphone,
         read_only,
         drift,
+        stalled,
         load,
         way_back,
         cut_off,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -12,6 +13,8 @@ import proving
 import stage
 from proving import check, pair, xruns
 from stage import JACK, SETTINGS, call, show, state, status, wait_for
+
+from edge import RATE_HZ
 
 OBSERVED_EVERY_S = 0.004
 """Looked at in longer steps, a stall that begins in the middle of one is seen as that much shorter, and missed."""
@@ -78,7 +81,7 @@ class Tally:
 
 
 def drift() -> str:
-    """two clocks 300 ppm apart, ten minutes"""
+    """two clocks 300 ppm apart, ten minutes of the machine's own time, which no other work of the host can stop"""
     ppm = 300
     call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", str(100_000 + ppm // 10))
     try:
@@ -94,9 +97,36 @@ def drift() -> str:
     finally:
         call("amixer", "-c", JACK, "cset", "iface=PCM,name='PCM Rate Shift 100000',device=1", "100000")
     return check(
-        not tally.own and abs(abs(report["drift_ppm"]) - ppm) < 60,
+        not any(tally.lost) and abs(abs(report["drift_ppm"]) - ppm) < 60,
         f"{report['seconds']:.0f} s: {tally.words()}; drift measured {report['drift_ppm']:+.0f} ppm, queue "
         f"{report['queue_ms']:.1f} ms",
+    )
+
+
+def stalled() -> str:
+    """the service's process stopped for 60 ms, a dozen times: each costs one gap, and nothing after it"""
+    stops, stall_s, settle_s = 12, 0.06, 2.0
+    time.sleep(5)
+    _, noisy = pair()
+    process = int(show("MainPID")["MainPID"])
+    tally, worst = Tally(), [0, 0, 0]
+    for _ in range(stops):
+        proving.speaker.play(noisy[: round(RATE_HZ * 2 * settle_s)])
+        before = list(tally.lost)
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(stall_s)
+        os.kill(process, signal.SIGCONT)
+        tally.over(settle_s)
+        worst = [max(most, now - then) for most, now, then in zip(worst, tally.lost, before, strict=True)]
+        calm = list(tally.lost)
+        tally.over(settle_s)
+        if tally.lost != calm:
+            return check(False, f"xruns {settle_s:.0f} s after a stall: {calm} -> {tally.lost} (in, out, hops)")
+    stopped = 1000 * stall_s
+    return check(
+        worst[0] <= 1 and worst[1] <= 1 and state() == "running",
+        f"{stops} stops of {stopped:.0f} ms: at most {worst[0]} xrun in, {worst[1]} out and {worst[2]} hops lost by "
+        f"one, none later; in all {tally.lost[0]}, {tally.lost[1]} and {tally.lost[2]}",
     )
 
 

@@ -20,6 +20,11 @@ POWER_OFF_S = 20.0
 LOOK_S = 0.25
 FIRST = 90
 """SCHED_FIFO priority of the machine on the host: above that of a box which a test runs there (50)."""
+OWN_TIME = "time-travel=inf-cpu"
+"""Kernel word for a clock of the machine's own (arch/um/kernel/time.c, CONFIG_UML_TIME_TRAVEL_SUPPORT): it stands still
+while a process computes, and jumps to the next timer when all of them wait. Whatever else the host does, it makes no
+sound late in there, and ten minutes take as long as their computing. It says nothing of speed; a busy loop in the
+machine would stop the clock for good."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,20 @@ def boot(
     limit_s: float,
     words: tuple[str, ...] = (),
     busy: bool = False,
+    own_time: bool = False,
     seen: Callable[[], None] = lambda: None,
 ) -> Boot:
     """Boot, run ``share/job`` inside, power off. What is written to the disk goes to ``layer`` (made if missing).
 
     ``words`` are added to the kernel's command line; ``busy`` means that the job keeps the machine busy all the time;
-    ``seen`` is called a few times a second while it runs.
+    ``own_time`` gives it a clock of its own (``OWN_TIME``); ``seen`` is called a few times a second while it runs.
     """
     for name in ("status", "stdout", "stderr", "journal"):
         (share / name).unlink(missing_ok=True)
     began_s = time.monotonic()
     with (share / "console").open("wb") as console:
         machine = subprocess.Popen(
-            command(kernel, disk, layer, share, words, busy),
+            command(kernel, disk, layer, share, words, busy, own_time),
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
@@ -73,11 +79,13 @@ def boot(
     return Boot(status, time.monotonic() - began_s, hung)
 
 
-def command(kernel: Path, disk: Path, layer: Path, share: Path, words: tuple[str, ...], busy: bool) -> list[str]:
+def command(
+    kernel: Path, disk: Path, layer: Path, share: Path, words: tuple[str, ...], busy: bool, own_time: bool = False
+) -> list[str]:
     """The command that is the machine; the arguments are those of ``boot``."""
     count = len(CARDS)
     return [
-        *punctual(busy),
+        *([] if own_time else punctual(busy)),
         str(kernel),
         f"mem={MEMORY}",
         f"ubd0={layer},{disk}",
@@ -92,6 +100,7 @@ def command(kernel: Path, disk: Path, layer: Path, share: Path, words: tuple[str
         f"snd_aloop.id={','.join(CARDS)}",
         f"snd_aloop.pcm_substreams={','.join('1' * count)}",
         f"pi.share={share}",
+        *([OWN_TIME] if own_time else []),
     ]
 
 
