@@ -38,11 +38,14 @@ class UserError(Exception):
     """A fault that a user can fix: its text is one line that names it and the fix."""
 
 
-def command_for(extra: str) -> str:
+def command_for(extra: str, pin: str = "") -> str:
     """What a user calls to get ``extra``, one of pyproject.toml's: on a board the installer, in a checkout what makes
-    .venv, elsewhere pip with the wheel. There is no package of ours in the package index."""
+    .venv, elsewhere pip with the wheel. There is no package of ours in the package index. ``pin`` (name==version): the
+    package of that extra that is wanted, without those around it, which a wheel's extra cannot leave out."""
     if not sys.prefix.startswith("/opt/quietbox/"):
         if not os.path.exists(os.path.join(os.path.dirname(__path__[0]), "pyproject.toml")):
+            if pin:
+                return f"{sys.executable} -m pip install --no-deps {pin}"
             return f"pip install 'FILE[{extra}]', FILE being the wheel that was installed"
         return f"./install.sh --setup {extra}"
     return "./install.sh --again" if extra == "onnx" else f"./install.sh --with {extra}"

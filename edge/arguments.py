@@ -37,6 +37,7 @@ LISTENING_SECONDS = between(1, 60, "between 1 and 60 s")
 HOURS = positive(24 * 366, "a duration in hours of at most a year")
 LIMIT_DB = between(0, 100, "between 0 and 100 dB")
 LEVEL_DBFS = between(-60, -6, "between -60 and -6 dBFS")
+JOBS = between(1, 256, "a number of processes from 1 to 256", int)
 RATE_HZ = between(8000, 192_000, "between 8000 and 192000 Hz", int)
 
 
@@ -101,6 +102,13 @@ class Arguments:
         made.add_argument("-o", "--output", required=True, metavar="OUT", help="a file for one input, else a folder")
         made.add_argument("--engine", choices=engines.CHOICES, help="suppressor to use")
         made.add_argument("--limit-db", type=LIMIT_DB, metavar="N", help="maximum attenuation of noise")
+        made.add_argument(
+            "--jobs",
+            type=JOBS,
+            default=1,
+            metavar="N",
+            help="files processed at the same time, each by a process of its own: at most one a core (1)",
+        )
         made.add_argument(
             "--channel", type=channel, default=0, metavar="N", help="use channel N (from 1); default: mix all"
         )

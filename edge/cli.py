@@ -14,11 +14,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from edge import UserError, config_file, console
+from edge import UserError, config_file, console, engines
 from edge.arguments import Arguments, Verb
-from edge.config import Config
+from edge.config import Config, with_engine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,10 +74,8 @@ def devices(options: argparse.Namespace) -> int:
 
 def enhance_files(options: argparse.Namespace) -> int:
     """Clean sound files through the live chain."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from edge.tools import enhance, sound_files, tables
+    _one_thread()
+    from edge.tools import enhance_command, enhance_jobs, sound_files
 
     console.leave_on_signals()  # a signal then removes half-written files
     chosen = _config(options)
@@ -87,46 +84,15 @@ def enhance_files(options: argparse.Namespace) -> int:
             "a file is processed faster than it can be sent: run `quietbox enhance` on the other machine, or add "
             "--engine"
         )
-    jobs = sound_files.find_sounds([Path(name) for name in options.inputs], Path(options.output))
-    done: list[enhance.Enhanced] = []
-    failed = 0
-    screen = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
-        for source, target in jobs:
-            task = bar.add_task(console.printable(source.name), total=1.0)
+    pairs = sound_files.find_sounds([Path(name) for name in options.inputs], Path(options.output))
+    request = enhance_jobs.Request(chosen, options.channel, options.reference)
+    return enhance_command.enhance(request, pairs, options.jobs, as_json=options.json)
 
-            def progress(frames: int, total: int, task: Any = task) -> None:
-                bar.update(task, completed=frames / max(total, 1))
 
-            try:
-                done.append(
-                    enhance.enhance_file(
-                        source,
-                        target,
-                        chosen,
-                        channel=options.channel,
-                        reference=options.reference,
-                        progress=progress,
-                    )
-                )
-            except sound_files.BadSound as error:
-                failed += 1
-                console.complain(str(error))
-            bar.remove_task(task)
-    if done:
-        _print_notes(chosen)
-    if options.json:
-        print(json.dumps([dataclasses.asdict(result) for result in done], indent=2))
-    else:
-        for result in done:
-            print(console.printable(tables.enhanced(result)))
-    return 1 if failed else 0
+def _one_thread() -> None:
+    """Before NumPy is loaded: our matrices are small, more threads take longer."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 def measure_latency(options: argparse.Namespace) -> int:
@@ -138,6 +104,8 @@ def measure_latency(options: argparse.Namespace) -> int:
         print(json.dumps({**dataclasses.asdict(result), "budget_ms": result.budget_ms}, indent=2))
         return 0
     tables.show(tables.latency(result))
+    for note in result.notes:
+        console.complain(note)
     if result.xruns:
         print(f"{result.xruns} xruns while measuring: the figure may be off")
     return 0
@@ -170,12 +138,16 @@ def calibrate_path(options: argparse.Namespace) -> int:
 
 def measure_speed(options: argparse.Namespace) -> int:
     """Time per hop."""
+    from edge.suppress import open_configured, open_named
     from edge.tools import bench, tables
 
     chosen = _config(options)
     if options.engines:
         return _compare_engines(options, chosen)
-    _print_notes(_with_engine(chosen, "auto"))
+    named = open_named(chosen)
+    named.close()
+    for note in dict.fromkeys([*named.notes, *open_configured(with_engine(chosen, engines.AUTO)).notes]):
+        console.complain(note)
     rows = bench.bench_engines(chosen, options.seconds) + bench.bench_stages(chosen, options.seconds)
     if options.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
@@ -185,24 +157,26 @@ def measure_speed(options: argparse.Namespace) -> int:
 
 
 def _compare_engines(options: argparse.Namespace, chosen: Config) -> int:
-    """Engines side by side; what cannot be opened is a line on stderr."""
+    """Engines side by side; what cannot be opened is a line on stderr and, unless ``all`` were asked for, a failure."""
     from edge.tools import bench, tables
 
     rows: list[bench.Examined] = []
-    for _, found in bench.examine_engines(chosen, options.seconds, bench.engines_named(options.engines)):
+    asked = bench.engines_named(options.engines)
+    for _, found in bench.examine_engines(chosen, options.seconds, asked):
         if isinstance(found, str):
-            print(f"quietbox: {found}", file=sys.stderr)
+            console.complain(found)
         else:
             rows.append(found)
+    status = 0 if rows and (len(rows) == len(asked) or options.engines.strip() == "all") else 1
     if options.json:
         known = [
             {key: None if figure != figure else figure for key, figure in dataclasses.asdict(row).items()}
             for row in rows
         ]
         print(json.dumps(known, indent=2))
-        return 0 if rows else 1
+        return status
     tables.show(tables.engines(rows, options.seconds), wide=True)
-    return 0 if rows else 1
+    return status
 
 
 def status(options: argparse.Namespace) -> int:
@@ -238,8 +212,7 @@ def report(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """The noise suppressor for another program, or for other boxes."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # our matrices are small: more threads take longer, as in the service's unit
+    _one_thread()
     from edge.serve import bridge
 
     chosen = _config(options)
@@ -251,6 +224,10 @@ def serve(options: argparse.Namespace) -> int:
         raise UserError("serve cannot forward to another server; choose another --engine than remote")
     if options.bench:
         return _bench_bridge(options, chosen)
+    if options.engine:
+        from edge.suppress import open_named
+
+        open_named(chosen)  # the one named is used, or none; what the settings name falls back as in the box
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -305,22 +282,10 @@ def _config(options: argparse.Namespace) -> Config:
     """The settings file, overridden by the command line."""
     chosen = config_file.find(options.config)
     if getattr(options, "engine", None):
-        chosen = _with_engine(chosen, options.engine)
+        chosen = with_engine(chosen, options.engine)
     if getattr(options, "limit_db", None) is not None:
         chosen = replace(chosen, suppress=replace(chosen.suppress, limit_db=options.limit_db))
     return chosen
-
-
-def _with_engine(chosen: Config, engine: str) -> Config:
-    return replace(chosen, suppress=replace(chosen.suppress, engine=engine))
-
-
-def _print_notes(chosen: Config) -> None:
-    """Why an engine is not what one might expect, on stderr."""
-    from edge.suppress import open_configured
-
-    for note in open_configured(chosen).notes:
-        print(f"quietbox: {note}", file=sys.stderr)
 
 
 VERBS: dict[str, Verb] = {

@@ -9,6 +9,7 @@ import runpy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edge import engines
 from edge.sections import (
     USB_CARD,
     AntinoiseConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "VoiceConfig",
     "WindowConfig",
     "beside_reference",
+    "with_engine",
 ]
 
 
@@ -121,6 +123,14 @@ class Config:
             eq=replace(self.eq, gain_db=0.0),
             gate=replace(self.gate, on=False),
         )
+
+
+def with_engine(config: Config, engine: str) -> Config:
+    """The settings with another engine; a model's path belongs to the kind of engine that it was set for."""
+    suppress = config.suppress
+    ours = [bool(engines.fallback_chain(name)) for name in (suppress.engine, engine)]
+    model = suppress.model if suppress.engine == engine or all(ours) else SuppressConfig().model
+    return replace(config, suppress=replace(suppress, engine=engine, model=model))
 
 
 def beside_reference(reference: int) -> int:

@@ -99,7 +99,7 @@ SPEEXDSP = "speexdsp-ns==0.1.2"
 
 
 def _speexdsp_files() -> list[Path]:
-    asset(SPEEXDSP, "speexdsp_ns/__init__.py")
+    asset(SPEEXDSP, "speexdsp_ns/__init__.py", "evaluate")
     return []
 
 

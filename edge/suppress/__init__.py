@@ -7,7 +7,7 @@ files, ``probe`` finds out whether ONNX Runtime works here. ``foreign`` holds th
 ``link`` the engine on another machine.
 """
 
-from edge.suppress.open import files_of, open_configured, open_core, open_engine, open_listener
+from edge.suppress.open import files_of, open_configured, open_core, open_engine, open_listener, open_named
 from edge.suppress.shipped import BadModel
 
-__all__ = ["BadModel", "files_of", "open_configured", "open_core", "open_engine", "open_listener"]
+__all__ = ["BadModel", "files_of", "open_configured", "open_core", "open_engine", "open_listener", "open_named"]

@@ -27,6 +27,8 @@ from edge.suppress.network import NumpyNetwork, Shape
 FOLDER = Path(__file__).parents[2] / "models"
 """Where the shipped ones lie, in a checkout and in an installed package."""
 SHIPPED = ("quietbox", "rnn")
+PACKAGED = "quietbox"
+"""``[suppress] model`` as it is by default: the shipped network, for a third-party engine its own package's weights."""
 MAJOR_VERSION = 0
 """Files of another major version have other contents under the same names."""
 MOST_BYTES = 16_000_000

@@ -1,5 +1,6 @@
 """How long a hop takes on this machine, engine by engine and stage by stage; and engines side by side."""
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -13,10 +14,10 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, engines
 from edge.chain import Chain
-from edge.config import Config
+from edge.config import Config, with_engine
 from edge.dsp.spectrum import Floats
 from edge.engines import Family
-from edge.suppress import files_of, open_configured
+from edge.suppress import BadModel, files_of, open_configured, open_named
 from edge.suppress.engine import Engine
 
 WARM_UP_HOPS = 200
@@ -63,9 +64,9 @@ def bench_engines(config: Config, seconds: float, names: Sequence[str] | None = 
         names = [*theirs, *engines.names(Family.OURS, Family.NONE)]
     rows = []
     for name in names:
-        chain = Chain(_with(config, name))
-        if chain.engine.name == name:
-            rows.append(timed(f"whole chain, {name}", chain.process, signal))
+        chosen = with_engine(config, name)
+        with contextlib.suppress(BadModel):
+            rows.append(timed(f"whole chain, {name}", Chain(chosen, open_named(chosen)).process, signal))
     return rows
 
 
@@ -95,10 +96,11 @@ def examine_engines(config: Config, seconds: float, names: Sequence[str]) -> Ite
 
 def _examine(config: Config, seconds: float, name: str) -> Examined | str:
     before_mb = resident_mb()
-    chosen = _with(config, name)
-    chain = Chain(chosen)
-    if chain.engine.name != name:
-        return "; ".join(chain.engine.notes)
+    chosen = with_engine(config, name)
+    try:
+        chain = Chain(chosen, open_named(chosen))
+    except BadModel as refusal:
+        return str(refusal)
     times = timed(name, chain.process, speech_like(seconds))
     memory_mb = resident_mb() - before_mb
     if chain.engine.level:
@@ -145,13 +147,6 @@ def voice_like(seconds: int) -> Floats:
         voice += level / number**0.5 * np.sin(number * phase)
     voice *= np.clip(np.sin(2 * np.pi * 3 * t) + 0.6, 0, 1)
     return (0.3 * voice / np.abs(voice).max()).astype(np.float32)
-
-
-def _with(config: Config, engine: str) -> Config:
-    """The settings with another engine; a model's path belongs to the engine it was set for."""
-    suppress = config.suppress
-    same = suppress.engine == engine or (engines.fallback_chain(suppress.engine) and engines.fallback_chain(engine))
-    return replace(config, suppress=replace(suppress, engine=engine, model=suppress.model if same else "quietbox"))
 
 
 def with_optional_stages(config: Config) -> Config:

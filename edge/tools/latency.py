@@ -38,6 +38,10 @@ class Latency:
     measured_ms: float
     spread_ms: float
     xruns: int
+    engine: str
+    """The engine whose delay it is, as in the settings."""
+    notes: list[str]
+    """Why it is not the one that the settings name, if it is not."""
 
     @property
     def budget_ms(self) -> float:
@@ -61,6 +65,8 @@ def measure(config: Config, opener: OpenPcm = open_pcm) -> Latency:
         measured_ms=1000 * float(np.median(lags)) / RATE_HZ,
         spread_ms=1000 * float(np.ptp(lags)) / RATE_HZ,
         xruns=box.capture.xruns + box.playback.xruns,
+        engine=chain.engine.name,
+        notes=chain.notes,
     )
 
 

@@ -107,7 +107,7 @@ class Stream:
         assert failure is not None
         seconds = self.hops * HOP_MS / 1000
         self._failures.append(
-            f"engine {self._working} failed after {seconds:.2f} s ({describe(failure)}), {engine.name} took over"
+            f"engine {self._working} failed after {seconds:.1f} s ({describe(failure)}), {engine.name} took over"
         )
         self._working = engine.name
 

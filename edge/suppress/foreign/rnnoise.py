@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from edge.dsp.spectrum import Floats
-from edge.suppress.foreign.assets import FLOATS, PACKAGED, asset, library, pointer
+from edge.suppress.foreign.assets import FLOATS, asset, library, pointer
 from edge.suppress.foreign.core import Core
-from edge.suppress.shipped import BadModel
+from edge.suppress.shipped import PACKAGED, BadModel
 
 PIN = "pyrnnoise==0.4.5"
 FRAME = 480

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.suppress.foreign.assets import PACKAGED, Recurrent, read_graph
+from edge.suppress.foreign.assets import Recurrent, read_graph
 from edge.suppress.foreign.spectral import HOP, SIGNAL, WINDOW, SpectralCore
-from edge.suppress.shipped import BadModel
+from edge.suppress.shipped import PACKAGED, BadModel
 
 FILE = "ulunas_stream_simple.onnx"
 SOURCE = f"https://github.com/Xiaobin-Rong/ul-unas, ulunas_onnx/onnx_models/{FILE}"

@@ -24,9 +24,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edge import RATE_HZ
 from edge.config import WindowConfig
 from edge.dsp.spectrum import Floats, Spectra
-from edge.suppress.foreign.assets import PACKAGED, open_session
+from edge.suppress.foreign.assets import open_session
 from edge.suppress.foreign.core import Core
-from edge.suppress.shipped import FOLDER, MAJOR_VERSION, BadModel, Model
+from edge.suppress.shipped import FOLDER, MAJOR_VERSION, PACKAGED, BadModel, Model
 
 OURS = "quietbox-window"
 """What our own files call themselves in their metadata."""

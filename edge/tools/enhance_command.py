@@ -1,0 +1,63 @@
+"""The command `quietbox enhance`: every file's line or record, what failed, and the exit status."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.console import complain, printable
+from edge.tools import tables
+from edge.tools.enhance import Enhanced
+from edge.tools.enhance_jobs import Job, Outcome, Request, outcomes
+from edge.tools.progress import progress_of
+
+
+def enhance(request: Request, pairs: Sequence[tuple[Path, Path]], processes: int, *, as_json: bool) -> int:
+    """Process every (source, target); returns the exit status: 1 where a file failed or its engine did.
+
+    Raises UserError where the engine named cannot be opened. What has been done until then is printed all the same.
+    """
+    jobs = [Job(source, target) for source, target in pairs]
+    places = {job: number for number, job in enumerate(jobs)}
+    notes: list[str] = []
+    done: list[Outcome] = []
+
+    with progress_of([job.source for job in jobs], quiet=as_json) as progress:
+
+        def at(job: Job, share: float) -> None:
+            progress.at(job.source, share)
+
+        try:
+            with contextlib.closing(outcomes(request, jobs, processes, at, notes.append)) as finished:
+                for outcome in finished:
+                    progress.done(outcome.job.source)
+                    done.append(outcome)
+                    if outcome.result:
+                        _say(notes)
+                    _show(outcome, as_json)
+        finally:
+            if as_json:
+                done.sort(key=lambda outcome: places[outcome.job])
+                print(json.dumps([dataclasses.asdict(outcome.result) for outcome in done if outcome.result], indent=2))
+    return 0 if all(outcome.good for outcome in done) else 1
+
+
+def _say(notes: list[str]) -> None:
+    """Each once, and only where there is a result that they are about."""
+    while notes:
+        complain(notes.pop(0))
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if outcome.result is None:
+        complain(outcome.error)
+        return
+    if not as_json:
+        print(_line(outcome.result), flush=True)
+    if outcome.result.degraded:
+        complain(f"{outcome.job.source}: {outcome.result.degraded}")
+
+
+def _line(result: Enhanced) -> str:
+    return printable(tables.enhanced(result))
