@@ -2,9 +2,9 @@
 
 The running box lies here: ``box`` is the one loop, ``chain`` the signal path inside it, ``service`` the process around
 it with its ``status``, ``cli`` the command with its ``arguments`` and ``version``. ``config`` holds the settings,
-``sections`` defines their keys and ``config_file`` reads them, ``engines`` lists what can suppress noise, ``health``
-counts, ``journal`` reports, ``runtime`` claims the cards, ``realtime`` asks for priority, ``console`` ends every
-command. The packages, each importing only from those after it:
+``sections`` defines their keys, ``config_file`` reads them by ``config_rules`` and ``config_names``, ``engines`` lists
+what can suppress noise, ``health`` counts, ``journal`` reports, ``runtime`` claims the cards, ``realtime`` asks for
+priority, ``console`` ends every command. The packages, each importing only from those after it:
 
     serve, tools   what people call: a server for other boxes and programs; files, measurements, the doctor, the report
     suppress       the engines that suppress noise; ``foreign`` holds other people's networks
@@ -36,6 +36,11 @@ HOP_MS = 1000 * HOP_SAMPLES / RATE_HZ
 
 class UserError(Exception):
     """A fault that a user can fix: its text is one line that names it and the fix."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The same for a terminal, where several faults have a line each."""
+        return (str(self),)
 
 
 def command_for(extra: str, pin: str = "") -> str:

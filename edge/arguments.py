@@ -1,12 +1,14 @@
 """The arguments of `quietbox`: every verb with its options and their ranges; what a verb does stands in ``cli``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edge import config_file, engines
+from edge.files import lookalikes
 
 Verb = Callable[[argparse.Namespace], int]
 MOST_BENCH_S = 600.0
@@ -59,12 +61,23 @@ class Version(argparse.Action):
         parser.exit()
 
 
+class Parser(argparse.ArgumentParser):
+    """Names what argparse would take for a word: an option whose dash a word processor or a web page has replaced."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; ends with status 2 at such an option, unless a file has that name."""
+        for word in sys.argv[1:] if args is None else args:
+            if word[:1] in tuple(lookalikes.DASHES) and not os.path.lexists(word):
+                self.error(f"{word} begins with {lookalikes.named(word[0])} or --")
+        return super().parse_known_args(args, namespace)
+
+
 class Arguments:
     """The parser of the whole command, built verb by verb in the order of its help."""
 
     def __init__(self, verbs: Mapping[str, Verb]) -> None:
         """``verbs``: what to call for each verb; ends up in ``options.verb``, which is None without a verb."""
-        self.parser = argparse.ArgumentParser(prog="quietbox", description="Removes noise from speech in real time.")
+        self.parser = Parser(prog="quietbox", description="Removes noise from speech in real time.")
         self.parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
         self.parser.set_defaults(verb=None)
         self._functions = verbs

@@ -39,7 +39,8 @@ def _lacks_checkout() -> bool:
 
 
 def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int = 1) -> int:
-    """``main``'s exit status (None is 0), or non-zero after at most one line ``NAME: what is wrong`` on stderr.
+    """``main``'s exit status (None is 0), or non-zero after at most one line ``NAME: what is wrong`` on stderr
+    (a settings file has one for each fault).
 
     1 for a UserError, an OSError and where output was lost (closed stdout, full disk; a closed pipe in silence), 130
     after Ctrl-C. What the terminal's encoding lacks is written as \\xNN or \\uNNNN. SystemExit (argparse) passes where
@@ -61,7 +62,7 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int
         sys.stdout.flush()
         return status
     except UserError as error:
-        complain(str(error), name)
+        complain_of(error, name)
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -90,6 +91,22 @@ def describe(error: BaseException) -> str:
     """An exception as one line of at most 160 characters: its kind and its text."""
     line = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
     return line if len(line) <= 160 else f"{line[:157]}..."
+
+
+def complain_of(error: UserError, name: str = "quietbox") -> None:
+    """Each of the error's lines; for the journal all in one, which a service that is started again and again would
+    flood."""
+    for line in (str(error),) if journal_reads_stderr() else error.lines:
+        complain(line, name)
+
+
+def journal_reads_stderr() -> bool:
+    """Whether systemd has tied stderr to the journal: JOURNAL_STREAM names its device and inode."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def leave_on_signals(name: str = "quietbox") -> None:

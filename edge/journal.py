@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge.console import printable, run_main
+from edge.console import journal_reads_stderr, printable, run_main
 
 PREFIX = "QUIETBOX_"
 SOCKET = "/run/systemd/journal/socket"
@@ -192,15 +192,6 @@ def datagram(fields: Mapping[str, str]) -> bytes:
         else:
             parts.append(key.encode() + b"=" + data)
     return b"\n".join(parts) + b"\n"
-
-
-def journal_reads_stderr() -> bool:
-    """Whether systemd has tied stderr to the journal: JOURNAL_STREAM names its device and inode."""
-    try:
-        found = os.fstat(2)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class Journal(threading.Thread):

@@ -83,12 +83,10 @@ def _keep(text: str, kept: Path) -> None:
 
 def _try(text: str, extra: Tables, check: Check, out: Path) -> str:
     """Write ``text`` with ``extra`` below it to ``out`` if that is right; else say why not."""
-    tables, fault = _tables(text)
-    if fault:
-        return fault
+    tables, unparsed = _tables(text)
     part = ledger.part_of(out)
     part.write_text(text)
-    if fault := check(part):  # the user's own words first, so that line numbers are theirs
+    if fault := check(part) or unparsed:  # the user's own words first, so that line numbers are theirs
         part.unlink()
         return fault.replace(str(part), CARD.name)
     if more := _with_found(tables, extra):

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge import UserError, config_file
-from edge.console import run_main
+from edge.console import complain_of, run_main
 from edge.files import atomic
 from hw.image.partitions import MADE_S, Ext4, Fat, call, check_tools, look, run
 from hw.install import packages, places, wheels
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         customise(image, out, folder, options.microphone, settings)
     except UserError as error:
-        print(f"customise: {error}", file=sys.stderr)
+        complain_of(error, "customise")
     except OSError as error:
         print(f"customise: {error.filename or image}: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -288,6 +288,13 @@ def test_good_settings_are_kept_and_a_broken_file_falls_back_to_them(places: dic
     assert config_file.load(places["out"]).suppress.limit_db == 12.0
 
 
+def test_everything_wrong_on_the_card_is_in_one_line(places: dict[str, Path]) -> None:
+    places["card"].write_text("[suppress]\nlimit_db = 12,5\n[gate]\non = 1\n" + "nothing = 1\n" * 500)
+    fault = settings.choose(check, **places).fault
+    assert fault.startswith("quietbox.toml: 502 errors: line 2: not valid TOML: the decimal sign is a point")
+    assert "; line 4: [gate] on = 1 is not true or false; line 5: unknown key" in fault and len(fault) < 500
+
+
 @pytest.mark.slow
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
 @effort(max_examples=60, deadline=None)

@@ -49,7 +49,7 @@ def show(config_file: Path | None, *, seconds: float, as_json: bool, sound: bool
     if sound and sys.stderr.isatty():
         print(f"listening for {seconds:g} s; please speak normally", file=sys.stderr)
     findings = examine(Context(config_file, seconds=seconds, sound=sound))
-    failed = [finding.check for finding in findings if finding.verdict is FAIL]
+    failed = list(dict.fromkeys(finding.check for finding in findings if finding.verdict is FAIL))
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, default=str))
     else:

@@ -27,8 +27,8 @@ def settings(context: Context) -> Iterator[Finding]:
         try:
             context.config = load(file)
         except BadConfig as error:
-            fix = "fix that line; the rows below use the defaults"
-            yield Finding("settings", FAIL, str(error), fix)
+            for line in error.lines:
+                yield Finding("settings", FAIL, line, "fix that line; the rows below use the defaults")
             return
         risk = changeable_by_others(file, file.stat()) if context.config_file is None else ""
         if risk:
