@@ -31,9 +31,9 @@ from edge.tools.sound_files import (
     check_whole,
     create_sound,
     one_line,
-    open_sound,
     own_result,
 )
+from edge.tools.sound_input import SoundInput
 from edge.tools.sound_reader import SoundReader, energy
 from edge.tools.stream import Stream, aligned
 
@@ -106,9 +106,9 @@ def enhance_file(
     if target.exists() and not target.is_file():
         raise BadSound(f"{target}: cannot be written: is not a plain file")
     try:
-        with open_sound(source) as sound:
+        with SoundInput(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
-            stream = Stream(config, sound.samplerate, engine)
+            stream = Stream(config, sound.rate_hz, engine)
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic.part_beside(target, token) as (descriptor, part):
                 chosen = [channel, reference] if reference else [channel]

@@ -1,20 +1,17 @@
-"""Sound files: which ones are meant, what may be written where, opening, reading and creating them.
+"""Sound files: which ones are meant, what may be written where, and creating them.
 
 Whatever a user can get wrong raises ``BadSound``, one line that names the file.
 """
 
 import os
-import stat
 import tempfile
 import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import soundfile
 
 from edge import UserError
-from edge.dsp.spectrum import Floats
 from edge.files import atomic
 
 BLOCK_FRAMES = 16_384
@@ -111,38 +108,6 @@ def _sounds_of(entry: Path, output: Path) -> list[tuple[Path, Path]]:
 
 def _target_name(name: Path) -> Path:
     return name if name.suffix.lower() in TARGETS else name.with_suffix(".wav")
-
-
-def open_sound(source: Path) -> soundfile.SoundFile:
-    try:
-        mode = source.stat().st_mode
-    except OSError as error:
-        raise BadSound(f"{source}: cannot be read: {error.strerror}") from None
-    # A pipe that is open already (/dev/stdin) has a writer, or ends; opening a FIFO waits for one, perhaps for ever.
-    if stat.S_ISFIFO(mode) and not os.path.realpath(source).startswith("/proc/"):
-        raise BadSound(f"{source}: is a FIFO, to which nobody may ever write; name /dev/stdin and redirect it (< FIFO)")
-    try:
-        sound = soundfile.SoundFile(os.fsencode(source))  # names need not be UTF-8
-    except (soundfile.LibsndfileError, TypeError, ValueError):
-        kind = "is a folder" if source.is_dir() else "is not a sound file that libsndfile reads, or it is broken"
-        raise BadSound(f"{source}: {kind}") from None
-    if not RATES_HZ[0] <= sound.samplerate <= RATES_HZ[1]:
-        sound.close()
-        raise BadSound(f"{source}: a rate of {sound.samplerate} Hz is outside {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
-    return sound
-
-
-def read_block(sound: soundfile.SoundFile) -> Floats:
-    """The next block, (frames, channels)."""
-    try:
-        frames: Floats = sound.read(BLOCK_FRAMES, np.float32, always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadSound(f"{name_of(sound)}: is broken: {one_line(error)}") from None
-    return frames
-
-
-def name_of(sound: soundfile.SoundFile) -> str:
-    return os.fsdecode(sound.name)
 
 
 def create_sound(descriptor: int, suffix: str, rate_hz: int) -> soundfile.SoundFile:

@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import soundfile
 
 from edge.dsp.spectrum import Floats
 from edge.tools.channels import MOST_SAMPLES, Downmix
 from edge.tools.float_scale import FLOAT_CODECS, Levels, Scale, UnknownScale
-from edge.tools.sound_files import BadSound, name_of, read_block
+from edge.tools.sound_files import BadSound
+from edge.tools.sound_input import SoundInput
 
 LOUDEST = 100.0
 """Float files may hold any number; samples more than 40 dB above full scale are clipped there."""
@@ -23,7 +23,7 @@ class SoundReader:
     (``edge.tools.channels``).
     """
 
-    def __init__(self, sound: soundfile.SoundFile, chosen: list[int]) -> None:
+    def __init__(self, sound: SoundInput, chosen: list[int]) -> None:
         self.frames = 0
         """Frames that ``blocks`` gave."""
         self.energy = 0.0
@@ -34,45 +34,41 @@ class SoundReader:
         """Samples above ``LOUDEST``."""
         self.scale = Scale()
         self.channels = sound.channels
-        self.rate_hz = sound.samplerate
+        self.rate_hz = sound.rate_hz
         self._sound = sound
         self._columns = [number - 1 for number in chosen]
-        self._downmix = None if chosen[0] else Downmix(sound.channels, sound.samplerate)
+        self._downmix = None if chosen[0] else Downmix(sound.channels, sound.rate_hz)
 
     def blocks(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Floats]:
         """float32 (frames, len(chosen)), finite, at most ``LOUDEST``. Raises BadSound."""
         read = 0
-        for frames in self._scaled() if self._sound.subtype in FLOAT_CODECS else self._read():
+        for frames in self._scaled() if self._sound.codec in FLOAT_CODECS else self._sound.blocks():
             read += len(frames)
             if progress:
-                progress(read, self._sound.frames)
+                progress(read, self._sound.known_frames)
             yield from self._ready(frames)
         if self._downmix:
             yield self._counted(self._downmix.flush()[:, None])
 
-    def _read(self) -> Iterator[Floats]:
-        while len(frames := read_block(self._sound)):
-            yield frames
-
     def _scaled(self) -> Iterator[Floats]:
         """Float samples in the scale +-1.0: found in a pass over the whole file, or in the first of a pipe."""
         levels, held = Levels(), []
-        start = self._sound.tell() if self._sound.seekable() else None
-        for frames in self._read():
+        pipe = not self._sound.can_rewind
+        for frames in self._sound.blocks():
             levels.add(frames)
-            if start is None:
+            if pipe:
                 held.append(frames)
                 if sum(part.size for part in held) >= MOST_SAMPLES:
                     break
         self.scale = self._scale_of(levels)
-        if start is not None:
-            self._sound.seek(start)
-        for frames in itertools.chain(held, self._read()):
-            if start is None:
+        if not pipe:
+            self._sound.rewind()
+        for frames in itertools.chain(held, self._sound.blocks()):
+            if pipe:
                 levels.add(frames)
                 if self._scale_of(levels).divisor > self.scale.divisor:
                     raise BadSound(
-                        f"{name_of(self._sound)}: its float samples have the scale of integers, which shows "
+                        f"{self._sound.source}: its float samples have the scale of integers, which shows "
                         "too late in a pipe; save it to a file and name that"
                     )
             yield frames if self.scale.divisor == 1 else frames / np.float32(self.scale.divisor)
@@ -81,7 +77,7 @@ class SoundReader:
         try:
             return levels.scale()
         except UnknownScale as error:
-            raise BadSound(f"{name_of(self._sound)}: {error}") from None
+            raise BadSound(f"{self._sound.source}: {error}") from None
 
     def _ready(self, frames: Floats) -> Iterator[Floats]:
         invalid = ~np.isfinite(frames)
@@ -108,7 +104,7 @@ class SoundReader:
     @property
     def notes(self) -> list[str]:
         """What had to be done to the sound, one phrase each."""
-        notes = [self._downmix.note if self._downmix else "", self.scale.note]
+        notes = [*self._sound.notes, self._downmix.note if self._downmix else "", self.scale.note]
         if self.invalid:
             notes.append(f"{self.invalid} samples were NaN or infinite and became silence")
         if self.clipped:
