@@ -126,10 +126,18 @@ def part_of(target: Path, token: str) -> Path:
 
 
 def _new_file(target: Path, token: str = "") -> tuple[int, Path]:
+    """Open descriptor and path. What a signal handler raises while the file is made leaves no file behind."""
     while True:
         part = part_of(target, token or secrets.token_hex(6))
-        with contextlib.suppress(FileExistsError), _naming(target):
-            return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), part
+        try:
+            with contextlib.suppress(FileExistsError), _naming(target):
+                return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), part
+        except OSError:
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
         token = ""  # somebody else's file has that name: it stays
 
 

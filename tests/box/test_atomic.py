@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +119,19 @@ def test_a_report_never_overwrites_what_it_was_made_of(tmp_path: Path, capsys: p
         assert cli.main(["report", "--file", str(records), "-o", str(target)]) == 1
         assert "would overwrite the input" in capsys.readouterr().err
     assert records.read_text() == "{}\n"
+
+
+def test_an_interruption_at_the_moment_a_file_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = os.open
+
+    def interrupted(*arguments: Any, **named: Any) -> int:
+        os.close(made(*arguments, **named))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        atomic.write(tmp_path / "x", b"new")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
