@@ -4,7 +4,7 @@
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ FRACTION_BITS = 24
 """Read position between two phases: steering resolves 0.0001 ppm and never rounds twice the same way for long."""
 ROWS = 512
 """Outputs computed at once; bounds the scratch of a long block."""
+TABLES_KEPT = 8
+"""Tables of so many pairs of rates, of at most 2 MB each, are kept: many files mostly have one rate."""
 
 
 def band_edges_hz(rate_in_hz: int, rate_out_hz: int) -> tuple[float, float]:
@@ -86,6 +88,21 @@ def _grid(exact_phases: int) -> tuple[int, int]:
     return LEAST_PHASES, missing * max(1, (1 << FRACTION_BITS) // missing)
 
 
+@lru_cache(maxsize=TABLES_KEPT)
+def _tables(lower_hz: int, rate_in_hz: int, phases: int, taps: int) -> tuple[Floats, Floats]:
+    """float32 (phases + 1, taps) and (phases, taps), read only: the low-pass at every phase, oldest sample first, and
+    the step to the next phase.
+    """
+    phase = np.arange(phases + 1)[:, None] / phases
+    age = np.arange(taps - 1, -1, -1)[None, :]
+    table = _impulse_response(lower_hz, (phase + age) / rate_in_hz)
+    table /= table[:-1].sum() / phases  # one gain for all: evening out the phases at DC costs stop-band
+    found: tuple[Floats, Floats] = (table.astype(np.float32), np.diff(table, axis=0).astype(np.float32))
+    for values in found:
+        values.flags.writeable = False
+    return found
+
+
 class Resampler:
     """float32 mono at ``rate_in_hz`` -> float32 mono at ``rate_out_hz``, streaming, ``delay_ms`` late, steerable.
 
@@ -117,18 +134,9 @@ class Resampler:
         self._plain_step = self._unit * rate_in_hz // rate_out_hz  # without a remainder, see _grid
         self._step = self._plain_step
         self._position = 0  # of the next output, counted from the first sample of the next block
-        self._build_tables(lower, math.ceil(span_s * rate_in_hz) + 1)
+        self._taps = math.ceil(span_s * rate_in_hz) + 1
+        self._table, self._slope = _tables(lower, rate_in_hz, self._phases, self._taps)
         self._allocate()
-
-    def _build_tables(self, lower_hz: int, taps: int) -> None:
-        """(phases + 1, taps) each: the low-pass at every phase, oldest sample first, and the step to the next phase."""
-        self._taps = taps
-        phase = np.arange(self._phases + 1)[:, None] / self._phases
-        age = np.arange(taps - 1, -1, -1)[None, :]
-        table = _impulse_response(lower_hz, (phase + age) / self.rate_in_hz)
-        table /= table[:-1].sum() / self._phases  # one gain for all: evening out the phases at DC costs stop-band
-        self._table: Floats = table.astype(np.float32)
-        self._slope: Floats = np.diff(table, axis=0).astype(np.float32)
 
     def _allocate(self) -> None:
         rows, taps = min(ROWS, self.max_out), self._taps

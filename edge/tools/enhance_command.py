@@ -8,9 +8,8 @@ from pathlib import Path
 
 from edge.console import complain, printable
 from edge.tools import tables
-from edge.tools.enhance import Enhanced
 from edge.tools.enhance_jobs import Job, Outcome, Request, outcomes
-from edge.tools.progress import progress_of
+from edge.tools.progress import Quiet, progress_of
 
 
 def enhance(request: Request, pairs: Sequence[tuple[Path, Path]], processes: int, *, as_json: bool) -> int:
@@ -35,7 +34,7 @@ def enhance(request: Request, pairs: Sequence[tuple[Path, Path]], processes: int
                     done.append(outcome)
                     if outcome.result:
                         _say(notes)
-                    _show(outcome, as_json)
+                    _show(outcome, progress, as_json)
         finally:
             if as_json:
                 done.sort(key=lambda outcome: places[outcome.job])
@@ -49,15 +48,11 @@ def _say(notes: list[str]) -> None:
         complain(notes.pop(0))
 
 
-def _show(outcome: Outcome, as_json: bool) -> None:
+def _show(outcome: Outcome, progress: Quiet, as_json: bool) -> None:
     if outcome.result is None:
         complain(outcome.error)
         return
     if not as_json:
-        print(_line(outcome.result), flush=True)
+        progress.say(printable(tables.enhanced(outcome.result)))
     if outcome.result.degraded:
         complain(f"{outcome.job.source}: {outcome.result.degraded}")
-
-
-def _line(result: Enhanced) -> str:
-    return printable(tables.enhanced(result))

@@ -36,6 +36,10 @@ class Quiet:
     def done(self, source: Path) -> None:
         """This file is finished, well or not."""
 
+    def say(self, line: str) -> None:
+        """A result on stdout, at once."""
+        print(line, flush=True)
+
 
 class _Counting(Quiet):
     """Knows how much of everything is done."""
@@ -74,8 +78,7 @@ class Bar(_Counting):
             TextColumn("{task.percentage:>3.0f} %"),
             TimeRemainingColumn(),
         )
-        # Where stdout is the terminal, too, results appear above the bar; a file or pipe gets them untouched.
-        self._bar = Progress(*columns, console=screen, redirect_stdout=sys.stdout.isatty())
+        self._bar = Progress(*columns, console=screen, redirect_stdout=False)
         self._task = self._bar.add_task("", total=1.0)
 
     def __enter__(self) -> "Bar":
@@ -94,6 +97,13 @@ class Bar(_Counting):
     def done(self, source: Path) -> None:
         super().done(source)
         self._show(source)
+
+    def say(self, line: str) -> None:
+        """Above the bar where stdout is the terminal, too; a file or pipe gets it untouched."""
+        if sys.stdout.isatty():
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            super().say(line)
 
     def _show(self, source: Path) -> None:
         which = f"{min(self.files_done + 1, self.files)}/{self.files} " if self.files > 1 else ""

@@ -4,6 +4,7 @@ The stream is converted to 16 kHz by the live converter, processed hop by hop by
 delay is removed at the front, so that the output lines up with the input and has its length.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -35,6 +36,7 @@ class Stream:
         if engine:
             engine.restart()
         self.chain = Chain(no_loop, engine)
+        self.rate_hz = rate_hz
         self.channels = 2 if self.chain.reference else 1
         self._in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES)
         self._other_in = Resampler(rate_hz, RATE_HZ, BLOCK_FRAMES) if self.chain.reference else None
@@ -128,5 +130,6 @@ def aligned(stream: Stream, blocks: Iterable[Floats]) -> Iterator[Floats]:
         owed += len(block)
         yield cut(stream.push(block))
     stream.padding = True
+    hop = math.ceil(HOP_SAMPLES * stream.rate_hz / RATE_HZ)
     while owed:
-        yield cut(stream.push(np.zeros((BLOCK_FRAMES, stream.channels), np.float32)))
+        yield cut(stream.push(np.zeros((min(skip + owed + hop, BLOCK_FRAMES), stream.channels), np.float32)))
