@@ -175,7 +175,7 @@ def _compare_engines(options: argparse.Namespace, chosen: Config) -> int:
         ]
         print(json.dumps(known, indent=2))
         return status
-    tables.show(tables.engines(rows, options.seconds), wide=True)
+    tables.show(tables.engines(rows, options.seconds))
     return status
 
 

@@ -3,6 +3,7 @@
 ``run_main`` stands at every ``if __name__ == "__main__"``. Needs nothing but Python.
 """
 
+import codecs
 import contextlib
 import errno
 import io
@@ -16,6 +17,26 @@ from typing import IO, NoReturn
 
 from edge import UserError
 
+PLAIN = {
+    "\u00b5": "u",
+    "\u03bc": "u",
+    "\u00b0": "deg ",
+    "\u00b1": "+-",
+    "\u00d7": "x",
+    "\u2192": "->",
+    "\u2264": "<=",
+    "\u2265": ">=",
+    "\u2013": "-",
+    "\u2014": "-",
+    "\u2026": "...",
+    "\u2018": "'",
+    "\u2019": "'",
+    "\u201c": '"',
+    "\u201d": '"',
+}
+"""Signs of our texts (micro, degree, plus-minus, dashes, an ellipsis ...) for an output whose encoding lacks them."""
+PLAIN_ERRORS = "quietbox.plain"
+"""The name of ``_plain`` among Python's handlers of encoding errors."""
 INTERRUPTED = 130
 """Exit status of a shell's child that SIGINT ended."""
 
@@ -43,14 +64,14 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int
     (a settings file has one for each fault).
 
     1 for a UserError, an OSError and where output was lost (closed stdout, full disk; a closed pipe in silence), 130
-    after Ctrl-C. What the terminal's encoding lacks is written as \\xNN or \\uNNNN. SystemExit (argparse) passes where
-    no output was lost; so do other exceptions, which are faults of ours. ``if_lost`` is the status where nothing but
-    output was lost: 0 for what the box must not fail to start for.
+    after Ctrl-C. What the terminal's encoding lacks is written as in ``PLAIN``, else as \\xNN or \\uNNNN. SystemExit
+    (argparse) passes where no output was lost; so do other exceptions, which are faults of ours. ``if_lost`` is the
+    status where nothing but output was lost: 0 for what the box must not fail to start for.
     """
     _open_missing()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=PLAIN_ERRORS)
     status, flushing = 1, False
     try:
         try:
@@ -74,6 +95,22 @@ def guarded(main: Callable[[], int | None], name: str = "quietbox", if_lost: int
         for stream in (sys.stdout, sys.stderr):
             _flush_or_drop(stream)
     return status or (if_lost if flushing else 1)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """The first sign that cannot be encoded, as others write it; handler of encoding errors."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    sign = error.object[error.start]
+    if sign in PLAIN:
+        return PLAIN[sign], error.start + 1
+    replaced, _ = codecs.backslashreplace_errors(
+        UnicodeEncodeError(error.encoding, error.object, error.start, error.start + 1, error.reason)
+    )
+    return str(replaced), error.start + 1
+
+
+codecs.register_error(PLAIN_ERRORS, _plain)
 
 
 def complain(text: str, name: str = "quietbox") -> None:

@@ -8,20 +8,19 @@ own fault; what one row lies below another is the price of the latency, or of th
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import uniform_filter1d
 
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.console import run_main
 from edge.dsp.spectrum import WINDOW_SAMPLES, Floats, Spectra, analysis_window, band_weights, synthesis_window
+from edge.tools.tables import show
 from models.command import need, status_of
 from models.measures import pesq_wb, si_sdr_db, stoi
 from quant.calibrate import progress
@@ -135,7 +134,7 @@ def run(folder: Path) -> None:
                 found.append(measured(transform, sound))
                 bar.advance(task)
             rows.append((transform, found))
-    Console(width=None if sys.stdout.isatty() else 120).print(table_of(rows))
+    show(table_of(rows))
 
 
 if __name__ == "__main__":

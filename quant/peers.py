@@ -10,7 +10,6 @@ resampled as a whole, without delay, and are not charged for it in latency.
 import argparse
 import ctypes
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -29,6 +27,7 @@ from edge.suppress import BadModel, engine, open_core
 from edge.suppress.foreign import dtln, gtcrn, rnnoise
 from edge.suppress.foreign.assets import FLOATS, asset, library, pointer
 from edge.suppress.foreign.core import Core
+from edge.tools.tables import show
 
 
 class Heard(NamedTuple):
@@ -251,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     table = Table("peer", "latency", "weights")
     for name in PEERS:
         table.add_row(name, *map(escape, available(name)))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(table)
     return 0
 
 

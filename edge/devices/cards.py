@@ -246,9 +246,7 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm 
     if open_device is None:
         return replace(port, note="not queried")
     try:
-        pcm = open_device(
-            f"hw:CARD={card.id},DEV={port.device}", port.direction, StreamParams(48_000, 2, "S16_LE", 480, 4)
-        )
+        pcm = open_device(f"{card.id},{port.device}", port.direction, StreamParams(48_000, 2, "S16_LE", 480, 4))
     except DeviceError as error:
         return replace(port, note=str(error))
     try:

@@ -1,10 +1,12 @@
 """Results of the tools in text for a terminal: tables, and sentences."""
 
-import sys
-from collections.abc import Sequence
+import os
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,22 +18,23 @@ if TYPE_CHECKING:  # a table of sound cards needs neither NumPy nor libsndfile
     from edge.tools.enhance import Enhanced
     from edge.tools.latency import Latency
 
-WIDE_COLUMNS = 120
-"""Width of the widest table where the output is no terminal."""
+PIPE_COLUMNS = 120
+"""Where the output is no terminal a table may be so wide before it folds its cells."""
 
 
 def devices(found: "Sequence[Card]") -> Table:
-    """Sound cards, one row a direction."""
+    """Sound cards, one row a direction of a device; the first column is a name for the settings."""
     table = Table()
-    for name in ("card", "direction", "looks like", "formats", "rates Hz", "channels", "held by"):
+    for name in ("card,device", "direction", "formats", "rates Hz", "channels", "held by"):
         table.add_column(name)
     for card in found:
         for port in card.ports:
+            looks = f"{port.direction} ({port.looks_like})" if port.looks_like else port.direction
             rates = (" to " if port.any_rate_between else " ").join(str(rate) for rate in port.rates_hz)
             channels = " ".join(str(count) for count in port.channels)
+            cells = (f"{card.id},{port.device}", looks, " ".join(port.formats), rates, channels)
             held = port.held_by or port.note
-            cells = (card.id, port.direction, port.looks_like, " ".join(port.formats), rates, channels, held)
-            table.add_row(*(Text(printable(cell)) for cell in cells))  # a process may have any name
+            table.add_row(*(Text(printable(cell)) for cell in (*cells, held)))  # a process may have any name
     return table
 
 
@@ -75,9 +78,55 @@ def engines(rows: "Sequence[Examined]", seconds: float) -> Table:
     return table
 
 
-def show(table: Table, *, wide: bool = False) -> None:
-    """Print it; ``wide`` keeps its columns where the output is no terminal."""
-    Console(width=WIDE_COLUMNS if wide and not sys.stdout.isatty() else None).print(table)
+def show(table: Table) -> None:
+    """Print it with every word whole: where the terminal is too narrow for that, as a list of each row's cells.
+
+    A pipe has no width: ``PIPE_COLUMNS``, or as many as the longest words need. COLUMNS sets the width of both.
+    """
+    screen = Console()
+    cells = [[_text(cell) for cell in (column.header, *column.cells)] for column in table.columns]
+    least = [max(cell_len(word) for cell in column for word in cell.plain.split() or [""]) for column in cells]
+    whole = [max(cell_len(line) for cell in column for line in cell.plain.split("\n")) for column in cells]
+    room = screen.width - 3 * len(cells) - 1  # a border and two blanks a column
+    if not (screen.is_terminal or os.environ.get("COLUMNS", "").isdigit()):
+        screen.width = 1 << 16
+        room = max(PIPE_COLUMNS - 3 * len(cells) - 1, sum(least))
+    if sum(least) <= room:
+        for column, width in zip(table.columns, _widths(least, whole, room), strict=True):
+            column.width = width
+        screen.print(table)
+        return
+    if table.title:
+        screen.print(table.title, soft_wrap=True)
+    for row in zip(*(column[1:] for column in cells), strict=True):
+        lines = _as_list([column[0].plain for column in cells], row, screen.width)
+        screen.print(*lines, "", sep="\n", soft_wrap=True)
+
+
+def _text(cell: RenderableType) -> Text:
+    return cell if isinstance(cell, Text) else Text.from_markup(str(cell))
+
+
+def _widths(least: Sequence[int], whole: Sequence[int], room: int) -> list[int]:
+    """Width of each column: its longest word, and an equal share of the rest up to what it needs for one line."""
+    widths, rest = list(least), room - sum(least)
+    order = sorted(range(len(widths)), key=lambda column: whole[column] - least[column])
+    for place, column in enumerate(order):
+        more = min(whole[column] - least[column], rest // (len(order) - place))
+        widths[column] += more
+        rest -= more
+    return widths
+
+
+def _as_list(headers: Sequence[str], row: Iterable[Text], columns: int) -> list[Text]:
+    """One line for each cell that is not empty, with its header; sentences go on below themselves."""
+    margin = max(map(len, headers)) + 2
+    lines = []
+    for header, cell in zip(headers, row, strict=True):
+        wrapped = textwrap.wrap(cell.plain, max(columns - margin, 16), break_long_words=False, break_on_hyphens=False)
+        for place, words in enumerate(wrapped):
+            lines.append(Text(f"{'' if place else header:<{margin}}").append(words, cell.style))
+    return lines
 
 
 def enhanced(result: "Enhanced") -> str:

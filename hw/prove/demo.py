@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from rich.console import Console
 from rich.table import Table
 from scipy.signal import correlate
 
@@ -28,6 +27,7 @@ from edge.config import Config
 from edge.console import run_main
 from edge.dsp.highpass import HighPass
 from edge.dsp.spectrum import Floats
+from edge.tools.tables import show
 from hw.virtual.rigs import NoVirtualSound, PacedRig
 from models.measures import si_sdr_db
 
@@ -188,7 +188,7 @@ def main() -> int:
             return 1
     soundfile.write(options.out / "enhanced.wav", enhanced, RATE_HZ, "PCM_16")
     picture(options.out / "spectrogram.png", noisy, enhanced)
-    Console().print(table(judge(clean, noisy, enhanced), status, latency))
+    show(table(judge(clean, noisy, enhanced), status, latency))
     print(f"{options.out}/enhanced.wav and {options.out}/spectrogram.png")
     return 0
 

@@ -32,6 +32,7 @@ from rich.table import Table
 
 from edge import UserError
 from edge.console import run_main
+from edge.tools.tables import show
 from hw.traced import NEVER_ON_A_BOX, Seen, Traced, unexpected_libraries
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -318,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"privacy: {error}", file=sys.stderr)
         return 1
     console = Console()
-    console.print(_table(results))
+    show(_table(results))
     for entry in wanted:
         if entry not in there:
             console.print(f"{entry.name} was not traced: {entry.module} is not installed")

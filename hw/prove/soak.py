@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from edge import RATE_HZ
 from edge.console import run_main
+from edge.tools.tables import show
 from hw.prove.demo import quietbox, settings_file, wait_until_running
 from hw.virtual.rigs import NoVirtualSound, PacedRig
 
@@ -86,7 +86,7 @@ def main() -> int:
     ):
         made.add_row(name, str(status[name]))
     made.add_row("real-time priority", status["realtime"])
-    Console().print(made)
+    show(made)
     return 1 if status["xruns_in"] + status["xruns_out"] + status["dropped_hops"] else 0
 
 

@@ -26,11 +26,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from edge import UserError
 from edge.chain import Chain
 from edge.console import run_main
+from edge.tools.tables import show
 from hw.rooms.ear_cup import EarResult, at_the_ear
 from hw.rooms.measures import attenuation_db, best_prediction, measure_mode
 from hw.rooms.modes import MODES, processed, settings
@@ -129,10 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def print_results(results: Sequence[dict[str, Any]], ears: Sequence[EarResult], judged: Sequence[Verdict]) -> None:
     """Tables, a line a scene, a line a verdict."""
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    console.print(scene_table(results))
+    show(scene_table(results))
     if ears:
-        console.print(ear_table(ears))
+        show(ear_table(ears))
     for result in results:
         print(scene_summary(result))
     for verdict in judged:

@@ -30,6 +30,7 @@ from edge.console import run_main
 from edge.dsp.howl import HowlGuard
 from edge.dsp.spectrum import Floats
 from edge.engines import CHOICES
+from edge.tools.tables import show
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds" / "clean"
 STABLE_WITHIN_S = 0.5
@@ -279,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
         measure(seed, options.gain_db, options.seconds, options.engine, options.closes_s)
         for seed in track(seeds, "feedback loops", console=Console(stderr=True))
     ]
-    Console(width=110).print(tabulate(rows))
+    show(tabulate(rows))
     rang = sum(row.rang_s > 0 for row in rows)
     unstable = sum(row.unstable_s > 0 for row in rows)
     print(f"{len(rows)} feedback loops: {rang} rang, {unstable} stood above 0 dB again, later than {STABLE_WITHIN_S} s")

@@ -23,6 +23,7 @@ from rich.table import Table
 from edge import HOP_MS, HOP_SAMPLES, UserError
 from edge.chain import Chain
 from edge.console import run_main
+from edge.tools.tables import show
 from hw.rooms.modes import MODES, settings
 from hw.rooms.rendering import check_packages, render
 from hw.rooms.scenes import Scene
@@ -103,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     with ProcessPoolExecutor(wanted.jobs, multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(listen, *case, wanted.seconds) for case in cases]
         rows = [each.result() for each in track(waiting, "scenes", console=Console(stderr=True))]
-    Console(width=130).print(tabulate(rows))
+    show(tabulate(rows))
     suspected = sum(row.reported_share > 0 for row in rows if not row.swapped)
     missed = sum(row.reported_share == 0 for row in rows if row.swapped)
     print(f"{len(rows)} scenes: swapped and not detected {missed}, right and suspected {suspected}")

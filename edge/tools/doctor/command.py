@@ -59,16 +59,17 @@ def show(config_file: Path | None, *, seconds: float, as_json: bool, sound: bool
 
 
 def _print_table(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from edge.tools import tables
+
     table = Table()
     for name in ("check", "verdict", "found", "fix"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
     for finding in findings:
         verdict = Text(finding.verdict, style=colours[finding.verdict])
         words = (Text(printable(text)) for text in (finding.found, finding.fix))
         table.add_row(Text(finding.check), verdict, *words)
-    Console().print(table)
+    tables.show(table)
