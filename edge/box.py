@@ -374,6 +374,7 @@ class Box:
             queue_ms=queue_ms,
             period_ms=settings.period_ms,
             periods=settings.periods,
+            channels=settings.channels if device == config.playback.device else "all",
             peak_dbfs=config.limiter.peak_dbfs,
             open_pcm=self._opener,
         )

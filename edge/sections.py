@@ -28,7 +28,7 @@ class CaptureConfig:
         "card id, or id,device, as `quietbox devices` lists it, or any ALSA PCM name; auto: the best match",
     )
     channel: int | str = key(
-        "auto", "channel of the microphone; auto: the one with a signal", low=1, high=8, choices=("auto", "mean")
+        "auto", "channel of the microphone; auto: the one with a signal", low=1, high=32, choices=("auto", "mean")
     )
     gain_db: float = key(0.0, "fixed microphone gain; MEMS microphones need 20 to 30", unit="dB", low=-20, high=60)
     mute_ms: float = key(400.0, "muted at the start while the microphone's bias settles", unit="ms", low=0, high=5000)
@@ -51,7 +51,7 @@ class FeedforwardConfig:
 class ReferenceConfig:
     """A second microphone that picks up noise and little voice, on another channel of the same card."""
 
-    channel: int = key(0, "channel of the reference microphone, from 1; 0: none", low=1, high=8, choices=(0,))
+    channel: int = key(0, "channel of the reference microphone, from 1; 0: none", low=1, high=32, choices=(0,))
     path_ms: float = key(
         64.0,
         "length of the adaptive filter: the longest path of noise to the voice microphone, echoes included",
@@ -201,6 +201,14 @@ class PlaybackConfig:
         "auto",
         "auto: the card's own volume is set to 0 dB and unmuted at the start; off: not touched; or the name of one "
         "control",
+    )
+    channels: int | str = key(
+        "all",
+        "for a card with more than two channels: the first of the two that play, the others are silent; all: the same "
+        "on every channel",
+        low=1,
+        high=32,
+        choices=("all",),
     )
     queue_ms: float = key(
         25.0,

@@ -10,6 +10,7 @@ from typing import Any
 from edge.devices.alsa_mixer import alsa_mixer
 from edge.devices.cards import card_id, holder, missing, resolve
 from edge.devices.mixer import Mixer
+from edge.devices.negotiation import conversion
 from edge.devices.pcm import Capabilities, DeviceBusy, DeviceError, DeviceRefused, Direction, StreamParams
 
 
@@ -29,6 +30,10 @@ class AlsaPcm:
             periods=params.periods,
         )
         info = self._pcm.info()
+        if "NONINTERLEAVED" in info["access_type"]:  # what is read and written here is interleaved
+            self._pcm.close()
+            found = f"{device} gives its channels in separate blocks (non-interleaved)"
+            raise DeviceRefused(found, conversion(device), "format")
         period = info["period_size"]
         self.granted = StreamParams(
             info["rate"], info["channels"], info["format_name"], period, max(1, info["buffer_size"] // period)
@@ -44,6 +49,8 @@ class AlsaPcm:
     def capabilities(self) -> Capabilities:
         rates = self._pcm.getrates()
         ranged = isinstance(rates, tuple)
+        if isinstance(rates, list):  # of a fixed list, without 12 and 24 kHz: the device's lowest and highest may lack
+            rates = sorted({*rates, *self._pcm.getratebounds()})
         rates = (rates,) if isinstance(rates, int) else tuple(rates)
         # A plugin claims every channel count up to 2^32 and getchannels() would try them all.
         channels = tuple(self._pcm.getchannels()) if self._native else ()
@@ -92,9 +99,8 @@ def open_pcm(device: str, direction: Direction, params: StreamParams) -> AlsaPcm
     try:
         alsa = _alsa()
     except ImportError as error:
-        raise DeviceRefused(
-            f"pyalsaaudio does not load ({error}); install libasound2 and run install.sh again"
-        ) from None
+        fix = "install libasound2 and run install.sh again"
+        raise DeviceRefused(f"pyalsaaudio does not load ({error})", fix, "library") from None
     name = resolve(device, direction)
     try:
         return AlsaPcm(name, direction, params)
@@ -137,17 +143,47 @@ def _errno_of(error: Exception) -> int:
 
 def _explain(device: str, name: str, direction: Direction, error: Exception) -> DeviceError:
     """The error of an open as one line that names the fix."""
-    number = _errno_of(error)
+    number, said = _errno_of(error), str(error).rsplit(" [", 1)[0]
     if number in (errno.EBUSY, errno.EAGAIN):
         who = holder(name, direction)
-        return DeviceBusy(f"{device} is in use by {who or 'another process'}; stop it or choose another card")
+        return DeviceBusy(f"{device} is in use by {who or 'another process'}", "stop it or choose another card")
     if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return missing(device, direction)
     if number in (errno.EACCES, errno.EPERM):
-        return DeviceRefused(
-            f"{device} cannot be opened by this user (permission denied); add the user to the group audio"
-        )
-    return DeviceRefused(f"{device} does not open for {direction}: {str(error).rsplit(' [', 1)[0]}")
+        return _forbidden(device)
+    if number in SYSTEM_ERRORS:
+        found, fix = SYSTEM_ERRORS[number]
+        return DeviceRefused(f"{device} does not open for {direction}: {found} ({said})", fix)
+    if number == errno.EINVAL:
+        fix = f"if it is a device of your own in /etc/asound.conf, check its lines there; else {conversion(name)}"
+        return DeviceRefused(f"{device} does not open for {direction}: {said}", fix, "parameters")
+    fix = "look at the last lines of `dmesg`, then choose another device of `quietbox devices`"
+    return DeviceRefused(f"{device} does not open for {direction}: {said}", fix)
+
+
+SYSTEM_ERRORS = {
+    errno.ENOSPC: (
+        "the USB port has no bandwidth left",
+        "unplug other USB sound cards and cameras, or use another port",
+    ),
+    errno.ECONNREFUSED: ("its sound server does not run", "start that server, or name a card of `quietbox devices`"),
+    errno.EHOSTDOWN: ("its sound server does not run", "start that server, or name a card of `quietbox devices`"),
+    errno.ENOMEM: ("the kernel has no memory for its buffer", "stop other programs, or restart"),
+    errno.EIO: ("the card does not answer", "unplug it and plug it in again; look at `dmesg` for its power and cable"),
+    errno.ETIMEDOUT: ("the card does not answer", "unplug it and plug it in again; look at `dmesg` for its power"),
+    errno.EPROTO: ("the card does not answer", "unplug it and plug it in again; look at `dmesg` for its power"),
+}
+"""What an error of open(2) or of ALSA means for a sound card, and what to do."""
+
+
+def _forbidden(device: str) -> DeviceRefused:
+    if os.geteuid() == 0:
+        found = f"{device} cannot be opened even by root (permission denied)"
+        fix = "let the container or the service's DeviceAllow= in on /dev/snd"
+    else:
+        found = f"{device} cannot be opened by this user (permission denied)"
+        fix = "add the user to the group audio (sudo usermod -aG audio YOU) and log in again, or run it with sudo"
+    return DeviceRefused(found, fix, "permission")
 
 
 def list_pcms(direction: Direction) -> list[str]:

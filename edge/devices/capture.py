@@ -10,8 +10,11 @@ from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import CaptureConfig
 from edge.devices.alsa import open_pcm
 from edge.devices.cards import resolve, shown
-from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
+from edge.devices.channel_choice import ChannelComparison
+from edge.devices.negotiation import REFERENCE, Needs, capture_needs, negotiate
+from edge.devices.pcm import Capabilities, Event, OpenPcm, Pcm, StreamParams
 from edge.devices.sample_format import Decoder
+from edge.dsp.bandwidth import lost_band
 from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 
@@ -22,13 +25,6 @@ TRIES = 50
 MOST_RESTARTS = 8
 """Overruns in a row without a whole hop between them: a card that restarting does not help has stalled. A box that is
 late for its card gets at least a period after every restart."""
-RATES_HZ = (RATE_HZ, 48_000, 44_100, 32_000, 96_000)
-"""16 kHz needs no conversion; then what nearly every card has."""
-CHANNELS = (1, 2, 4, 6, 8)
-LIVE_RATIO = 10.0
-"""The dead slot of an I2S microphone is at least 10 dB below the live one, in practice constant."""
-COMPARE_MS = 300.0
-"""How long the channels are compared at the least; the microphone's own start-up pop shows the live one."""
 DC_S = 1.0
 SILENT_HOPS = 200
 """One second of one and the same value is a dead microphone: a live one has noise."""
@@ -54,7 +50,7 @@ class Capture:
         fade_ms: float = CaptureConfig.fade_ms,
         period_ms: float = CaptureConfig.period_ms,
         periods: int = CaptureConfig.periods,
-        rates_hz: tuple[int, ...] = RATES_HZ,
+        rates_hz: tuple[int, ...] = (),
         formats: tuple[str, ...] = (),
         open_pcm: OpenPcm = open_pcm,
     ) -> None:
@@ -130,12 +126,13 @@ class Capture:
     def open(self) -> None:
         """Open the card and get ready; it starts with the first ``read``. Raises DeviceError."""
         self.close()
-        requests = self._requests()
-        pcm, _ = negotiate(self._open_pcm, self.device, "capture", requests, self._needs())
+        name = resolve(self.device, "capture")
+        needs = self._needs(name.startswith("hw:"))
+        pcm, _ = negotiate(self._open_pcm, self.device, name, "capture", needs)
         params = pcm.granted
         self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
         self._shown = shown(self.device, "capture")
-        self._opened_as = f"asked {requests[0]}, got {params}"
+        self._opened_as = f"asked {next(needs.requests(Capabilities()))}, got {params}"
         self._period = params.period_frames
         self._resampler = Resampler(params.rate_hz, RATE_HZ, self._period)
         self._samples = np.zeros(HOP_SAMPLES + self._resampler.max_out, np.float32)
@@ -154,54 +151,46 @@ class Capture:
         self._open_decoders(params)
         self.latency_ms = self._resampler.delay_ms + _waiting_ms(params)
 
-    def _requests(self) -> list[StreamParams]:
-        """Every acceptable set of parameters, best first."""
-        native = resolve(self.device, "capture").startswith("hw:")
-        # Hardware: all the bits it has. A plugin takes anything, and more bits there are only filling.
-        wide = ("S32_LE", "S24_3LE", "S16_LE", "S24_LE")
-        formats = self._formats or (wide if native else ("S16_LE", *(name for name in wide if name != "S16_LE")))
-        least = max(self._wanted_channel if isinstance(self._wanted_channel, int) else 1, self._wanted_reference)
-        channels = [count for count in CHANNELS if count >= least]
-        return [
-            StreamParams(rate, count, sample_format, max(1, round(rate * self._period_ms / 1000)), self._periods)
-            for rate in self._rates_hz
-            for sample_format in formats
-            for count in channels
-        ]
-
-    def _needs(self) -> str:
-        rates = "/".join(f"{rate / 1000:g}" for rate in self._rates_hz)
-        channel = f" and a channel {self._wanted_channel}" if isinstance(self._wanted_channel, int) else ""
-        reference = f" and a channel {self._wanted_reference} for the reference" if self._wanted_reference else ""
-        return f"{rates} kHz in 16, 24 or 32 bits{channel}{reference}"
+    def _needs(self, native: bool) -> Needs:
+        """What is asked of the device."""
+        voice = self._wanted_channel if isinstance(self._wanted_channel, int) else 1
+        return capture_needs(
+            native,
+            max(voice, self._wanted_reference),
+            REFERENCE if self._wanted_reference > voice else "[capture] channel",
+            period_ms=self._period_ms,
+            periods=self._periods,
+            rates_hz=self._rates_hz,
+            formats=self._formats,
+        )
 
     def _open_decoders(self, params: StreamParams) -> None:
-        """Decoders: one if the channel is known, one for each channel while "auto" still compares them."""
+        """The chosen channel's decoder, and one for each other channel while "auto" still compares them."""
         wanted, count = self._wanted_channel, params.channels
-        channels: list[int | None]
+        self._comparison: ChannelComparison | None = None
+        chosen: int | None = 0
         if wanted == "mean":
-            channels, self.channel = [None], f"the mean of {count}"
+            chosen, self.channel = None, f"the mean of {count}"
         elif isinstance(wanted, int):
-            channels, self.channel = [wanted - 1], f"{wanted} of {count}"
+            chosen, self.channel = wanted - 1, f"{wanted} of {count}"
+        elif count == 1:
+            self.channel = "1 of 1"
         else:
-            channels, self.channel = (
-                list(range(count)),
-                "1 of 1" if count == 1 else f"1 of {count} until one has a signal",
-            )
-        self._decoders = [
-            Decoder(params.sample_format, count, channel, self._period, self._gain_db) for channel in channels
-        ]
-        self._powers = [0.0] * len(channels)
-        self._compared_ms = 0.0
-        self._decoder = self._decoders[0]
+            self.channel = f"1 of {count} until one has a signal"
+            self._comparison = ChannelComparison(params, self._period)
+            self._candidates = [self._new_decoder(params, channel) for channel in range(count)]
+        self._decoder = self._new_decoder(params, chosen)
         if self._wanted_reference:
-            channel = self._wanted_reference - 1
-            self._reference_decoder = Decoder(params.sample_format, count, channel, self._period, self._gain_db)
+            self._reference_decoder = self._new_decoder(params, self._wanted_reference - 1)
             self.channel += f", reference {self._wanted_reference}"
         self._describe_granted()
 
+    def _new_decoder(self, params: StreamParams, channel: int | None) -> Decoder:
+        return Decoder(params.sample_format, params.channels, channel, self._period, self._gain_db)
+
     def _describe_granted(self) -> None:
-        self.granted = f"{self._shown}: {self._opened_as}, channel {self.channel}"
+        lost = lost_band(self.rate_hz)
+        self.granted = f"{self._shown}: {self._opened_as}, channel {self.channel}{f'; {lost}' if lost else ''}"
 
     def close(self) -> None:
         """Give the card back; harmless if it is not open."""
@@ -271,8 +260,9 @@ class Capture:
 
     def _take(self, frames: int, raw: bytes, decoder: Decoder) -> Event:
         self.frames_read += frames
-        if len(self._decoders) > 1:
-            self._compare_channels(frames, raw)
+        if self._comparison:
+            self._compare_channels(self._comparison, raw)
+            decoder = self._decoder or decoder
         converted = self._resampler.process(decoder.decode(raw))
         place = slice(self._held, self._held + len(converted))
         self._samples[place] = converted
@@ -284,22 +274,15 @@ class Capture:
         self.shorts += 1
         return Event.SHORT
 
-    def _compare_channels(self, frames: int, raw: bytes) -> None:
+    def _compare_channels(self, comparison: ChannelComparison, raw: bytes) -> None:
         """Compare the channels until one clearly has a signal, then use that one."""
-        for channel, decoder in enumerate(self._decoders):
-            self._powers[channel] += float(np.var(decoder.decode(raw)))
-        self._compared_ms += 1000 * frames / self.rate_hz
-        loudest = max(range(len(self._decoders)), key=self._powers.__getitem__)
-        if self._compared_ms < COMPARE_MS or self._powers[loudest] == 0:
+        chosen = comparison.compare(raw)
+        if chosen is None:
             return
-        rest = max(power for channel, power in enumerate(self._powers) if channel != loudest)
-        alone = self._powers[loudest] > LIVE_RATIO * rest
-        chosen = loudest if alone else 0
-        self.channel = f"{chosen + 1} of {len(self._decoders)} ({'the live one' if alone else 'others are live too'})"
-        clips = self.clips
-        self._decoder = self._decoders[chosen]
-        self._clips_before = clips - self._decoder.clips
-        self._decoders = [self._decoder]
+        self.channel = comparison.in_words
+        self._clips_before = self.clips
+        self._decoder = self._candidates[chosen]
+        self._comparison = None
         self._describe_granted()
 
     def _deliver_reference(self, reference: Floats | None) -> None:
@@ -360,7 +343,9 @@ def _rise(samples: int) -> Floats:
 def _waiting_ms(params: StreamParams) -> float:
     """How long samples wait on average because the card wakes us in other steps than a hop: 0 where the steps fit.
 
-    What is left over after a hop runs evenly through the multiples of the greatest common step.
+    What is left over after a hop runs evenly through the multiples of the greatest common step. At 22.05 kHz a hop is
+    110.25 frames, so steps are counted in fractions of a frame.
     """
-    hop, period = 2 * HOP_SAMPLES * params.rate_hz // RATE_HZ, 2 * params.period_frames
-    return 1000 * (period - math.gcd(hop, period)) / 4 / params.rate_hz
+    fractions = RATE_HZ // HOP_SAMPLES
+    step = math.gcd(params.rate_hz, params.period_frames * fractions) / fractions
+    return 1000 * (params.period_frames - step) / 2 / params.rate_hz

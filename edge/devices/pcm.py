@@ -4,7 +4,7 @@
 blocks (only ``wait`` does) and never raises: a failure is a negative errno.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, Protocol
@@ -33,8 +33,19 @@ class Event(IntEnum):
     """A source with an end (a file) has ended."""
 
 
+Obstacle = Literal["channels", "rate", "format", "combination", "permission", "parameters", "library", "system"]
+"""What of a device, or of our access to it, is in the way: "combination" are its rates, formats and channel counts each
+of which fits alone, "parameters" is what ALSA rejects without a reason, "system" any other error of the system."""
+
+
 class DeviceError(UserError):
     """A device cannot be used; the text is one line that names the device and the fix."""
+
+    def __init__(self, found: str, fix: str = "") -> None:
+        super().__init__(f"{found}; {fix}" if fix else found)
+        self.found = found
+        """The line without the fix."""
+        self.fix = fix
 
 
 class DeviceMissing(DeviceError):
@@ -47,6 +58,10 @@ class DeviceBusy(DeviceError):
 
 class DeviceRefused(DeviceError):
     """The card is there but does not do what we need, or we may not use it."""
+
+    def __init__(self, found: str, fix: str = "", obstacle: Obstacle = "system") -> None:
+        super().__init__(found, fix)
+        self.obstacle = obstacle
 
 
 @dataclass(frozen=True)
@@ -135,24 +150,3 @@ class Pcm(Protocol):
 
 OpenPcm = Callable[[str, Direction, StreamParams], Pcm]
 """(ALSA name or card id, direction, requested parameters) -> Pcm with the granted ones; raises DeviceError."""
-
-
-def negotiate(
-    open_device: OpenPcm, device: str, direction: Direction, requests: Sequence[StreamParams], needed: str
-) -> tuple[Pcm, StreamParams]:
-    """Open ``device`` on the first of ``requests`` that it grants by itself: (device, the request). Raises DeviceError.
-
-    ALSA silently grants something else rather than refuse, so the granted parameters are read back and compared.
-    ``needed`` names what the requests have in common, for the error message.
-    """
-    capabilities = Capabilities()
-    for request in requests:
-        if not capabilities.covers(request):
-            continue
-        pcm = open_device(device, direction, request)
-        if pcm.granted.same_samples(request):
-            return pcm, request
-        if not capabilities.formats:
-            capabilities = pcm.capabilities()
-        pcm.close()
-    raise DeviceRefused(f"{device} has no {direction} with {needed}; it supports {capabilities}")

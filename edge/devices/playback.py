@@ -12,17 +12,14 @@ from edge.devices.alsa import open_pcm
 from edge.devices.cards import is_jack, resolve, shown
 from edge.devices.drift import DriftControl
 from edge.devices.mixer import Mixer
-from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams, negotiate
+from edge.devices.negotiation import Needs, negotiate, playback_needs
+from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams
 from edge.devices.sample_format import Encoder
+from edge.dsp.bandwidth import lost_band
 from edge.dsp.peak import PeakLimiter
 from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 
-JACK_FIRST = ((48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (RATE_HZ, 1), (RATE_HZ, 2))
-"""(rate, channels). The Pi's jack takes 16 kHz too, but then moves in steps of 32 ms; at 48 kHz stereo in 10 ms."""
-EXACT_FIRST = ((RATE_HZ, 1), (RATE_HZ, 2), *JACK_FIRST[:4], (32_000, 2), (96_000, 2))
-"""Elsewhere: our own rate, bit by bit, if the device has it."""
-FORMATS = ("S16_LE", "S32_LE", "S24_3LE", "S24_LE")
 SMOOTH_S = 2.0
 BURST_MS = 40.0
 """Room in the card's buffer above the target: hops come in bursts, after a late wake-up several at once. A buffer
@@ -40,7 +37,8 @@ class Playback:
 
     ``queue_ms`` is what shall still be queued when a hop arrives: it is the delay of the output, and what rides out a
     late hop. ``same_clock``: microphone and output run on one crystal, so nothing is steered; then a device
-    that does 16 kHz gets every sample with its bits. ``rates_hz`` and ``formats`` narrow what is requested.
+    that does 16 kHz gets every sample with its bits. ``channels``: "all", or the first of the two, from 1, that play;
+    the others are silent. ``rates_hz`` and ``formats`` narrow what is requested.
     No sample handed to ALSA is above ``peak_dbfs`` (0 at most), at any rate and in any format.
     """
 
@@ -51,10 +49,11 @@ class Playback:
         queue_ms: float = PlaybackConfig.queue_ms,
         period_ms: float = PlaybackConfig.period_ms,
         periods: int = PlaybackConfig.periods,
+        channels: int | str = PlaybackConfig.channels,
         same_clock: bool = False,
         peak_dbfs: float = 0.0,
         rates_hz: tuple[int, ...] = (),
-        formats: tuple[str, ...] = FORMATS,
+        formats: tuple[str, ...] = (),
         open_pcm: OpenPcm = open_pcm,
     ) -> None:
         self.device = device
@@ -82,6 +81,7 @@ class Playback:
         """Whether nothing is taken from the queue: a USB gadget without a PC, a card that hangs."""
         self._wanted_queue_ms = queue_ms
         self._period_ms, self._periods = period_ms, periods
+        self._pair = 0 if isinstance(channels, str) else channels
         self._rates_hz, self._formats = rates_hz, formats
         self._open_pcm = open_pcm
         self._pcm: Pcm | None = None
@@ -100,11 +100,8 @@ class Playback:
     def open(self) -> None:
         """Open the card and fill its queue with silence. Raises DeviceError."""
         self.close()
-        requests = self._requests()
-        needs = (
-            f"{'/'.join(f'{rate / 1000:g}' for rate in sorted({w.rate_hz for w in requests}))} kHz in 16, 24 or 32 bits"
-        )
-        pcm, request = negotiate(self._open_pcm, self.device, "playback", requests, needs)
+        name = resolve(self.device, "playback")
+        pcm, request = negotiate(self._open_pcm, self.device, name, "playback", self._needs(name))
         params = pcm.granted
         self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
         self._buffer = params.buffer_frames
@@ -130,28 +127,35 @@ class Playback:
         self._peak = (
             None if self._resampler.untouched else PeakLimiter(params.rate_hz, self._resampler.max_out, peak_dbfs)
         )
-        self._encoder = Encoder(params.sample_format, params.channels, self._resampler.max_out, peak_dbfs)
+        self._encoder = Encoder(params.sample_format, params.channels, self._resampler.max_out, peak_dbfs, self._pair)
         self._drift = DriftControl(self.target_ms)
         self._delay_ms = self._resampler.delay_ms + (self._peak.delay_ms if self._peak else 0.0)
         self._mean_queue_ms = 0.0 if self._clockless else self.target_ms
         steering = "clockless" if self._clockless else "one clock" if self.same_clock else "steered"
         described = f"asked {request}, got {params}, queue {self.target_ms:.0f} ms, {steering}"
-        self.granted = f"{shown(self.device, 'playback')}: {described}"
+        self.granted = f"{shown(self.device, 'playback')}: {described}{self._limits(params)}"
 
-    def _requests(self) -> list[StreamParams]:
-        """Every acceptable set of parameters, best first."""
-        name = resolve(self.device, "playback") if self.device == "auto" else self.device
-        periods = max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms))
-        order = [
-            (rate, channels)
-            for rate, channels in (JACK_FIRST if is_jack(name) else EXACT_FIRST)
-            if not self._rates_hz or rate in self._rates_hz
-        ]
-        return [
-            StreamParams(rate, channels, sample_format, max(1, round(rate * self._period_ms / 1000)), periods)
-            for rate, channels in order
-            for sample_format in self._formats
-        ]
+    def _needs(self, name: str) -> Needs:
+        """What is asked of the device with this ALSA name."""
+        return playback_needs(
+            is_jack(name),
+            self._pair,
+            period_ms=self._period_ms,
+            periods=max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms)),
+            rates_hz=self._rates_hz,
+            formats=self._formats,
+        )
+
+    def _limits(self, params: StreamParams) -> str:
+        """What the device will not play, and on which channels it plays where there are more than two."""
+        pair, lost = self._pair, lost_band(params.rate_hz)
+        played = ""
+        if pair and params.channels > 1:
+            second = f" and {pair + 1}" if pair < params.channels else ""
+            played = f", on channel{'s' if second else ''} {pair}{second} of {params.channels}"
+        elif params.channels > 2:
+            played = f", the same on all {params.channels} channels"
+        return f"{played}{f'; {lost}' if lost else ''}"
 
     def close(self) -> None:
         """Give the card back at once, whatever is queued; harmless if it is not open."""

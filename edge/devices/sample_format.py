@@ -61,14 +61,19 @@ class Decoder:
         """Whole frames of ``raw`` (bytes, at most ``max_frames``; a torn last frame is dropped) -> float32 view, valid
         until the next call.
         """
+        samples = self.decode_all(raw)
+        if samples.shape[1] == 1:
+            return samples[:, 0]
+        return np.mean(samples, axis=1, out=self._mono[: len(samples)])
+
+    def decode_all(self, raw: bytes | bytearray | memoryview) -> Floats:
+        """As ``decode``, without the mean: (frames, channels), or (frames, 1) of a chosen channel."""
         frames = len(raw) // self.frame_bytes
         assert frames <= self._max_frames
         samples = self._samples[:frames]
         np.multiply(self._integers(raw, frames), self._scale, out=samples, casting="same_kind", dtype=np.float32)
         self._limit(samples, frames)
-        if samples.shape[1] == 1:
-            return samples[:, 0]
-        return np.mean(samples, axis=1, out=self._mono[:frames])
+        return samples
 
     def _integers(self, raw: bytes | bytearray | memoryview, frames: int) -> NDArray[Any]:
         """(frames, chosen channels), integers; everything wider than 16 bits left-aligned in 32."""
@@ -96,14 +101,20 @@ class Decoder:
 
 
 class Encoder:
-    """float32 mono, +-1.0 -> interleaved device bytes, the same sample in every channel.
+    """float32 mono, +-1.0 -> interleaved device bytes, the same sample in every channel, or in two of them.
+
+    ``pair`` is the first of these two, from 1; the other channels stay silent. 0 means all.
 
     Rounds to the nearest step, saturates beyond full scale (Inf too), writes NaN as silence. No step above
     ``peak_dbfs`` is written: where the nearest one would be, it is the one below.
     """
 
-    def __init__(self, sample_format: str, channels: int, max_frames: int, peak_dbfs: float = 0.0) -> None:
+    def __init__(
+        self, sample_format: str, channels: int, max_frames: int, peak_dbfs: float = 0.0, pair: int = 0
+    ) -> None:
         _check(sample_format, channels)
+        if not 0 <= pair <= channels:
+            raise BadSampleFormat(f"channel {pair} of a device whose channels are 1 to {channels}")
         self.frame_bytes = SAMPLE_BYTES[sample_format] * channels
         bits = {"S16_LE": 16, "S32_LE": 32}.get(sample_format, 24)
         self._max_frames = max_frames
@@ -119,6 +130,7 @@ class Encoder:
             self._packed = np.zeros((max_frames, channels, 3), np.uint8)
         else:
             self._packed = np.zeros((max_frames, channels), "<i2" if bits == 16 else "<i4")
+        self._used = self._packed[:, pair - 1 : pair + 1] if pair else self._packed
         self._bytes = memoryview(self._packed.reshape(-1).view(np.uint8).data)
 
     def set_peak(self, peak_dbfs: float) -> None:
@@ -137,5 +149,5 @@ class Encoder:
         np.rint(scaled, out=scaled)
         np.clip(scaled, self._lowest, self._highest, out=scaled)
         np.copyto(self._words[:frames, 0], scaled, casting="unsafe")
-        np.copyto(self._packed[:frames], self._source[:frames], casting="unsafe")
+        np.copyto(self._used[:frames], self._source[:frames], casting="unsafe")
         return self._bytes[: frames * self.frame_bytes]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import RATE_HZ
+from edge.dsp.bandwidth import band_edges_hz
 from edge.dsp.lowpass import FIRST_HALF
 from edge.dsp.spectrum import Floats
 
@@ -32,21 +33,11 @@ TABLES_KEPT = 8
 """Tables of so many pairs of rates, of at most 2 MB each, are kept: many files mostly have one rate."""
 
 
-def band_edges_hz(rate_in_hz: int, rate_out_hz: int) -> tuple[float, float]:
-    """(pass-band's end, stop-band's start): 7 and 8 kHz wherever the lower of the two rates is 16 kHz.
-
-    The stop-band starts at half the lower rate, so nothing at all folds or mirrors into the band. Below 16 kHz the
-    transition stays 1 kHz wide, which keeps the delay; above, it widens with the rate.
-    """
-    lower = min(rate_in_hz, rate_out_hz)
-    return lower / 2 - max(1000.0, lower / 16), lower / 2
-
-
 @cache
 def _prototype(lower_hz: int) -> tuple[NDArray[np.float64], float]:
     """(taps, their rate) of the low-pass that every phase is read from."""
-    if lower_hz == RATE_HZ:
-        return np.array(FIRST_HALF + FIRST_HALF[-2::-1]), 3.0 * RATE_HZ
+    if half := FIRST_HALF.get(lower_hz):
+        return np.array(half + half[-2::-1]), 3.0 * RATE_HZ
     return design(lower_hz)
 
 

@@ -14,7 +14,7 @@ class Blocks:
     """A stream through ``work`` that wants blocks of another length and rate: as many samples out as in, in order.
 
     With work that leaves its blocks as they are, the stream is delayed by ``delay_samples`` and nothing else (up to
-    7 kHz where rates are converted: ``edge.dsp.resample.band_edges_hz``). Nothing starts anew at a block's border,
+    7 kHz where rates are converted: ``edge.dsp.bandwidth.band_edges_hz``). Nothing starts anew at a block's border,
     and positions are whole numbers, so no sample is ever lost or added.
     """
 

@@ -231,6 +231,7 @@ def probe_output(
         queue_ms=settings.queue_ms,
         period_ms=settings.period_ms,
         periods=settings.periods,
+        channels=settings.channels,
         same_clock=True,
         open_pcm=opened.open,
     )

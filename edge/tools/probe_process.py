@@ -13,7 +13,7 @@ from typing import Any
 from edge.config import BoxConfig, CaptureConfig, Config, PlaybackConfig, SuppressConfig
 from edge.devices.alsa_mixer import alsa_mixer
 from edge.devices.mixer import Level
-from edge.devices.pcm import DeviceBusy, DeviceError, DeviceMissing
+from edge.devices.pcm import DeviceBusy, DeviceError, DeviceMissing, DeviceRefused
 from edge.realtime import lock_memory_and_freeze_gc, request_realtime_priority
 from edge.tools.device_probe import ChannelLevels, MicrophoneProbe, OutputProbe, probe_microphone, probe_output
 
@@ -23,10 +23,14 @@ START_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class ProbeFailure:
-    """Why a probe has no result: ``kind`` is "busy", "missing", "refused", "hangs" or "died"."""
+    """Why a probe has no result: ``kind`` is "busy", "missing", one of ``edge.devices.pcm.Obstacle``, "hangs" or
+    "died".
+    """
 
     kind: str
     text: str
+    fix: str = ""
+    """What the device's error names as the fix."""
 
 
 def microphone_in_child(settings: CaptureConfig, seconds: float) -> MicrophoneProbe | ProbeFailure:
@@ -92,13 +96,18 @@ def run_command() -> None:
     try:
         reply = {"result": COMMANDS[sys.argv[1]](json.loads(sys.argv[2]))}
     except DeviceError as error:
-        kind = {DeviceBusy: "busy", DeviceMissing: "missing"}.get(type(error), "refused")
-        reply = {"failure": {"kind": kind, "text": str(error)}}
+        reply = {"failure": {"kind": _kind(error), "text": error.found, "fix": error.fix}}
     except Exception as fault:
         text = f"{type(fault).__name__}: {' '.join(str(fault).split())[:200]}"
         reply = {"failure": {"kind": "died", "text": text}}
     print("\n" + json.dumps(reply), flush=True)
     os._exit(0)  # threads of a sound library may not want to end
+
+
+def _kind(error: DeviceError) -> str:
+    if isinstance(error, DeviceRefused):
+        return error.obstacle
+    return "busy" if isinstance(error, DeviceBusy) else "missing" if isinstance(error, DeviceMissing) else "system"
 
 
 def _realtime(arguments: dict[str, Any]) -> list[str]:

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from edge import HOP_MS, command_for
 from edge.console import run_main
-from edge.dsp.resample import Resampler, band_edges_hz
+from edge.dsp.bandwidth import band_edges_hz
+from edge.dsp.resample import Resampler
 
-RATE_PAIRS = [(rate, 16_000) for rate in (48_000, 44_100, 96_000, 32_000, 22_050, 8_000)]
-RATE_PAIRS += [(16_000, rate) for rate in (48_000, 44_100, 96_000, 32_000, 22_050, 8_000)] + [(16_000, 16_000)]
+DEVICE_RATES_HZ = (48_000, 44_100, 96_000, 32_000, 24_000, 22_050, 88_200, 192_000, 176_400, 8_000)
+RATE_PAIRS = [(rate, 16_000) for rate in DEVICE_RATES_HZ]
+RATE_PAIRS += [(16_000, rate) for rate in DEVICE_RATES_HZ] + [(16_000, 16_000)]
 """What devices offer, to and from our rate; the equal pair is the steered one."""
 
 

@@ -1,14 +1,12 @@
 """The output card's own volume: known and unmuted whenever it is opened, and never in the way of the sound."""
 
-import ctypes.util
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alsa_cards import compiled
 from boxes import CONFIG, Bench
 from machine import wait_for
 
@@ -255,24 +253,16 @@ def test_the_doctor_asks_the_output_of_the_settings(tmp_path: Path) -> None:
 # Real ALSA: libasound's simple mixer over an external control plugin, compiled here.
 
 
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    assert compiler and ctypes.util.find_library("asound"), "apt-get install gcc libasound2-dev"
-    made = tmp_path_factory.mktemp("plugin") / "mixer_card.so"
-    source = Path(__file__).parents[1] / "mixer_card.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-DPIC", "-o", str(made), str(source), "-lasound"], check=True)
-    return made
-
-
 @pytest.fixture
-def levels(plugin: Path) -> Iterator[Path]:
+def levels() -> Iterator[Path]:
     """The levels of a card with the jack's PCM at -20 dB and muted on one side, as a file that anybody may write."""
     with ExactRig() as rig:
         found = rig.folder / "levels"
         found.write_text("-2000 -3000 0 1\n31 31 0 0\n3 3 0 0\n-6400 -6400 0 0\n")  # PCM, Speaker, Mic, Headphone
         with (rig.folder / "asound.conf").open("a") as conf:
-            conf.write(f'ctl_type.quietbox {{ lib "{plugin}" }}\nctl.spk {{ type quietbox state "{found}" }}\n')
+            conf.write(
+                f'ctl_type.quietbox {{ lib "{compiled("mixer_card")}" }}\nctl.spk {{ type quietbox state "{found}" }}\n'
+            )
         yield found
 
 

@@ -35,14 +35,14 @@ from edge.devices.fake import (
     silence,
     tone,
 )
-from edge.devices.pcm import DeviceError
+from edge.devices.pcm import Capabilities, DeviceError
 from edge.tools import device_probe, probe_process
 from edge.tools.device_probe import MicrophoneProbe, OutputProbe
 from edge.tools.doctor import cards, command, machine, running, service, sound
 from edge.tools.doctor import settings as settings_check
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding, Verdict
-from edge.tools.doctor.verdicts import judge_microphone, judge_output
+from edge.tools.doctor.verdicts import judge_bandwidth, judge_microphone, judge_output
 from edge.tools.probe_process import ProbeFailure
 from hw.virtual.rigs import ExactRig, PacedRig
 
@@ -235,8 +235,8 @@ def good(word: str) -> Any:
     return lambda config, seconds: some_silence()
 
 
-def refuse(kind: str, text: str) -> Any:
-    return lambda config, seconds: ProbeFailure(kind, text)
+def refuse(kind: str, text: str, fix: str = "") -> Any:
+    return lambda config, seconds: ProbeFailure(kind, text, fix)
 
 
 def side(root: Path, direction: Any, device: str = "auto", reported: Any = None) -> dict[str, Finding]:
@@ -298,19 +298,30 @@ def test_board_without_a_jack(pi: Path) -> None:
     [
         ("busy", "Mic is in use by pulseaudio (process 7); stop it", "mask --now pulseaudio.socket"),
         ("busy", "Mic is in use by arecord (process 7); stop it", "stop that program"),
-        (
-            "refused",
-            "Mic cannot be opened by this user (permission denied); add the user to the group audio",
-            "usermod -aG audio",
-        ),
-        ("refused", "Mic has no capture with 16 bits", "quietbox devices"),
+        ("permission", "Mic cannot be opened by this user (permission denied)", "usermod -aG audio"),
+        ("channels", "Mic has no capture with a channel 3", "set [capture] channel to at most 2"),
+        ("rate", "Mic has no capture at 8 to 384 kHz", 'set the device to "plughw:CARD=Mic"'),
+        ("system", "Mic does not open for capture: something new", "quietbox devices"),
         ("hangs", "gave no answer within 25 s", "its driver does not respond"),
         ("died", "the device probe ended by signal 11", "report"),
     ],
 )
 def test_a_device_that_does_not_open(pi: Path, kind: str, text: str, fix: str) -> None:
-    found = side(pi, "capture", reported=refuse(kind, text))["microphone"]
+    named = fix if kind in ("permission", "channels", "rate") else ""
+    found = side(pi, "capture", reported=refuse(kind, text, named))["microphone"]
     assert found.verdict is FAIL and text in found.found and fix in found.fix
+    assert "sudo" not in found.fix or kind == "permission"
+
+
+def test_bandwidth_that_a_device_takes_is_named() -> None:
+    telephone = Capabilities(("S16_LE",), (8_000,), False, (1,))
+    clock = VirtualClock()
+    card = FakeCard("Sco", clock, capture=telephone, source=noise(0.1))
+    heard = device_probe.probe_microphone(CaptureConfig(device="Sco"), 1, opener(card), clock.now)
+    (found,) = judge_bandwidth("microphone", heard.rate_hz)
+    assert found.verdict is WARN and "nothing above 4 kHz" in found.found and "mSBC" in found.fix
+    assert "nothing above 4 kHz" in heard.granted
+    assert not [*judge_bandwidth("microphone", RATE_HZ), *judge_bandwidth("output", 192_000)]
 
 
 def test_sound_server_is_named_with_the_way_to_stop_it(pi: Path) -> None:

@@ -10,7 +10,7 @@ from edge.tools.doctor.cards import SERVERS, absent, find_card, stop_server
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, Finding
 from edge.tools.doctor.running import running_side
-from edge.tools.doctor.verdicts import judge_microphone, judge_output, judge_volume, rate_off
+from edge.tools.doctor.verdicts import judge_bandwidth, judge_microphone, judge_output, judge_volume, rate_off
 from edge.tools.probe_process import ProbeFailure
 
 PLAY_S = 2.5
@@ -62,6 +62,8 @@ def check_device(context: Context, direction: Direction, device: str) -> Iterato
         yield from judge_microphone(result, settings)
     else:
         yield judge_failure(word, result) if isinstance(result, ProbeFailure) else judge_output(result)
+    if not isinstance(result, ProbeFailure):
+        yield from judge_bandwidth(word, result.rate_hz)
 
 
 def _probe(context: Context, direction: Direction, device: str) -> MicrophoneProbe | OutputProbe | ProbeFailure:
@@ -76,9 +78,8 @@ def judge_failure(word: str, failure: ProbeFailure) -> Finding:
     server = next((name for name in SERVERS if f"{name} (" in failure.text), "")
     fix = {
         "busy": stop_server(server) if server else "stop that program, or choose another card in the settings",
-        "refused": "run it with sudo; or choose another device of `quietbox devices`",
         "hangs": "unplug the card and plug it in again, or restart: its driver does not respond",
-    }.get(failure.kind, "please report it")
-    if failure.kind == "refused" and "group audio" in failure.text:
-        fix = "sudo usermod -aG audio YOU and log in again, or run it with sudo"
-    return Finding(word, FAIL, f"the {word} {failure.text}" if failure.kind == "hangs" else failure.text, fix)
+        "died": "please report it",
+    }.get(failure.kind, failure.fix or "choose another device of `quietbox devices`")
+    found = f"the {word} {failure.text}" if failure.kind == "hangs" else failure.text
+    return Finding(word, FAIL, found, fix, {"obstacle": failure.kind})

@@ -6,8 +6,9 @@ from typing import Any
 
 from edge.config import CaptureConfig, PlaybackConfig
 from edge.devices import mixer
-from edge.devices.capture import LIVE_RATIO
+from edge.devices.channel_choice import LIVE_RATIO
 from edge.devices.mixer import Level
+from edge.dsp.bandwidth import lost_band
 from edge.tools import device_probe
 from edge.tools.device_probe import ChannelLevels, MicrophoneProbe, OutputProbe
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
@@ -46,6 +47,17 @@ def judge_output(probe: OutputProbe) -> Finding:
         return Finding("output", OK, f"opens and accepts sound, but has no clock to measure ({probe.granted})")
     rate = _rate("output", probe.rate_hz, probe.measured_hz, probe.xruns)
     return dataclasses.replace(rate, found=f"{rate.found} ({probe.granted})")
+
+
+def judge_bandwidth(word: str, rate_hz: int) -> Iterator[Finding]:
+    """A rate that does not carry the whole of the speech; nothing where it does."""
+    lost = lost_band(rate_hz)
+    if lost:
+        fix = (
+            f"use a{'n output' if word == 'output' else f' {word}'} with 16 kHz or more; Bluetooth: choose mSBC "
+            "(wide-band speech) or A2DP in its sound server"
+        )
+        yield Finding(f"{word} bandwidth", WARN, lost, fix, {"rate_hz": rate_hz})
 
 
 def judge_volume(settings: PlaybackConfig, levels: list[Level] | ProbeFailure, running: dict[str, Any]) -> Finding:
