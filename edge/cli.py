@@ -75,7 +75,7 @@ def devices(options: argparse.Namespace) -> int:
 def enhance_files(options: argparse.Namespace) -> int:
     """Clean sound files through the live chain."""
     _one_thread()
-    from edge.tools import enhance_command, enhance_jobs, sound_files
+    from edge.tools import enhance_command, enhance_jobs, sound_paths
 
     console.leave_on_signals()  # a signal then removes half-written files
     chosen = _config(options)
@@ -84,9 +84,9 @@ def enhance_files(options: argparse.Namespace) -> int:
             "a file is processed faster than it can be sent: run `quietbox enhance` on the other machine, or add "
             "--engine"
         )
-    pairs = sound_files.find_sounds([Path(name) for name in options.inputs], Path(options.output))
+    found = sound_paths.find_sounds(options.inputs, options.output)
     request = enhance_jobs.Request(chosen, options.channel, options.reference)
-    return enhance_command.enhance(request, pairs, options.jobs, as_json=options.json)
+    return enhance_command.enhance(request, found, options.jobs, as_json=options.json)
 
 
 def _one_thread() -> None:

@@ -120,8 +120,17 @@ def complain(text: str, name: str = "quietbox") -> None:
 
 
 def printable(text: str) -> str:
-    """One line: control characters, which file names may hold, as \\xNN, so that they cannot steer the terminal."""
-    return "".join(f"\\x{ord(sign):02x}" if ord(sign) < 32 or 127 <= ord(sign) < 160 else sign for sign in text)
+    """One line: control characters, which file names may hold, as \\xNN, so that they cannot steer the terminal; so,
+    too, the bytes of a name that is no UTF-8 (PEP 383)."""
+    return "".join(_printable(ord(sign)) for sign in text)
+
+
+def _printable(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    elif not (code < 32 or 127 <= code < 160):
+        return chr(code)
+    return f"\\x{code:02x}"
 
 
 def describe(error: BaseException) -> str:

@@ -25,7 +25,8 @@ from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
 from edge.files.arrays import read_npz
-from edge.tools.sound_files import RATES_HZ, SOURCES
+from edge.tools.sound_files import RATES_HZ
+from edge.tools.sound_kinds import SOURCES
 from models.command import BadRequest, need, status_of
 from quant.hops import Hops
 

@@ -25,16 +25,11 @@ from edge.dsp.spectrum import Floats
 from edge.files import atomic
 from edge.health import dbfs
 from edge.suppress.engine import Engine
-from edge.tools.sound_files import (
-    BLOCK_FRAMES,
-    BadSound,
-    check_whole,
-    create_sound,
-    one_line,
-    own_result,
-)
+from edge.tools.sound_files import BLOCK_FRAMES, check_whole, create_sound, one_line
 from edge.tools.sound_input import SoundInput
+from edge.tools.sound_kinds import BadSound
 from edge.tools.sound_reader import SoundReader, energy
+from edge.tools.sound_targets import own_result, writable
 from edge.tools.stream import Stream, aligned
 
 
@@ -89,7 +84,8 @@ def enhance_file(
     token: str = "",
 ) -> Enhanced:
     """Write ``target`` (format by its suffix, 16 bit); raises BadSound, and then leaves nothing behind and ``target``
-    as it was, as does any other exception. ``source`` is never written to.
+    as it was, as does any other exception. ``source`` is never written to. Where ``target`` is a symbolic link, what it
+    leads to is written.
 
     ``channel``: 0 mixes all channels, 1 takes the first, and so on. ``reference``: which channel is the reference
     microphone's, 0 none; beside one, ``channel`` 0 is the first other. ``progress(done, total)`` gets frames.
@@ -103,14 +99,13 @@ def enhance_file(
         channel = beside_reference(reference)
     if atomic.same(source, target):
         raise own_result(source)
-    if target.exists() and not target.is_file():
-        raise BadSound(f"{target}: cannot be written: is not a plain file")
+    written = writable(target)
     try:
         with SoundInput(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
             stream = Stream(config, sound.rate_hz, engine)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic.part_beside(target, token) as (descriptor, part):
+            written.parent.mkdir(parents=True, exist_ok=True)
+            with atomic.part_beside(written, token) as (descriptor, part):
                 chosen = [channel, reference] if reference else [channel]
                 reader = SoundReader(sound, chosen)
                 energy_out = _process(reader, (descriptor, target.suffix.lower()), stream, progress)

@@ -3,24 +3,24 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 from edge.console import complain, printable
 from edge.tools import tables
 from edge.tools.enhance_jobs import Job, Outcome, Request, outcomes
 from edge.tools.progress import Quiet, progress_of
+from edge.tools.sound_paths import Found, show_left_out
 
 
-def enhance(request: Request, pairs: Sequence[tuple[Path, Path]], processes: int, *, as_json: bool) -> int:
-    """Process every (source, target); returns the exit status: 1 where a file failed or its engine did.
+def enhance(request: Request, found: Found, processes: int, *, as_json: bool) -> int:
+    """Process every sound found; returns the exit status: 1 where a file or its engine failed, or sounds were left out.
 
     Raises UserError where the engine named cannot be opened. What has been done until then is printed all the same.
     """
-    jobs = [Job(source, target) for source, target in pairs]
+    jobs = [Job(source, target) for source, target in found.pairs]
     places = {job: number for number, job in enumerate(jobs)}
     notes: list[str] = []
     done: list[Outcome] = []
+    failed = show_left_out(found)
 
     with progress_of([job.source for job in jobs], quiet=as_json) as progress:
 
@@ -39,7 +39,7 @@ def enhance(request: Request, pairs: Sequence[tuple[Path, Path]], processes: int
             if as_json:
                 done.sort(key=lambda outcome: places[outcome.job])
                 print(json.dumps([dataclasses.asdict(outcome.result) for outcome in done if outcome.result], indent=2))
-    return 0 if all(outcome.good for outcome in done) else 1
+    return 0 if not failed and all(outcome.good for outcome in done) else 1
 
 
 def _say(notes: list[str]) -> None:

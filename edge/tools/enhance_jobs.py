@@ -28,6 +28,7 @@ from edge.console import describe
 from edge.files import atomic
 from edge.suppress import open_named
 from edge.tools.enhance import Enhanced, enhance_file
+from edge.tools.sound_targets import written_to
 
 REPORT_S = 0.2
 """A worker reports its progress at most so often."""
@@ -216,7 +217,7 @@ class _Worker:
     def _remove_part(self) -> None:
         if self.job:
             with contextlib.suppress(OSError):
-                atomic.part_of(self.job.target, self._token).unlink()
+                atomic.part_of(written_to(self.job.target), self._token).unlink()
 
 
 class _Pool:

@@ -16,7 +16,8 @@ import soundfile
 from edge.dsp.spectrum import Floats
 from edge.tools import unfinished
 from edge.tools.decoder_output import captured
-from edge.tools.sound_files import BLOCK_FRAMES, RATES_HZ, BadSound, one_line
+from edge.tools.sound_files import BLOCK_FRAMES, RATES_HZ, one_line
+from edge.tools.sound_kinds import HEADERLESS, BadSound
 
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile gives more where the length is not known: a stream, or a FLAC file that was not finished."""
@@ -129,10 +130,7 @@ class SoundInput:
                 name = unfinished.PatchedFile(self.source, patches) if patches else os.fsencode(self.source)
                 return soundfile.SoundFile(name)  # names need not be UTF-8
         except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
-            kind = (
-                "is a folder" if self.source.is_dir() else "is not a sound file that libsndfile reads, or it is broken"
-            )
-            raise BadSound(f"{self.source}: {kind}") from None
+            raise BadSound(f"{self.source}: {_why_not_opened(self.source)}") from None
 
     def _seconds(self, frames: int) -> str:
         return f"{frames / self.rate_hz:.1f}"
@@ -158,11 +156,25 @@ def _check_kind(source: Path) -> None:
     """Raises BadSound for what cannot be opened at all, or would be waited for."""
     try:
         mode = source.stat().st_mode
+        if stat.S_ISREG(mode):
+            os.close(os.open(source, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         raise BadSound(f"{source}: cannot be read: {error.strerror}") from None
     # A pipe that is open already (/dev/stdin) has a writer, or ends; opening a FIFO waits for one, perhaps for ever.
     if stat.S_ISFIFO(mode) and not os.path.realpath(source).startswith("/proc/"):
         raise BadSound(f"{source}: is a FIFO, to which nobody may ever write; name /dev/stdin and redirect it (< FIFO)")
+    if stat.S_ISDIR(mode):
+        raise BadSound(f"{source}: is a folder")
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        raise BadSound(f"{source}: is a device or a socket, not a file; name a file, or pipe one to /dev/stdin")
+
+
+def _why_not_opened(source: Path) -> str:
+    if source.is_file() and not source.stat().st_size:
+        return "is empty"
+    if source.suffix.lower() in HEADERLESS:
+        return "holds samples without a header, so its rate and format are not known; convert it to .wav"
+    return "is not a sound file that libsndfile reads, or it is broken"
 
 
 def _examine(source: Path) -> unfinished.Finding:

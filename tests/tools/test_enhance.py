@@ -21,9 +21,10 @@ from signals import SOUNDS
 from edge import RATE_HZ, cli
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, ReferenceConfig, SuppressConfig
 from edge.dsp.spectrum import Floats
-from edge.tools import enhance, sound_files
+from edge.tools import enhance, sound_targets
 from edge.tools.enhance import enhance_file, enhance_samples
-from edge.tools.sound_files import BadSound, find_sounds
+from edge.tools.sound_kinds import BadSound
+from edge.tools.sound_paths import find_sounds
 
 UNTOUCHED = Config(
     feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),
@@ -338,10 +339,10 @@ def test_names_that_differ_only_in_case_are_one_file_on_some_disks(
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     inputs = [write(tmp_path / "a" / "x.wav", noise(0.1)), write(tmp_path / "b" / "X.wav", noise(0.1))]
-    assert len(find_sounds(inputs, tmp_path / "out")) == 2
+    assert len(find_sounds(inputs, tmp_path / "out").pairs) == 2
     assert not list(tmp_path.glob(".quietbox*"))
     monkeypatch.setattr(
-        sound_files, "_case_sensitive", lambda folder: False
+        sound_targets, "_case_sensitive", lambda folder: False
     )  # as on FAT, which needs root to be mounted
     with pytest.raises(BadSound, match="differ only in case"):
         find_sounds(inputs, tmp_path / "out")

@@ -16,7 +16,7 @@ from edge.dsp.spectrum import Floats
 from edge.tools import sound_reader
 from edge.tools.enhance import enhance_file
 from edge.tools.float_scale import Levels, UnknownScale
-from edge.tools.sound_files import BadSound
+from edge.tools.sound_kinds import BadSound
 
 PLAIN = Config(
     feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),

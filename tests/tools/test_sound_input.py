@@ -14,8 +14,8 @@ import soundfile
 from signals import noise
 
 from edge import RATE_HZ, cli
-from edge.tools.sound_files import BadSound
 from edge.tools.sound_input import SoundInput
+from edge.tools.sound_kinds import BadSound
 from edge.tools.unfinished import NOT_FINISHED, PatchedFile, examine
 
 SOUND = noise(48_000)
