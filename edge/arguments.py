@@ -83,6 +83,7 @@ class Arguments:
         self._functions = verbs
         self._verbs = self.parser.add_subparsers(metavar="COMMAND")
         self._add_box()
+        self._add_control()
         self._add_enhance()
         self._add_measurements()
         self._add_records()
@@ -108,6 +109,22 @@ class Arguments:
             made = self._verb(name, text)
             made.add_argument("--seconds", type=SECONDS, metavar="N", help="stop after N seconds")
         self._verb("devices", "lists sound cards by id: formats, rates, kind, which process uses them", as_json=True)
+
+    def _add_control(self) -> None:
+        """Orders to the running box; ``orders`` checks the words, so that they are the same wherever they come from."""
+        for name, value, text in (
+            ("bypass", "on|off|toggle", "noise removal off (bypass on) or on again, while the box runs"),
+            ("mute", "on|off|toggle", "silence, or sound again, while the box runs"),
+            ("limit", "DB", "the most that noise is turned down, while the box runs"),
+            ("volume", "DB", "headphone volume from -60 to 0 dB, or up or down by 3 dB, while the box runs"),
+            ("engine", "NAME", "another noise suppressor, while the box runs"),
+        ):
+            made = self._verb(name, text, as_json=True)
+            made.add_argument("value", metavar=value, **({"nargs": "?", "default": ""} if "|" in value else {}))
+            made.add_argument(
+                "--keep", action="store_true", help="write it into the settings file as well, for the next start"
+            )
+            made.set_defaults(order=name)
 
     def _add_enhance(self) -> None:
         made = self._verb("enhance", "cleans sound files with the same processing as the live box", as_json=True)

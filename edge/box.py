@@ -69,8 +69,8 @@ class Box:
         self.health = Health()
         self.config = config
         self.chain = self._new_chain(config)
-        self.muted = False
-        self.bypass = False
+        self.muted = config.box.start == "muted"
+        self.bypass = config.box.start == "bypass"
         self.has_realtime_priority = False
         """Whether the audio thread was granted real-time priority."""
         self.playing = False
@@ -79,10 +79,10 @@ class Box:
         """Grows with every hop and with every attempt at the devices that returned; the watchdog needs it to."""
         self._opener = opener
         self._stop = threading.Event()
-        self._latest = config
-        """The settings of the last ``reload``, in effect or not; read by ``reload`` only."""
+        self.latest = config
+        """The settings of the last ``reload``, in effect or not; for whoever calls ``reload``."""
         self._next: tuple[Config, Chain | None] | None = None
-        """Settings to change to, and their chain; None if only the volume changes."""
+        """Settings to change to, and their chain; None if this chain can take them on."""
         self._hop = np.zeros(HOP_SAMPLES, np.float32)
         self._reference_hop = np.zeros(HOP_SAMPLES, np.float32)
         self._reference_trouble = ""
@@ -117,13 +117,13 @@ class Box:
         self._stop.set()
 
     def reload(self, config: Config) -> None:
-        """Take new settings: the sound fades out, changes over and fades in. A new volume alone needs no fade.
-        Called from one thread at a time.
+        """Take new settings: the sound fades out, changes over and fades in. A new volume or limit alone needs no
+        fade. Called from one thread at a time.
         """
         pending = self._next
-        only_volume = self._latest.without_volume == config.without_volume and (pending is None or pending[1] is None)
-        self._next = (config, None if only_volume else self._new_chain(config))
-        self._latest = config
+        only_live = self.latest.without_live == config.without_live and (pending is None or pending[1] is None)
+        self._next = (config, None if only_live else self._new_chain(config))
+        self.latest = config
 
     # The audio thread.
 
@@ -324,6 +324,7 @@ class Box:
         old, self.config = self.config, config
         if chain is None:
             self.chain.volume.target_db = config.output_volume_db
+            self.chain.engine.limit_db = config.suppress.limit_db
             return False
         chain.mute.gain = 0.0
         self.chain = chain

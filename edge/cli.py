@@ -72,6 +72,15 @@ def devices(options: argparse.Namespace) -> int:
     return 0
 
 
+def order(options: argparse.Namespace) -> int:
+    """Change something while the box runs; with --keep for the next start, too."""
+    from edge.tools import ordering
+
+    answer = ordering.order(options.order, options.value, options.config if options.keep else None, keep=options.keep)
+    print(json.dumps({"order": options.order, "answer": answer}) if options.json else answer)
+    return 0
+
+
 def enhance_files(options: argparse.Namespace) -> int:
     """Clean sound files through the live chain."""
     _one_thread()
@@ -292,6 +301,7 @@ VERBS: dict[str, Verb] = {
     "run": run,
     "passthrough": passthrough,
     "devices": devices,
+    **dict.fromkeys(("bypass", "mute", "limit", "volume", "engine"), order),
     "enhance": enhance_files,
     "latency": measure_latency,
     "calibrate": calibrate_path,

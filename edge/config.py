@@ -112,6 +112,12 @@ class Config:
         return replace(self, playback=replace(self.playback, volume_db=0.0))
 
     @property
+    def without_live(self) -> "Config":
+        """The same without what can change while the sound goes on, to compare everything else."""
+        same = self.without_volume
+        return replace(same, suppress=replace(same.suppress, limit_db=SuppressConfig().limit_db))
+
+    @property
     def limiter_only(self) -> "Config":
         """The same devices with every stage of the chain off but the limiter, which is never off."""
         return replace(

@@ -47,7 +47,7 @@ def runtime_folder() -> Path:
     return Path(f"/tmp/quietbox-{os.getuid()}")
 
 
-def _own_folder() -> Path:
+def own_folder() -> Path:
     """The runtime folder, made if it is missing; raises NoRuntimeFolder if it is not ours to write in."""
     folder = runtime_folder()
     try:
@@ -117,7 +117,7 @@ class Claim:
         """Claim these instead; on AlreadyRunning the old claim stays as it is."""
         new: dict[str, int] = {}
         for device in sorted({*devices} - self._locks.keys()):
-            path = _own_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', device)[:100]}.lock"
+            path = own_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', device)[:100]}.lock"
             lock = _locked(path)
             if lock is None:
                 for held in new.values():
@@ -140,7 +140,7 @@ class StatusFile:
     """status.json of the box that came first; a second one on other cards keeps its own to itself until that ends."""
 
     def __init__(self) -> None:
-        self._folder = _own_folder()
+        self._folder = own_folder()
         self._lock: int | None = None
         self._take()
 
@@ -150,6 +150,11 @@ class StatusFile:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 (self._folder / STATUS).unlink(missing_ok=True)
+
+    @property
+    def ours(self) -> bool:
+        """Whether this box came first."""
+        return self._lock is not None
 
     def write(self, status: dict[str, Any]) -> None:
         """Replace the file in one step, so that a reader never sees half of it; may raise OSError."""
@@ -168,6 +173,11 @@ class StatusFile:
             (self._folder / STATUS).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
+
+
+def running_folder() -> Path | None:
+    """The runtime folder of the running box; None if none runs."""
+    return next((place for place in (runtime_folder(), SYSTEM_FOLDER) if _is_held(place / STATUS_LOCK)), None)
 
 
 def read_status() -> dict[str, Any] | None:

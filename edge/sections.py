@@ -257,6 +257,11 @@ class BoxConfig:
     """The processing loop."""
 
     priority: int = key(50, "SCHED_FIFO priority to request; 0: none", low=0, high=95)
+    start: str = key(
+        "running",
+        "the box begins like this; `quietbox bypass on --keep` and `mute on --keep` set it",
+        choices=("running", "bypass", "muted"),
+    )
     fade_ms: float = key(20.0, "cross-fade of bypass and mute", unit="ms", low=5, high=500)
     retry_s: float = key(30.0, "delay before a failed or late engine is tried again", unit="s", low=1, high=3600)
 

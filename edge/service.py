@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from edge import UserError, runtime, status
+from edge import UserError, orders, runtime, status
 from edge.box import Box, State
 from edge.config import Config
+from edge.control import Control
 from edge.devices.alsa import open_pcm
 from edge.devices.cards import port_of
 from edge.devices.pcm import OpenPcm
 from edge.journal import Journal, notify
+from edge.net.log_limit import LogLimit
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
 from hw.board import boards
 from hw.board.led import LedPattern
@@ -60,8 +62,17 @@ class Service:
         self._claim = runtime.Claim(_devices(config))
         self._status = runtime.StatusFile()
         self._status_failed = False
+        self._orders: orders.Fifo | None = None
+        self._orders_failed = False
         self.box = Box(config, opener)
         self._journal = journal or Journal()
+        self._control = Control(
+            self.box,
+            report=lambda words: self._commands.append((words, "order")),
+            complain=LogLimit(lambda words: self._journal.report(words, "order")),
+            in_background=self._in_background,
+            is_busy=lambda: self._reloading,
+        )
         self.panel = self._new_panel(config)
         self._state: State | None = None
         self._progress_fed = self.box.progress
@@ -93,9 +104,9 @@ class Service:
                 break
             if self._reload and not self._reloading:
                 self._reload = False
-                self._reloader = threading.Thread(target=self._reload_settings, name="reload", daemon=True)
-                self._reloader.start()
-            changed = self._report_changes()
+                self._in_background(self._reload_settings)
+            obeyed = self._take_orders()
+            changed = self._report_changes() or obeyed
             if changed or now >= next_status:  # so that nobody who waits for the box waits for the next second
                 next_status = now + STATUS_S
                 self._watch_board()
@@ -128,6 +139,8 @@ class Service:
         else:
             self._journal.report("quietbox stopped", "stop")
         led_off.join(max(0.0, over - time.monotonic()))
+        if self._orders:
+            self._orders.close()
         with contextlib.suppress(OSError):
             self._status.remove()
         self._claim.release()
@@ -140,7 +153,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Everything `quietbox status` shows (``status.of``)."""
-        return status.of(self.box, self._throttling)
+        return {**status.of(self.box, self._throttling), "orders": [*self._control.answers]}
 
     def _status_line(self) -> str:
         return f"STATUS={runtime.in_words(self.status())}"
@@ -151,6 +164,23 @@ class Service:
         return PATTERNS.get(box.state) or (LedPattern.LIT if box.chain.voice.speaking else LedPattern.DARK)
 
     # Commands.
+
+    def _take_orders(self) -> bool:
+        """Obey what others wrote into the FIFO; whether there is an answer. A box that came second has none."""
+        try:
+            if self._orders is None and self._status.ours:
+                self._orders = orders.Fifo(runtime.own_folder())
+            return self._control.take(self._orders.lines() if self._orders else [])
+        except (OSError, UserError) as error:
+            if not self._orders_failed:
+                self._journal.report(f"no orders can be taken ({error}); sound continues", "order")
+            self._orders_failed = True
+            return False
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        """In a thread of its own: an engine may take seconds to build, and the watchdog must be fed meanwhile."""
+        self._reloader = threading.Thread(target=work, name="reload", daemon=True)
+        self._reloader.start()
 
     def toggle_bypass(self, source: str) -> None:
         """Noise removal off or on again; ``source`` is reported in the journal. For signal handlers and any thread."""
@@ -191,7 +221,7 @@ class Service:
         return self._reloader is not None and self._reloader.is_alive()
 
     def _reload_settings(self) -> None:
-        """In a thread of its own: an engine may take seconds to build, and the watchdog must be fed meanwhile."""
+        """All settings from the file; what was ordered since is gone."""
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = self._load()

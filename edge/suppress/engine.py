@@ -40,6 +40,9 @@ class Engine(ABC):
     delay_samples: int
     """How far the output hop lies behind the input hop, at 16 kHz, the same on every level; set once it is opened."""
 
+    limit_db: float
+    """The most that noise is turned down; may be set between two hops, and sounds from the next one on."""
+
     @abstractmethod
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability, 0..1, of what has just come in."""

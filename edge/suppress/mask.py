@@ -50,11 +50,20 @@ class MaskEngine(Engine):
         super().__init__()
         self._levels = [*levels]
         self.notes = [*notes]
-        self._floor = np.float32(10 ** (-limit_db / 20))
+        self.limit_db = limit_db
         self._transform = Transform()
         self._spread = band_weights()
         self._gains = np.ones(BANDS, np.float32)
         self._mask = np.ones(BINS, np.float32)
+
+    @property
+    def limit_db(self) -> float:  # type: ignore[override]  # an attribute of the contract
+        return self._limit_db
+
+    @limit_db.setter
+    def limit_db(self, limit_db: float) -> None:
+        self._limit_db = limit_db
+        self._floor = np.float32(10 ** (-limit_db / 20))
 
     @property
     def name(self) -> str:

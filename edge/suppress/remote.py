@@ -51,7 +51,7 @@ class RemoteEngine(Engine):
         self.news = link.news
         self.tally = link.tally
         self.delay_samples = delay = link.delay_samples
-        self._share_wet = 1 - 10 ** (-limit_db / 20)
+        self.limit_db = limit_db
         self._mixed = self._share_wet
         self._input = np.zeros(delay + HOP_SAMPLES, np.float32)
         self._own = np.zeros(delay - below.delay_samples + HOP_SAMPLES, np.float32)
@@ -67,6 +67,15 @@ class RemoteEngine(Engine):
         self._in_time = 0
         weakref.finalize(self, link.stop)
         link.start()
+
+    @property
+    def limit_db(self) -> float:  # type: ignore[override]  # an attribute of the contract
+        return self._below.limit_db
+
+    @limit_db.setter
+    def limit_db(self, limit_db: float) -> None:
+        self._below.limit_db = limit_db
+        self._share_wet = 1 - 10 ** (-limit_db / 20)
 
     @property
     def name(self) -> str:

@@ -243,6 +243,34 @@ def test_button_and_signal_do_the_same_and_the_journal_knows_which(faked: Faked)
     assert [state for state in states if state != "waiting"] == ["running", "bypass", "running", "muted"]
 
 
+def test_orders_are_obeyed_while_it_runs_and_kept_only_if_asked(faked: Faked, tmp_path: Path) -> None:
+    faked.running()
+    settings = tmp_path / "quietbox.toml"
+    began = time.monotonic()
+    (tmp_path / "orders").open("w").write("bypass on\nnonsense\n")  # as a shell's echo does
+    faked.until(lambda: faked.records("state")[-1]["QUIETBOX_STATE"] == "bypass")
+    assert time.monotonic() - began < 2
+    received = [entry["MESSAGE"] for entry in faked.records("order")]
+    assert any(text.startswith("order refused: 'nonsense' is no order") for text in received)
+    done = quietbox(tmp_path, "bypass", "off")
+    assert (done.returncode, done.stdout) == (0, "bypass off\n")
+    done = quietbox(tmp_path, "volume", "-40", "--keep", "--config", str(settings))
+    assert (done.returncode, done.stdout) == (0, f"volume -40 dB, kept in {settings}\n")
+    assert load(settings).playback.volume_db == -40
+    done = quietbox(tmp_path, "engine", "dsp", "--json")
+    assert json.loads(done.stdout) == {"order": "engine", "answer": "engine dsp"}
+    faked.until(lambda: json.loads((tmp_path / "status.json").read_text())["engine"] == "dsp")
+    done = quietbox(tmp_path, "limit", "500")
+    assert done.returncode == 1
+    assert done.stderr == "quietbox: [suppress] limit_db = 500.0 is not a number from 0 to 100 dB\n"
+    faked.process.terminate()
+    assert faked.process.wait(5) == 0
+    assert not (tmp_path / "orders").exists()
+    done = quietbox(tmp_path, "mute")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not running" in done.stderr
+
+
 MINUTE = {
     *("QUIETBOX_STATE", "QUIETBOX_ENGINE", "QUIETBOX_LEVEL_IN_DBFS", "QUIETBOX_LEVEL_OUT_DBFS", "QUIETBOX_QUEUE_MS"),
     *("QUIETBOX_SPEECH_SHARE", "QUIETBOX_NOISE_REMOVED_DB", "QUIETBOX_XRUNS_IN", "QUIETBOX_XRUNS_OUT"),
