@@ -120,7 +120,8 @@ class Arguments:
             ("engine", "NAME", "another noise suppressor, while the box runs"),
         ):
             made = self._verb(name, text, as_json=True)
-            made.add_argument("value", metavar=value, **({"nargs": "?", "default": ""} if "|" in value else {}))
+            may_toggle = "|" in value
+            made.add_argument("value", metavar=value, nargs="?" if may_toggle else None, default="")
             made.add_argument(
                 "--keep", action="store_true", help="write it into the settings file as well, for the next start"
             )

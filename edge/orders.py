@@ -40,7 +40,7 @@ LINE = re.compile(r"(?P<words>[^#]*)(?:#(?P<token>[0-9a-f]{1,32}))?\s*")
 
 
 class BadOrder(UserError):
-    """What was written is no order; the text names it and what is one."""
+    """What was written is not an order; the text names it and what is one."""
 
 
 class NotObeyed(UserError):
@@ -67,7 +67,7 @@ def parse(line: str) -> Order:
     found = LINE.fullmatch(line) if len(line) <= MOST_LINE_BYTES else None
     words = found["words"].split() if found else []
     if not found or len(words) not in (1, 2) or words[0] not in VERBS:
-        raise BadOrder(f"{_shown(line)} is no order; there are: {', '.join(VERBS)}")
+        raise BadOrder(f"{_shown(line)} is not an order; there are: {', '.join(VERBS)}")
     verb, value, token = words[0], words[1] if len(words) == 2 else "", found["token"] or ""
     if verb in ("bypass", "mute"):
         return Order(verb, _choice(verb, value or "toggle", SWITCHES), token)
@@ -86,7 +86,9 @@ def token_of(line: str) -> str:
 
 def _choice(verb: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        raise BadOrder(f"{verb} {_shown(value) if value else 'alone'} is no order; say one of: {', '.join(choices)}")
+        raise BadOrder(
+            f"{verb} {_shown(value) if value else 'alone'} is not an order; say one of: {', '.join(choices)}"
+        )
     return value
 
 

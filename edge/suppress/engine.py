@@ -40,9 +40,6 @@ class Engine(ABC):
     delay_samples: int
     """How far the output hop lies behind the input hop, at 16 kHz, the same on every level; set once it is opened."""
 
-    limit_db: float
-    """The most that noise is turned down; may be set between two hops, and sounds from the next one on."""
-
     @abstractmethod
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability, 0..1, of what has just come in."""
@@ -80,6 +77,17 @@ class Engine(ABC):
 
     def step_up(self) -> None:  # noqa: B027  # an engine of one level has nothing to do
         """Try the best level again."""
+
+    # What it may offer: a limit.
+
+    @property
+    def limit_db(self) -> float:
+        """The most that noise is turned down; may be set between two hops and holds from the next one on."""
+        return 0.0
+
+    @limit_db.setter
+    def limit_db(self, limit_db: float) -> None:  # noqa: B027  # what it has not, it need not keep
+        """One without a limit has nothing to set."""
 
     # What it may offer: facts about its work.
 

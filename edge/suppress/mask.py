@@ -57,7 +57,7 @@ class MaskEngine(Engine):
         self._mask = np.ones(BINS, np.float32)
 
     @property
-    def limit_db(self) -> float:  # type: ignore[override]  # an attribute of the contract
+    def limit_db(self) -> float:
         return self._limit_db
 
     @limit_db.setter

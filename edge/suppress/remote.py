@@ -69,7 +69,7 @@ class RemoteEngine(Engine):
         link.start()
 
     @property
-    def limit_db(self) -> float:  # type: ignore[override]  # an attribute of the contract
+    def limit_db(self) -> float:
         return self._below.limit_db
 
     @limit_db.setter

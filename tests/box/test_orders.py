@@ -40,9 +40,9 @@ def test_a_line_is_an_order(line: str, order: Order) -> None:
     ("line", "named"),
     [
         ("", "there are: bypass, mute, limit, volume, engine"),
-        ("reboot now", "'reboot now' is no order"),
-        ("bypass on please", "is no order"),
-        ("bypass maybe", "'maybe' is no order; say one of: on, off, toggle"),
+        ("reboot now", "'reboot now' is not an order"),
+        ("bypass on please", "is not an order"),
+        ("bypass maybe", "'maybe' is not an order; say one of: on, off, toggle"),
         ("volume", "takes a number from -60 to 0 dB"),
         ("volume 3", "is not a number from -60 to 0 dB"),
         ("volume nan", "is not a number"),
@@ -52,11 +52,11 @@ def test_a_line_is_an_order(line: str, order: Order) -> None:
         ("volume \u0663", "is not a number"),
         ("limit 101", "is not a number from 0 to 100 dB"),
         ("limit up", "takes a number"),
-        ("engine", "engine alone is no order"),
-        ("engine /etc/passwd", "'/etc/passwd' is no order"),
+        ("engine", "engine alone is not an order"),
+        ("engine /etc/passwd", "'/etc/passwd' is not an order"),
         ("\x1b[2Jbypass on", r"\x1b[2J"),
-        ("bypass on #" + "a" * 33, "is no order"),
-        ("bypass on" + " " * orders.MOST_LINE_BYTES, "is no order"),
+        ("bypass on #" + "a" * 33, "is not an order"),
+        ("bypass on" + " " * orders.MOST_LINE_BYTES, "is not an order"),
     ],
 )
 def test_what_is_no_order_is_named_in_printable_words(line: str, named: str) -> None:

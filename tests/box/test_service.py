@@ -251,7 +251,7 @@ def test_orders_are_obeyed_while_it_runs_and_kept_only_if_asked(faked: Faked, tm
     faked.until(lambda: faked.records("state")[-1]["QUIETBOX_STATE"] == "bypass")
     assert time.monotonic() - began < 2
     received = [entry["MESSAGE"] for entry in faked.records("order")]
-    assert any(text.startswith("order refused: 'nonsense' is no order") for text in received)
+    assert any(text.startswith("order refused: 'nonsense' is not an order") for text in received)
     done = quietbox(tmp_path, "bypass", "off")
     assert (done.returncode, done.stdout) == (0, "bypass off\n")
     done = quietbox(tmp_path, "volume", "-40", "--keep", "--config", str(settings))

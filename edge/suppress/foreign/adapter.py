@@ -66,7 +66,7 @@ class Adapter(Engine):
         self._unused = np.zeros(64, np.float32)
 
     @property
-    def limit_db(self) -> float:  # type: ignore[override]  # an attribute of the contract
+    def limit_db(self) -> float:
         return self._below.limit_db
 
     @limit_db.setter
