@@ -9,14 +9,12 @@ No sample that is written is above ``limiter.peak_dbfs``. Lossy codecs (Ogg Vorb
 and decode to slightly other ones, which may be above it.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from edge import RATE_HZ
 from edge.config import Config, beside_reference
@@ -25,9 +23,10 @@ from edge.dsp.spectrum import Floats
 from edge.files import atomic
 from edge.health import dbfs
 from edge.suppress.engine import Engine
-from edge.tools.sound_files import BLOCK_FRAMES, check_whole, create_sound, one_line
+from edge.tools.sound_files import BLOCK_FRAMES
 from edge.tools.sound_input import SoundInput
 from edge.tools.sound_kinds import BadSound
+from edge.tools.sound_output import SoundOutput, check_room, check_whole
 from edge.tools.sound_reader import SoundReader, energy
 from edge.tools.sound_targets import own_result, writable
 from edge.tools.stream import Stream, aligned
@@ -105,6 +104,7 @@ def enhance_file(
             _check_channels(source, sound.channels, channel, reference)
             stream = Stream(config, sound.rate_hz, engine)
             written.parent.mkdir(parents=True, exist_ok=True)
+            check_room(target, written.parent, sound.sure_frames)
             with atomic.part_beside(written, token) as (descriptor, part):
                 chosen = [channel, reference] if reference else [channel]
                 reader = SoundReader(sound, chosen)
@@ -165,14 +165,9 @@ def _process(
     energy_out = 0.0
     encoder = Encoder("S16_LE", 1, BLOCK_FRAMES, stream.peak_dbfs)
     descriptor, suffix = target
-    try:
-        with create_sound(descriptor, suffix, reader.rate_hz) as out:
-            for block in aligned(stream, reader.blocks(progress)):
-                energy_out += energy(block)
-                for start in range(0, len(block), BLOCK_FRAMES):
-                    out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
-    except soundfile.LibsndfileError as error:
-        # libsndfile does not report why it cannot write; the system does, with an OSError.
-        os.pwrite(descriptor, bytes(BLOCK_FRAMES), os.fstat(descriptor).st_size)
-        raise OSError(0, one_line(error)) from None
+    with SoundOutput(descriptor, suffix, reader.rate_hz, reader.known_frames) as out:
+        for block in aligned(stream, reader.blocks(progress)):
+            energy_out += energy(block)
+            for start in range(0, len(block), BLOCK_FRAMES):
+                out.write(np.frombuffer(encoder.encode(block[start : start + BLOCK_FRAMES]), np.int16))
     return energy_out

@@ -21,6 +21,12 @@ from edge.tools.sound_kinds import HEADERLESS, BadSound
 
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile gives more where the length is not known: a stream, or a FLAC file that was not finished."""
+PLACEHOLDER_BYTES = (1 << 31) - 8192
+"""From here on, the length in the header of a pipe may be a placeholder (0x7FFFF000 and more)."""
+WIDEST_BYTES = 4
+"""A sample's, nearly always."""
+PROVEN = frozenset(("WAV", "WAVEX", "AIFF", "AU", "CAF", "W64", "RF64"))
+"""Containers whose lengths libsndfile compares with the size of the file."""
 SKIP_FRAMES = 4096
 """About a frame of FLAC or four of MP3: after damage, reading goes on so far behind it, or twice, four times ..."""
 SKIPS = 16
@@ -40,8 +46,8 @@ class SoundInput:
         self._finding = _examine(source)
         self._sound = self._open()
         self.rate_hz, self.channels, self.frames = self._sound.samplerate, self._sound.channels, self._sound.frames
-        self.codec = self._sound.subtype
-        """libsndfile's name of it."""
+        self._container, self.codec = self._sound.format, self._sound.subtype
+        """libsndfile's name."""
         if not RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1]:
             self._sound.close()
             raise BadSound(f"{source}: a rate of {self.rate_hz} Hz is outside {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
@@ -62,8 +68,14 @@ class SoundInput:
 
     @property
     def known_frames(self) -> int:
-        """As in the header; 0 where it does not say."""
-        return self.frames if self.frames < UNKNOWN_FRAMES else 0
+        """As in the header, possibly an estimate; 0 where it does not say."""
+        placeholder = not self.can_rewind and self.frames * self.channels * WIDEST_BYTES >= PLACEHOLDER_BYTES
+        return 0 if placeholder or self.frames >= UNKNOWN_FRAMES else self.frames
+
+    @property
+    def sure_frames(self) -> int:
+        """As the size of the file proves; 0 where it does not."""
+        return self.known_frames if self.can_rewind and self._container in PROVEN else 0
 
     def rewind(self) -> None:
         """To the first frame; only where ``can_rewind``."""

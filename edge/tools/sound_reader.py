@@ -35,6 +35,8 @@ class SoundReader:
         self.scale = Scale()
         self.channels = sound.channels
         self.rate_hz = sound.rate_hz
+        self.known_frames = sound.known_frames
+        """As in the file's header, 0 where it does not say."""
         self._sound = sound
         self._columns = [number - 1 for number in chosen]
         self._downmix = None if chosen[0] else Downmix(sound.channels, sound.rate_hz)
