@@ -65,6 +65,8 @@ def devices(options: argparse.Namespace) -> int:
         return 0
     if found:
         tables.show(tables.devices(found))
+        for name, limits in tables.limits(found):
+            print(f"{name}: {limits}")
     else:
         print("no sound cards: the kernel lists none (/proc/asound is empty or missing)")
     for direction, names in named.items():

@@ -84,18 +84,19 @@ static snd_pcm_sframes_t transfer(snd_pcm_ioplug_t *io, const snd_pcm_channel_ar
 	struct card *card = io->private_data;
 	unsigned int width = snd_pcm_format_physical_width(io->format) / 8;
 	int shift = snd_pcm_format_width(io->format) - 16;
+	if (io->stream == SND_PCM_STREAM_PLAYBACK) { /* interleaved: one block */
+		ssize_t bytes = size * io->channels * width;
+		if (card->file >= 0 && write(card->file, place(&areas[0], offset), bytes) != bytes)
+			return -EIO;
+		card->moved += size;
+		return size;
+	}
 	for (snd_pcm_uframes_t frame = 0; frame < size; frame++, card->phase++)
 		for (unsigned int channel = 0; channel < io->channels; channel++) {
-			char *sample = place(&areas[channel], offset + frame);
-			if (io->stream == SND_PCM_STREAM_PLAYBACK) {
-				if (card->file >= 0 && write(card->file, sample, width) != (ssize_t)width)
-					return -EIO;
-				continue;
-			}
 			int high = card->phase * 1000 / io->rate % 2;
 			int32_t value = (high ? AMPLITUDE : -AMPLITUDE) / (channel + 1 == (unsigned long)card->live ? 1 : 100);
 			value = (int32_t)((uint32_t)value << shift);
-			memcpy(sample, &value, width);
+			memcpy(place(&areas[channel], offset + frame), &value, width);
 		}
 	card->moved += size;
 	return size;

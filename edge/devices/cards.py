@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge.devices.names import PcmName, parse
+from edge.devices.negotiation import outlook
 from edge.devices.pcm import Capabilities, DeviceError, DeviceMissing, Direction, OpenPcm, StreamParams
 
 PROC = Path("/proc")
@@ -132,6 +133,8 @@ class Port:
     held_by: str = ""
     note: str = ""
     """Why formats, rates and channels are not known, where they are not."""
+    limits: str = ""
+    """What of the sound it will not carry, or why the box cannot open it; empty where nothing is lost."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm 
     who = "" if free else _holder(card.number, port.device, letter, proc, dev)
     usb = _usb_capabilities(proc / "asound" / f"card{card.number}" / f"stream{port.device}", port.direction)
     if usb.formats:
-        return _with_capabilities(replace(port, held_by=who), usb)
+        return _with_capabilities(card, replace(port, held_by=who), usb)
     if who:
         return replace(port, held_by=who, note="in use")
     if open_device is None:
@@ -250,18 +253,19 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm 
     except DeviceError as error:
         return replace(port, note=str(error))
     try:
-        return _with_capabilities(port, pcm.capabilities())
+        return _with_capabilities(card, port, pcm.capabilities())
     finally:
         pcm.close()
 
 
-def _with_capabilities(port: Port, capabilities: Capabilities) -> Port:
+def _with_capabilities(card: Card, port: Port, capabilities: Capabilities) -> Port:
     return replace(
         port,
         formats=capabilities.formats,
         rates_hz=capabilities.rates_hz,
         any_rate_between=capabilities.any_rate_between,
         channels=capabilities.channels,
+        limits=outlook(port.direction, capabilities, str(PcmName("hw", card.id, port.device))),
     )
 
 

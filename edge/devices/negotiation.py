@@ -27,8 +27,8 @@ FORMATS = ("S16_LE", "S24_LE", "S24_3LE", "S32_LE")
 """What ``edge.devices.sample_format`` reads and writes."""
 MOST_ATTEMPTS = 48
 """Openings of one device in one negotiation: a device that hides its channel counts is asked for each of them."""
-MOST_FAILURES = 4
-"""So many requests in a row that ALSA rejects outright: it is not the parameters."""
+MOST_REJECTED = 4
+"""So many rates that ALSA rejects outright, rather than grant another: it is not the parameters."""
 
 
 @dataclass(frozen=True)
@@ -147,23 +147,22 @@ def negotiate(
     """
     offered: Capabilities | None = None
     instead: list[StreamParams] = []
-    failures = 0
+    rejected_hz: list[int] = []
     tried: set[StreamParams] = set()
     requests = needs.requests(Capabilities())
     for _ in range(MOST_ATTEMPTS):
-        candidates = (each for each in requests if each not in tried and (offered is None or offered.covers(each)))
-        request = next(candidates, None)
+        candidates = (each for each in requests if each not in tried and each.rate_hz not in rejected_hz)
+        request = next((each for each in candidates if offered is None or offered.covers(each)), None)
         if request is None:
             break
         tried.add(request)
         try:
             pcm = open_device(device, direction, request)
         except DeviceRefused as error:
-            failures += 1
-            if error.obstacle != "parameters" or failures >= MOST_FAILURES:
+            rejected_hz.append(request.rate_hz)
+            if error.obstacle != "parameters" or len(rejected_hz) >= MOST_REJECTED:
                 raise
             continue
-        failures = 0
         if pcm.granted.same_samples(request):
             return pcm, request
         instead.append(needs.request(pcm.granted.rate_hz, pcm.granted.channels, pcm.granted.sample_format))

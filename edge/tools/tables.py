@@ -38,6 +38,12 @@ def devices(found: "Sequence[Card]") -> Table:
     return table
 
 
+def limits(found: "Sequence[Card]") -> list[tuple[str, str]]:
+    """(port, what it will not do) of those that lose something of the sound or cannot be opened."""
+    ports = [(card, port) for card in found for port in card.ports if port.limits]
+    return [(f"{card.id},{port.device} {port.direction}", port.limits) for card, port in ports]
+
+
 def latency(result: "Latency") -> Table:
     """Microphone to jack, part by part, calculated and measured."""
     table = Table(title=f"microphone to jack, engine {result.engine}", title_justify="left")

@@ -2,17 +2,31 @@
 
 import errno
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from alsa_cards import RealCards
+from machine import put
 
-from edge import HOP_SAMPLES, RATE_HZ
+from edge import HOP_SAMPLES, RATE_HZ, cli
 from edge.config import CaptureConfig
+from edge.devices import cards
 from edge.devices.capture import Capture
+from edge.devices.cards import list_cards
 from edge.devices.fake import FakeCard, VirtualClock, one_live_channel, tone
 from edge.devices.negotiation import capture_needs, negotiate, outlook, playback_needs
-from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Event, StreamParams
+from edge.devices.pcm import (
+    Capabilities,
+    DeviceBusy,
+    DeviceMissing,
+    DeviceRefused,
+    Direction,
+    Event,
+    Pcm,
+    StreamParams,
+)
 from edge.devices.playback import Playback
 from edge.dsp.bandwidth import lost_band
 from edge.dsp.spectrum import Floats
@@ -60,8 +74,8 @@ def microphone(name: str, channel: int | str = "auto") -> Capture:
 
 @pytest.mark.parametrize("count", [3, 5, 6, 10, 12, 16, 18])
 def test_a_microphone_with_any_channel_count_opens_on_each_of_its_channels(count: int) -> None:
-    with RealCards() as cards:
-        mic = cards.add("many", rates="48000", channels=str(count), formats="S32_LE", live=count)
+    with RealCards() as rig:
+        mic = rig.add("many", rates="48000", channels=str(count), formats="S32_LE", live=count)
         for channel in (count, 1):
             capture = microphone(mic, channel)
             heard = record(capture, 24)[800:]
@@ -72,8 +86,8 @@ def test_a_microphone_with_any_channel_count_opens_on_each_of_its_channels(count
 
 
 def test_auto_finds_the_live_one_of_eighteen() -> None:
-    with RealCards() as cards:
-        capture = microphone(cards.add("many", rates="48000", channels="18", formats="S32_LE", live=17))
+    with RealCards() as rig:
+        capture = microphone(rig.add("many", rates="48000", channels="18", formats="S32_LE", live=17))
         heard = record(capture, 90)[-800:]
         capture.close()
     assert capture.channel == "17 of 18 (the live one)"
@@ -83,13 +97,13 @@ def test_auto_finds_the_live_one_of_eighteen() -> None:
 @pytest.mark.parametrize("count", [3, 4, 6, 8])
 @pytest.mark.parametrize(("channels", "playing"), [("all", slice(None)), (2, slice(1, 3))])
 def test_an_output_with_many_channels_plays_on_all_or_on_two(count: int, channels: int | str, playing: slice) -> None:
-    with RealCards() as cards:
-        spk = cards.add("amp", rates="48000", channels=str(count), formats="S16_LE")
+    with RealCards() as rig:
+        spk = rig.add("amp", rates="48000", channels=str(count), formats="S16_LE")
         playback = Playback(spk, channels=channels, same_clock=True)
         playback.open()
         play(playback, np.full(12 * HOP_SAMPLES, 0.25, np.float32))
         playback.close()
-        heard = cards.heard(spk, count)
+        heard = rig.heard(spk, count)
     peaks = np.abs(heard).max(axis=0)
     assert peaks[playing] == pytest.approx(peaks.max()) and peaks.max() > 8000
     assert not np.delete(peaks, np.arange(count)[playing]).any()
@@ -109,8 +123,8 @@ def test_the_last_channel_of_a_pair_may_be_missing_and_fewest_channels_are_taken
 
 def test_a_device_that_hides_its_counts_is_asked_for_each() -> None:
     """A plugin claims any count; of {3, 5} it grants 3 to whoever asks for something else."""
-    with RealCards() as cards:
-        mic = cards.add("hidden", rates="16000", channels="3 5", formats="S16_LE")
+    with RealCards() as rig:
+        mic = rig.add("hidden", rates="16000", channels="3 5", formats="S16_LE")
         for channel, count in ((1, 3), (3, 3), (4, 5), (5, 5)):
             capture = microphone(mic, channel)
             capture.close()
@@ -122,8 +136,8 @@ def test_a_device_that_hides_its_counts_is_asked_for_each() -> None:
 
 @pytest.mark.parametrize("rate_hz", NEW_RATES_HZ)
 def test_a_microphone_with_only_one_rate_is_converted(rate_hz: int) -> None:
-    with RealCards() as cards:
-        capture = microphone(cards.add("odd", rates=str(rate_hz), channels="1", formats="S16_LE"))
+    with RealCards() as rig:
+        capture = microphone(rig.add("odd", rates=str(rate_hz), channels="1", formats="S16_LE"))
         heard = record(capture, 30)[800:]
         capture.close()
     assert f"got {rate_hz} Hz mono S16_LE" in capture.granted
@@ -134,13 +148,13 @@ def test_a_microphone_with_only_one_rate_is_converted(rate_hz: int) -> None:
 @pytest.mark.parametrize("rate_hz", NEW_RATES_HZ)
 def test_an_output_with_only_one_rate_is_converted_and_holds_the_peak(rate_hz: int) -> None:
     sound = np.sign(np.sin(2 * np.pi * 500 / RATE_HZ * (np.arange(24 * HOP_SAMPLES) + 0.5))).astype(np.float32)
-    with RealCards() as cards:
-        spk = cards.add("odd", rates=str(rate_hz), channels="1", formats="S16_LE")
+    with RealCards() as rig:
+        spk = rig.add("odd", rates=str(rate_hz), channels="1", formats="S16_LE")
         playback = Playback(spk, same_clock=True, peak_dbfs=-6)
         playback.open()
         play(playback, sound)
         playback.close()
-        heard = cards.heard(spk, 1)[:, 0] / 32768
+        heard = rig.heard(spk, 1)[:, 0] / 32768
     assert f"got {rate_hz} Hz mono" in playback.granted
     assert np.abs(heard).max() <= 10 ** (-6 / 20)
     assert amplitude(heard, 500, rate_hz) > 0.3
@@ -158,8 +172,8 @@ def test_rates_that_carry_less_come_last_and_no_loss_comes_unnamed() -> None:
 
 def test_a_rate_outside_the_library_list_is_found_at_the_ends_of_the_range() -> None:
     """pyalsaaudio tests a fixed list of rates, which has no 24 kHz."""
-    with RealCards() as cards:
-        capture = microphone(cards.add("wide", rates="8000 24000", channels="1", formats="S16_LE"))
+    with RealCards() as rig:
+        capture = microphone(rig.add("wide", rates="8000 24000", channels="1", formats="S16_LE"))
         capture.close()
     assert "got 24000 Hz" in capture.granted
 
@@ -188,8 +202,8 @@ NARROW = {"rates": "48000", "channels": "1", "formats": "S16_LE"}
 def test_a_refusal_names_what_is_in_the_way_and_its_fix(
     keys: dict[str, str | int], kind: type[Exception], obstacle: str, found: tuple[str, ...], fix: str
 ) -> None:
-    with RealCards() as cards:
-        cards.add("card", **(NARROW | keys))
+    with RealCards() as rig:
+        rig.add("card", **(NARROW | keys))
         for side in (Capture("card"), Playback("card")):
             with pytest.raises(kind) as refusal:
                 side.open()
@@ -200,8 +214,8 @@ def test_a_refusal_names_what_is_in_the_way_and_its_fix(
 
 
 def test_a_channel_beyond_those_there_are_names_the_setting_and_the_counts() -> None:
-    with RealCards() as cards:
-        cards.add("card", rates="48000", channels="3 5", formats="S16_LE")
+    with RealCards() as rig:
+        rig.add("card", rates="48000", channels="3 5", formats="S16_LE")
         for side, words in (
             (Capture("card", channel=6), "[capture] channel to at most 5"),
             (Capture("card", channel=1, reference=7), "[reference] channel to at most 5, or to 0 for none"),
@@ -213,8 +227,8 @@ def test_a_channel_beyond_those_there_are_names_the_setting_and_the_counts() -> 
 
 
 def test_the_converting_device_that_a_refusal_names_does_open() -> None:
-    with RealCards() as cards:
-        cards.add("card", rates="4000", channels="40", formats="FLOAT_LE")
+    with RealCards() as rig:
+        rig.add("card", rates="4000", channels="40", formats="FLOAT_LE")
         with pytest.raises(DeviceRefused) as refusal:
             Capture("card").open()
         converting = refusal.value.fix.split('"')[1]
@@ -225,8 +239,8 @@ def test_the_converting_device_that_a_refusal_names_does_open() -> None:
 
 def test_the_doctor_gives_the_fix_of_the_obstacle() -> None:
     """Through the device probe's own process; a hardware card gets ALSA's plughw."""
-    with RealCards() as cards:
-        cards.add("card", rates="4000", channels="1", formats="S16_LE")
+    with RealCards() as rig:
+        rig.add("card", rates="4000", channels="1", formats="S16_LE")
         failure = probe_process.microphone_in_child(CaptureConfig(device="card"), 1)
     assert isinstance(failure, ProbeFailure) and failure.kind == "rate"
     found = sound.judge_failure("microphone", failure)
@@ -243,6 +257,23 @@ def test_what_a_listed_device_loses() -> None:
         assert not outlook(direction, Capabilities(("S16_LE",), (8_000, 16_000), False, (1,)), "hw:CARD=A,DEV=0")
         assert not outlook(direction, Capabilities(("S16_LE",), (8_000, 48_000), True, (1,)), "hw:CARD=A,DEV=0")
         assert not outlook(direction, Capabilities(), "hw:CARD=A,DEV=0")
+
+
+def test_devices_names_what_a_card_loses_or_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of USB cards, as their driver prints it, without opening them."""
+    put(tmp_path / "asound/cards", b" 1 [Sco            ]: USB-Audio - Old\n 2 [Big            ]: USB-Audio - Large\n")
+    for number, rate_hz, channels in ((1, 8_000, 1), (2, 48_000, 64)):
+        put(tmp_path / f"asound/card{number}/pcm0c/info", b"name: USB Audio\n")
+        stream = f"Capture:\n  Interface 1\n    Format: S16_LE\n    Channels: {channels}\n    Rates: {rate_hz}\n"
+        put(tmp_path / f"asound/card{number}/stream0", stream.encode())
+    found = list_cards(proc=tmp_path)
+    monkeypatch.setattr(cards, "list_cards", lambda **_: found)
+    assert cli.main(["devices"]) == 0
+    said = capsys.readouterr().out
+    assert "Sco,0 capture: 8 kHz sampling: nothing above 4 kHz passes" in said
+    assert 'Big,0 capture: no capture with 1 to 32 channels; set the device to "plughw:CARD=Big,DEV=0"' in said
 
 
 # What fakes can show.
@@ -275,6 +306,25 @@ def test_a_card_whose_rates_and_channels_depend_on_each_other_is_opened_on_what_
     pcm, _ = negotiate(usb.open, "Usb", "hw:CARD=Usb", "capture", needs)  # type: ignore[arg-type]
     assert pcm.granted == ten
     assert usb.opened < 12
+
+
+def test_a_rate_that_alsa_rejects_outright_does_not_hide_the_others() -> None:
+    card = FakeCard("Mic", VirtualClock(), capture=Capabilities(("S16_LE",), (44_100,), False, (2,)))
+    asked = []
+
+    def strict(device: str, direction: Direction, params: StreamParams) -> Pcm:
+        asked.append(params.rate_hz)
+        if params.rate_hz != 44_100:
+            raise DeviceRefused("Mic does not open for capture: Invalid argument", "", "parameters")
+        return card.open_pcm(device, direction, params)
+
+    needs = capture_needs(True, 1, "", period_ms=5, periods=8)
+    pcm, _ = negotiate(strict, "Mic", "hw:CARD=Mic", "capture", needs)
+    assert pcm.granted.rate_hz == 44_100 and asked[:3] == [16_000, 48_000, 44_100]
+    asked.clear()
+    with pytest.raises(DeviceRefused, match="Invalid argument"):
+        negotiate(strict, "Mic", "hw:CARD=Mic", "capture", replace(needs, rates_hz=needs.rates_hz[3:]))
+    assert len(asked) == 4
 
 
 def test_a_card_with_a_gap_in_its_list_is_opened_as_granted() -> None:

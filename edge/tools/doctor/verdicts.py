@@ -53,10 +53,9 @@ def judge_bandwidth(word: str, rate_hz: int) -> Iterator[Finding]:
     """A rate that does not carry the whole of the speech; nothing where it does."""
     lost = lost_band(rate_hz)
     if lost:
-        fix = (
-            f"use a{'n output' if word == 'output' else f' {word}'} with 16 kHz or more; Bluetooth: choose mSBC "
-            "(wide-band speech) or A2DP in its sound server"
-        )
+        profile = "mSBC (wide-band speech)" if word == "microphone" else "A2DP, or mSBC (wide-band speech),"
+        article = "a" if word == "microphone" else "an"
+        fix = f"use {article} {word} with 16 kHz or more; Bluetooth: choose {profile} in its sound server"
         yield Finding(f"{word} bandwidth", WARN, lost, fix, {"rate_hz": rate_hz})
 
 
