@@ -85,8 +85,8 @@ class Engine(ABC):
         """The most that noise is turned down; may be set between two hops and holds from the next one on."""
         return 0.0
 
-    @limit_db.setter
-    def limit_db(self, limit_db: float) -> None:  # noqa: B027  # what it has not, it need not keep
+    @limit_db.setter  # noqa: B027  # one without a limit need not keep it
+    def limit_db(self, limit_db: float) -> None:
         """One without a limit has nothing to set."""
 
     # What it may offer: facts about its work.

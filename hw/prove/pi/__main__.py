@@ -77,7 +77,7 @@ class Row:
 def sessions(quick: bool, hour: bool) -> list[Session]:
     """Every proof, by boot."""
     return [
-        Session(("boots", "security", "enhanced", "led_follows", "button", "journal_fields", "doctor")),
+        Session(("boots", "security", "enhanced", "led_follows", "button", "orders", "journal_fields", "doctor")),
         Session(("microphone_unplugged", "jack_unplugged", "watchdog", "killed", "busy_card")),
         Session(("cable", "cable_only", "gadget")),
         Session(("bad_model", "bad_settings", "full_disk")),

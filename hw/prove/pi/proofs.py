@@ -26,7 +26,7 @@ from proofs_faults import (
 )
 from proofs_install import cut_off, uninstalled, upgraded, way_back
 from proofs_long import drift, load, stalled, upkeep
-from proofs_panel import button, doctor, journal_fields, led_follows, security
+from proofs_panel import button, doctor, journal_fields, led_follows, orders, security
 from proofs_sound import cable, cable_only, enhanced, gadget
 from proving import SHARE, Failed
 
@@ -54,6 +54,7 @@ PROOFS: dict[str, Callable[[], str]] = {
         gadget,
         led_follows,
         button,
+        orders,
         journal_fields,
         microphone_unplugged,
         jack_unplugged,

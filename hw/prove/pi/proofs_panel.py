@@ -11,6 +11,7 @@ from proving import SHARE, check, pair
 from stage import SERVICE, call, state, status, wait_for
 
 from edge import RATE_HZ
+from edge.dsp.spectrum import Floats
 from edge.journal import FIELDS
 from hw.prove.demo import pauses
 
@@ -65,6 +66,54 @@ def button() -> str:
         f"jack with noise: on {found['running']} dBFS, bypass {found['bypass']}, muted {found['muted']}; LED lit "
         f"{found['bypass lit']:.0%} in bypass, {found['muted lit']:.0%} muted; journal: {'; '.join(orders)}",
     )
+
+
+def orders() -> str:
+    """quietbox bypass and volume: from the box's group, refused to others, heard at the jack soon and without a gap"""
+    noise = 0.03 * np.random.default_rng(4).standard_normal(60 * RATE_HZ).astype(np.float32)
+
+    def ordered(user: str, *words: str) -> tuple[int, str]:
+        by = ["setpriv", "--reuid=1000", "--clear-groups", f"--regid={user}"]
+        done = subprocess.run([*by, "quietbox", *words], capture_output=True, text=True)
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    with stage.Recorder() as recorder:
+        proving.speaker.play(noise)
+        time.sleep(4)
+        found = {"on": recorder.level_dbfs(2)}
+        stranger, refusal = ordered("1000", "bypass", "on")
+        began, began_s = recorder.now(), time.monotonic()
+        with open("/run/quietbox/orders", "w") as fifo:
+            fifo.write("bypass on\n")
+        wait_for(lambda: state() == "bypass", 10)
+        answered_s = time.monotonic() - began_s
+        time.sleep(1 + stage.LAG_S)
+        heard_ms = _louder_after_ms(recorder.since(began), found["on"] + 10)
+        found["bypass"] = recorder.level_dbfs(2)
+        member, answer = ordered("quietbox", "volume", "-30")
+        time.sleep(1)
+        found["volume -30"] = recorder.level_dbfs(2)
+        proving.speaker.stop()
+    stage.restart()
+    return check(
+        stranger == 1
+        and "group quietbox" in refusal
+        and (member, answer) == (0, "volume -30 dB")
+        and found["bypass"] > found["on"] + 10
+        and abs(found["volume -30"] - found["bypass"] + 30) < 1
+        and heard_ms < 300 + 1000 * stage.LAG_S,
+        f"jack with noise: on {found['on']} dBFS, bypass {found['bypass']}, then volume -30 dB {found['volume -30']}; "
+        f"bypass heard after {heard_ms:.0f} ms, what lies in the recorder's buffers included, and shown after "
+        f"{1000 * answered_s:.0f} ms; a user outside the group: {refusal}",
+    )
+
+
+def _louder_after_ms(heard: Floats, dbfs: float) -> float:
+    """When a sound first reaches a level, over 10 ms; infinity if it never does."""
+    step = RATE_HZ // 100
+    levels = 10 * np.log10(np.mean(heard[: len(heard) // step * step].reshape(-1, step) ** 2, axis=1) + 1e-12)
+    reached = np.flatnonzero(levels > dbfs)
+    return 10.0 * float(reached[0]) if len(reached) else float("inf")
 
 
 def journal_fields() -> str:
