@@ -276,6 +276,9 @@ class Box:
         """Both devices, with the output's own volume at its known value, or DeviceError."""
         self.capture.open()
         self.playback.same_clock = self._one_clock()
+        for output in (self.playback, self.cable.output):
+            if output:
+                output.burst_ms = self.capture.period_ms
         self.playback.open()
         self.mixer.settle(self.playback.mixer())
         self.chain.reset()

@@ -13,13 +13,14 @@ from edge.devices.cards import resolve, shown
 from edge.devices.channel_choice import ChannelComparison
 from edge.devices.negotiation import REFERENCE, Needs, capture_needs, negotiate
 from edge.devices.pcm import Capabilities, Event, OpenPcm, Pcm, StreamParams
+from edge.devices.periods import period_ms, stall_ms, with_room
 from edge.devices.sample_format import Decoder
 from edge.dsp.bandwidth import lost_band
 from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 
-STALL_MS = 250
-"""A card that gives nothing for so long has stalled; its longest period is 50 ms."""
+LATE_MS = 15.0
+"""The card's buffer holds so much while the box is late; with less, longer periods are asked for."""
 TRIES = 50
 """Wake-ups without a sample (a plugin wakes us twice a period, a source at its end for ever) before it is a stall."""
 MOST_RESTARTS = 8
@@ -65,6 +66,8 @@ class Capture:
         self.error = ""
         """The system's error text when the device was last lost."""
         self.rate_hz = RATE_HZ
+        self.period_ms = 0.0
+        """The card delivers sound this often, as granted."""
         self.latency_ms = 0.0
         """How far the newest sample of a hop lies behind the microphone on average; the hop's own 5 ms come on top."""
         self.frames_read = 0
@@ -129,7 +132,11 @@ class Capture:
         name = resolve(self.device, "capture")
         needs = self._needs(name.startswith("hw:"))
         pcm, _ = negotiate(self._open_pcm, self.device, name, "capture", needs)
+        needed_ms = min(LATE_MS, (self._periods - 1) * self._period_ms)
+        pcm = with_room(self._open_pcm, self.device, "capture", pcm, needed_ms)
         params = pcm.granted
+        self._stall_ms = math.ceil(stall_ms(params))
+        self.period_ms = period_ms(params)
         self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
         self._shown = shown(self.device, "capture")
         self._opened_as = f"asked {next(needs.requests(Capabilities()))}, got {params}"
@@ -244,7 +251,7 @@ class Capture:
         for _ in range(TRIES):
             # Reading before a whole period is there would return fragments; only the first read must not wait: it
             # starts the card.
-            if self._started and not pcm.wait(STALL_MS):
+            if self._started and not pcm.wait(self._stall_ms):
                 break
             frames, raw = pcm.read()
             self._started = self._started or frames >= 0

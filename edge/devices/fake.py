@@ -135,7 +135,8 @@ class FakeCard:
     """One card: its capabilities in each direction, its crystal, and the faults to inject.
 
     ``clock_error_ppm`` makes its crystal fast (positive) or slow. ``position_step_ms`` is how coarsely the card reports
-    its position (the Pi's jack: 10). ``least_period`` is the shortest period it grants. Set ``holder``, ``gone``,
+    its position (the Pi's jack: 10). ``least_period`` is the shortest period it grants, in frames, ``most_frames`` its
+    longest buffer, ``most_periods`` how many periods it has at most. Set ``holder``, ``gone``,
     ``stalled``, ``unread``, ``answers``, ``xruns_to_come``, ``short_frames`` at any time. With ``record`` on,
     ``played`` holds what was taken from the queue and heard, with the silence of its gaps.
     """
@@ -151,6 +152,8 @@ class FakeCard:
         source: Source = silence,
         position_step_ms: float = 0.0,
         least_period: int = 1,
+        most_periods: int = 1024,
+        most_frames: int = 1 << 20,
         record: bool = False,
         mixer: FakeMixer | None = None,
     ) -> None:
@@ -161,6 +164,7 @@ class FakeCard:
         self.source = source
         self.position_step_ms = position_step_ms
         self.least_period = least_period
+        self.most_periods, self.most_frames = most_periods, most_frames
         self.holder = ""
         """The process that holds it: opening raises DeviceBusy while this is not empty."""
         self.gone = False
@@ -204,9 +208,9 @@ class FakeCard:
         sample_format = (
             requested.sample_format if requested.sample_format in capabilities.formats else capabilities.formats[0]
         )
-        return StreamParams(
-            rate, channels, sample_format, max(requested.period_frames, self.least_period), requested.periods
-        )
+        period = min(max(requested.period_frames, self.least_period), self.most_frames)
+        periods = min(requested.periods, self.most_periods, self.most_frames // period)
+        return StreamParams(rate, channels, sample_format, period, periods)
 
 
 def opener(*cards: FakeCard) -> OpenPcm:

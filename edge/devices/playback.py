@@ -14,6 +14,7 @@ from edge.devices.drift import DriftControl
 from edge.devices.mixer import Mixer
 from edge.devices.negotiation import Needs, negotiate, playback_needs
 from edge.devices.pcm import Event, OpenPcm, Pcm, StreamParams
+from edge.devices.periods import period_ms, room_ms, stall_ms, with_room
 from edge.devices.sample_format import Encoder
 from edge.dsp.bandwidth import lost_band
 from edge.dsp.peak import PeakLimiter
@@ -24,8 +25,8 @@ SMOOTH_S = 2.0
 BURST_MS = 40.0
 """Room in the card's buffer above the target: hops come in bursts, after a late wake-up several at once. A buffer
 costs no delay, a full one costs a hop."""
-UNREAD_MS = 250.0
-"""A queue from which nothing was taken for so long has no reader; cards move at least every 50 ms."""
+EVEN_MS = 10.0
+"""Hops that arrive in bursts of so long, and a position that moves in such steps, are what the target allows for."""
 MOST_REFUSED = 8
 """Hops in a row of which the card took no frame though it had room: it has stalled, and only opening it anew helps."""
 DRIFT_S = 30.0
@@ -66,6 +67,9 @@ class Playback:
         self.peak_dbfs = peak_dbfs
         """May be set at any time, by any thread; it holds from the next hop on."""
         self.rate_hz = RATE_HZ
+        self.burst_ms = 0.0
+        """How much sound arrives at once: the microphone's period, to be set before ``open``. A long one raises the
+        target, since the queue falls by it until the next one."""
         self.target_ms = queue_ms
         """What the queue is held at; less than requested where the card's buffer is too small."""
         self.queue_ms = 0.0
@@ -95,6 +99,11 @@ class Playback:
         """From a hop's arrival until its first sample is heard, by the queue as measured."""
         return self._mean_queue_ms + self._delay_ms
 
+    @property
+    def _swing_ms(self) -> float:
+        """How far the queue falls between two bursts of hops, beyond what the target allows for."""
+        return max(0.0, self.burst_ms - EVEN_MS)
+
     # Opening.
 
     def open(self) -> None:
@@ -102,11 +111,16 @@ class Playback:
         self.close()
         name = resolve(self.device, "playback")
         pcm, request = negotiate(self._open_pcm, self.device, name, "playback", self._needs(name))
+        swing_ms = self._swing_ms / 2
+        queue_ms = self._wanted_queue_ms + swing_ms
+        pcm = with_room(self._open_pcm, self.device, "playback", pcm, queue_ms + swing_ms + 2 * HOP_MS)
         params = pcm.granted
+        self._unread_ms = stall_ms(params) + 2 * self._swing_ms
+        self._coarsest_ms = period_ms(params)
         self._pcm, self.clock, self.rate_hz = pcm, pcm.clock, params.rate_hz
         self._buffer = params.buffer_frames
-        room_ms = 1000 * (params.buffer_frames - params.period_frames) / params.rate_hz - 2 * HOP_MS
-        self.target_ms = max(1.0, min(self._wanted_queue_ms, room_ms))
+        self.target_ms = max(1.0, min(queue_ms, room_ms(params) - swing_ms - 2 * HOP_MS))
+        self._primed_ms = max(1.0, self.target_ms - swing_ms)
         self._per_ms = params.rate_hz / 1000
         self._silence = bytes(self._buffer * Encoder(params.sample_format, params.channels, 1).frame_bytes)
         self._frame_bytes = len(self._silence) // self._buffer
@@ -115,7 +129,7 @@ class Playback:
         self._dropping = False
         self._rising = False
         self._steered_hops = 0
-        self._left_avail, self._still_hops, self.unread = -1, 0, False
+        self._left_avail, self._still_hops, self._most_still_hops, self.unread = -1, 0, 0, False
         self.frames_written = 0
         self._prime()
         # A sink without a clock (ALSA's null and file plugins) swallows the silence at once: there is no queue to hold.
@@ -137,11 +151,12 @@ class Playback:
 
     def _needs(self, name: str) -> Needs:
         """What is asked of the device with this ALSA name."""
+        filled_ms = self._wanted_queue_ms + self._swing_ms + BURST_MS
         return playback_needs(
             is_jack(name),
             self._pair,
             period_ms=self._period_ms,
-            periods=max(self._periods, math.ceil((self._wanted_queue_ms + BURST_MS) / self._period_ms)),
+            periods=max(self._periods, math.ceil(filled_ms / self._period_ms)),
             rates_hz=self._rates_hz,
             formats=self._formats,
         )
@@ -251,7 +266,12 @@ class Playback:
         self._left_avail = avail
         if self.unread and not self._still_hops:
             self._drift.reset()
-        self.unread = self._still_hops * HOP_MS >= UNREAD_MS
+        self.unread = self._still_hops * HOP_MS >= self._unread_ms
+        if self._still_hops > self._most_still_hops and self._begun and not self.unread:
+            self._most_still_hops = self._still_hops
+            step_ms = min(self._still_hops * HOP_MS, self._coarsest_ms)
+            # the reading saws between 0 and one step above what is queued, and its mean is what is held
+            self._drift.target_ms = self.target_ms + max(0.0, step_ms - EVEN_MS) / 2
 
     def _leave_out(self, avail: int, frames: int) -> bool:
         """Whether the queue is full: one cut down to the target rather than one every hop."""
@@ -278,10 +298,11 @@ class Playback:
         return Event.XRUN
 
     def _prime(self) -> Event:
-        """Silence up to the target in one write, since the card starts with its first frame."""
+        """Silence up to the target, less what the first burst of hops brings, in one write: the card starts with its
+        first frame."""
         pcm = self._pcm
         assert pcm is not None
-        frames = round(self.target_ms * self._per_ms)
+        frames = round(self._primed_ms * self._per_ms)
         for _ in range(3):  # the first write after a dry queue only reports it
             taken = pcm.write(memoryview(self._silence)[: frames * self._frame_bytes])
             if taken > 0:
@@ -294,7 +315,7 @@ class Playback:
         """What the queue lost between ``open`` and the first hop."""
         pcm = self._pcm
         assert pcm is not None
-        short = round(self.target_ms * self._per_ms) - (self._buffer - avail)
+        short = round(self._primed_ms * self._per_ms) - (self._buffer - avail)
         if short > 0:
             pcm.write(memoryview(self._silence)[: short * self._frame_bytes])
 

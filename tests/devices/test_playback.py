@@ -1,7 +1,6 @@
 """Playback against made-up cards: the queue, the two clocks, and how it survives."""
 
 import errno
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from edge import HOP_SAMPLES
 from edge.devices.capture import Capture
 from edge.devices.fake import JACK_CAPABILITIES, FakeCard, FakePcm, VirtualClock, noise, opener, silence, tone
-from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Direction, Event, Pcm, StreamParams
+from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, Event
 from edge.devices.playback import MOST_REFUSED, Playback
 from edge.dsp.spectrum import Floats
 
@@ -87,11 +86,8 @@ def test_slow_start_is_no_xrun() -> None:
 
 def test_target_fits_the_buffer_granted() -> None:
     card = jack()
-
-    def small(device: str, direction: Direction, terms: StreamParams) -> Pcm:
-        return card.open_pcm(device, direction, replace(terms, periods=3))
-
-    playback = Playback("Headphones", queue_ms=200, open_pcm=small)
+    card.most_frames = 3 * 480
+    playback = Playback("Headphones", queue_ms=200, open_pcm=card.open_pcm)
     playback.open()
     assert playback.target_ms == pytest.approx(10)  # 30 ms less a period and two hops
     assert set(play(card, playback, sine(0.5))) == {Event.OK}
