@@ -182,7 +182,9 @@ class Arguments:
             help="quietbox-report.html",
         )
         made.add_argument(
-            "--file", metavar="JSON", help="output of `journalctl -u quietbox -o json`; - is standard input"
+            "--file",
+            metavar="FILE",
+            help="an export of the journal: `journalctl -u quietbox -o json`; - is standard input",
         )
 
     def _add_serve(self) -> None:

@@ -209,13 +209,15 @@ def report(options: argparse.Namespace) -> int:
     from edge.files import atomic
     from edge.tools import journal_reader, report
 
-    records = Path(options.file) if options.file not in (None, "-") else None
-    atomic.refuse_overwriting(options.output, [records, options.config])
+    source = Path(options.file) if options.file not in (None, "-") else None
+    atomic.refuse_overwriting(options.output, [source, options.config])
     if options.file is None:
-        text = journal_reader.from_journal(options.hours)
+        records = report.entries(journal_reader.from_journal(options.hours))
     else:
-        text = report.from_file(options.file, sys.stdin.buffer)
-    report.write(text, options.output)
+        records, notes = report.from_file(options.file, sys.stdin.buffer)
+        for note in notes:
+            console.complain(note)
+    report.write(records, options.output)
     if not atomic.is_special(options.output):  # the page itself may have gone to standard output
         print(options.output)
     return 0

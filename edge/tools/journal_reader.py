@@ -7,12 +7,14 @@ library holds Python's lock while it waits, so nothing here belongs into the pro
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from edge import UserError
 from edge.journal import PREFIX, WARNING
+from edge.tools.timeline import STEP_S
 
 UNIT = "quietbox"
 OF_THE_UNIT = {"_SYSTEMD_UNIT": f"{UNIT}.service"}
@@ -45,7 +47,7 @@ def from_journal(hours: float, match: Match = OF_THE_UNIT) -> str:
 
     ``match``: fields that select them, for the library. Raises NoHistory if the journal may not be read.
     """
-    since_s = time.time() - 3600 * hours
+    since_s = max(0.0, time.time() - 3600 * hours)
     records = [*_read(match, since_s)]
     if records:
         return "".join(f"{json.dumps(record)}\n" for record in reversed(records))
@@ -67,7 +69,8 @@ def last_warning(match: Match = OF_THE_UNIT) -> str:
 
 def _read(match: Match, since_s: float = 0.0, this_boot: bool = False) -> Iterator[dict[str, str]]:
     """Records since ``since_s`` (Unix time), newest first, through systemd's library; none where it is not installed or
-    may not read. Older ones in between are skipped: a Pi has no clock of its own and starts with a time of the past."""
+    may not read. A Pi has no clock of its own and starts with a time of the past: records of such a time are read where
+    they stand between others, or belong to a boot that has others."""
     try:
         import systemd.journal as journal  # optional, see the extra `systemd`
     except ImportError:
@@ -79,21 +82,59 @@ def _read(match: Match, since_s: float = 0.0, this_boot: bool = False) -> Iterat
             if this_boot:
                 reader.this_boot()
             reader.seek_tail()
-            older = read = 0
-            while read < MOST_RECORDS and older < MOST_OLDER and (fields := reader.get_previous()):
-                at_s = fields["__REALTIME_TIMESTAMP"].timestamp()
-                read, older = read + 1, older + 1 if at_s < since_s else 0
-                if not older:
-                    yield _plain(fields, at_s)
+            yield from _since(map(_plain, _newest_first(reader)), since_s)
     except OSError:
         return
 
 
-def _plain(fields: Mapping[str, Any], at_s: float) -> dict[str, str]:
+def _newest_first(reader: Any) -> Iterator[Mapping[str, Any]]:
+    for _ in range(MOST_RECORDS):
+        if not (fields := reader.get_previous()):
+            return
+        yield fields
+
+
+def _since(records: Iterable[dict[str, str]], since_s: float) -> Iterator[dict[str, str]]:
+    """Of records in the journal's order, newest first, those since ``since_s``; it ends after MOST_OLDER others."""
+    older: list[dict[str, str]] = []
+    last: dict[str, str] = {}
+    for record in records:
+        if int(record["__REALTIME_TIMESTAMP"]) >= since_s * 1e6:
+            yield from older
+            yield record
+            older, last = [], record
+        elif len(older) < MOST_OLDER:
+            older.append(record)
+        else:
+            break
+    if "__MONOTONIC_TIMESTAMP" not in last:
+        return
+    for record in older:  # the clock of the oldest boot may have been set within the time asked for
+        if record.get("_BOOT_ID") != last.get("_BOOT_ID") or "__MONOTONIC_TIMESTAMP" not in record:
+            return
+        set_by_s = _power_on_s(last) - _power_on_s(record)
+        if abs(set_by_s) <= STEP_S or int(record["__REALTIME_TIMESTAMP"]) / 1e6 + set_by_s < since_s:
+            return
+        yield record
+
+
+def _power_on_s(record: Mapping[str, str]) -> float:
+    """By the clock at that record."""
+    return (int(record["__REALTIME_TIMESTAMP"]) - int(record["__MONOTONIC_TIMESTAMP"])) / 1e6
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, str]:
     """A record of the library as `journalctl -o json` has it: what the report reads of it, as text."""
+    stamps = {"__REALTIME_TIMESTAMP": str(round(fields["__REALTIME_TIMESTAMP"].timestamp() * 1e6))}
+    if "__MONOTONIC_TIMESTAMP" in fields:
+        since = fields["__MONOTONIC_TIMESTAMP"].timestamp
+        stamps["__MONOTONIC_TIMESTAMP"] = str(round(since / timedelta(microseconds=1)))
+    for name in ("_BOOT_ID", "_MACHINE_ID"):
+        if name in fields:
+            stamps[name] = fields[name].hex
     found = {name: _text(value) for name, value in fields.items() if name.startswith(PREFIX) or name == "MESSAGE"}
     priority = str(fields.get("PRIORITY", 6))
-    return {"MESSAGE": "", **found, "PRIORITY": priority, "__REALTIME_TIMESTAMP": str(round(at_s * 1e6))}
+    return {"MESSAGE": "", **found, "PRIORITY": priority, **stamps}
 
 
 def _text(value: object) -> str:

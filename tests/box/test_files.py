@@ -30,7 +30,7 @@ from edge.suppress.foreign.gtcrn import open_core as open_gtcrn
 from edge.suppress.foreign.rnnoise import open_core as open_rnnoise
 from edge.suppress.foreign.window import open_core as open_window
 from edge.suppress.shipped import FOLDER, BadModel, Model
-from edge.tools import calibrate, report
+from edge.tools import calibrate, journal_files, report
 from hw.install import ledger, target
 from models.train import checkpoint
 from models.train.checkpoint import Refused
@@ -320,8 +320,8 @@ def test_a_journal_of_any_lines_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     ]
     found = report.entries("\n".join([*hostile, json.dumps(line)]))
     assert 1 <= len(found) <= 2 and found[-1].sentence == "hello"
-    monkeypatch.setattr(report, "MOST_BYTES", 100)
-    with pytest.raises(report.NoHistory, match="standard input"):
+    monkeypatch.setattr(journal_files, "MOST_BYTES", 100)
+    with pytest.raises(report.NoHistory, match="standard input has more than 100 bytes"):
         report.from_file("-", io.BytesIO(b" " * 101))
 
 

@@ -32,15 +32,25 @@ except ValueError as fault: gpio._report(fault)
 '
 for i in $(seq 100); do [ "$(journalctl -q QUIETBOX_EVENT=panel -o cat | wc -l)" -ge 1 ] && break; sleep 0.1; done
 journalctl -q -o json SYSLOG_IDENTIFIER=quietbox > /run/journalctl
-$PYTHON -c '
-import json
+forms="json json-pretty json-sse json-seq export short short-iso short-unix short-monotonic verbose cat with-unit"
+for form in $forms; do
+    journalctl -q -o $form SYSLOG_IDENTIFIER=quietbox > /run/$form
+done
+forms="$forms" $PYTHON -c '
+import io, json, os
+from edge import UserError
 from edge.tools import journal_reader, report
+def of_form(form):
+    try: return report.from_file(f"/run/{form}", io.BytesIO()) == (entries[1], [])
+    except UserError as error: return str(error)
 ours = {"SYSLOG_IDENTIFIER": "quietbox"}
 entries = [report.entries(text) for text in (journal_reader.from_journal(1, ours), open("/run/journalctl").read())]
 later = [entry.event for entry in report.entries(journal_reader.from_journal(1, {**ours, "QUIETBOX_EVENT": "waiting"}))]
 print(json.dumps({
     "read": [entry.event for entry in entries[0]],
     "same": entries[0] == entries[1],
+    "forms": {form: of_form(form) for form in os.environ["forms"].split()},
+    "boots": [len({entry.boot for entry in entries[0]}), all(entry.monotonic_s for entry in entries[0])],
     "panel": entries[0][-1].sentence,
     "filtered": later,
     "warning": journal_reader.last_warning({**ours, "QUIETBOX_EVENT": "waiting"}),
@@ -64,6 +74,13 @@ def test_a_real_journal_read_by_the_library_is_what_journalctl_prints() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["read"] == ["statistics", "waiting", "state", "panel"] and found["same"]
+    assert found["boots"] == [1, True]
+    for form in ("json", "json-pretty", "json-sse", "json-seq", "export"):
+        assert found["forms"][form] is True
+    for form in ("short", "short-iso", "short-unix", "short-monotonic", "with-unit"):
+        assert "is journalctl's short text, which has no figures; write it with" in found["forms"][form]
+    assert "is journalctl's verbose text; write it with" in found["forms"]["verbose"]
+    assert "has no records of the journal; write it with" in found["forms"]["cat"]
     assert found["panel"].startswith("panel: the GPIO process failed") and "a loose wire" in found["panel"]
     assert found["filtered"] == ["waiting"]
     assert (found["warning"], found["nothing"]) == ("two", "")

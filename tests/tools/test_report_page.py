@@ -1,5 +1,6 @@
 """`quietbox report`: what the journal says is what the page shows, whatever else lies in the journal."""
 
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge.journal import FIELDS, record
-from edge.tools.report import DRAWINGS, NoHistory, _ticks, entries, page
+from edge.tools.journal_reader import NoHistory
+from edge.tools.report import entries
+from edge.tools.report_drawing import DRAWINGS, _ticks
+from edge.tools.report_page import page
 
 ROOT = Path(__file__).parents[2]
 BEGIN_S = 1_795_000_000
@@ -95,6 +99,7 @@ def test_the_summary_counts_what_happened() -> None:
     for name, value in (
         ("Sound processed", "0.98 h"),
         ("Speech", "25%"),
+        ("Noise removed", "22.0 dB in the pauses (median of the minutes; 22.0 to 22.0 dB)"),
         ("Starts", "1"),
         ("Xruns in / out", "0 / 118"),
         ("Late hops", "59"),
@@ -115,10 +120,35 @@ def test_what_lies_outside_the_drawing_is_not_drawn() -> None:
         assert 0 <= number <= 900
 
 
+LETTER_PX = 6.6
+"""Of a figure in 11 px sans-serif; the widest of usual fonts (Verdana, DejaVu Sans) has 7.0 and 6.4 in digits."""
+
+
+@pytest.mark.parametrize("span_s", [60, 3600, 86_400, 5 * 86_400])
+@pytest.mark.parametrize("value", [0, -40.123, 61.5, 1e-5, -0.00025, 123456.7, -987_654_321, 1e9])
+def test_no_label_is_cut_or_there_twice(span_s: int, value: float) -> None:
+    figures = [dict.fromkeys(FIGURES, figure) for figure in (value, value, value * 1.0001)]
+    times = (0, span_s / 2, span_s)
+    drawn = page(
+        entries("\n".join(line(at_s, "x", "statistics", **each) for at_s, each in zip(times, figures, strict=True)))
+    )
+    for svg in re.findall("<svg.*?</svg>", drawn):
+        labels = re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)" text-anchor="(\w+)">([^<]+)</text>', svg)
+        assert len(labels) > 3
+        for x, y, anchor, label in labels:
+            width = LETTER_PX * len(label)
+            left = float(x) - (width if anchor == "end" else width / 2)
+            assert left >= 0 and left + width <= 900 and 11 <= float(y) <= 147, label
+        ticks = [label for _, _, anchor, label in labels if anchor == "end"]
+        assert len(set(ticks)) == len(ticks) >= 2
+        times_at = [float(x) for x, _, anchor, _ in labels if anchor == "middle"]
+        assert all(right - left > 7 * LETTER_PX for left, right in itertools.pairwise(times_at))
+
+
 def test_a_single_record_is_a_page_and_what_nobody_counted_is_no_nought() -> None:
     fresh = page(entries(line(0, "quietbox has started", "start")))
     assert "<svg" not in fresh
-    for name in ("Sound processed", "Speech", "Late hops", "Slowest hop", "Hottest"):
+    for name in ("Sound processed", "Speech", "Noise removed", "Late hops", "Slowest hop", "Hottest"):
         assert f"<tr><th>{name}</th><td>not known</td></tr>" in fresh
     assert "<td>not known / not known</td>" in fresh
     assert "<svg" in page(entries(line(0, "last minute", "statistics", **FIGURES)))
