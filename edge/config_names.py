@@ -13,6 +13,8 @@ CLOSE = 0.6
 """``difflib``'s similarity from which a name may be a misspelling of another: its own default."""
 CLOSE_HERE = 0.5
 """The same inside the section that was named, where few keys come into question."""
+ALMOST = 0.8
+"""From here on a key that another section has may as well be a misspelling: ``channels`` in [capture]."""
 PREFER_HERE = 0.1
 """A key of another section has to be so much more similar."""
 
@@ -46,7 +48,9 @@ def instead_of_key(name: str, section: str) -> str:
     if named := _with_section_in_front(plain):
         return f' (did you mean "{named[1]}" in [{named[0]}]?)'
     there, likeness_there = _key_elsewhere(plain, CLOSE)
-    if here and likeness_here + PREFER_HERE >= likeness_there:
+    if likeness_there == 1 and likeness_here >= ALMOST:
+        return f' (did you mean "{here}", or "{plain}" in {joined(owners(plain))}?)'
+    if likeness_there < 1 and here and likeness_here + PREFER_HERE >= likeness_there:
         return f' (did you mean "{here}"?)'
     close_section, likeness_section = _closest(plain, () if section else KEYS, CLOSE)
     if close_section and likeness_section > likeness_there:
