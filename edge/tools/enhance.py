@@ -24,8 +24,8 @@ from edge.files import atomic
 from edge.health import dbfs
 from edge.suppress.engine import Engine
 from edge.tools.sound_files import BLOCK_FRAMES
-from edge.tools.sound_input import SoundInput
 from edge.tools.sound_kinds import BadSound
+from edge.tools.sound_opening import open_sound
 from edge.tools.sound_output import SoundOutput, check_room, check_whole
 from edge.tools.sound_reader import SoundReader, energy
 from edge.tools.sound_targets import own_result, writable
@@ -100,7 +100,7 @@ def enhance_file(
         raise own_result(source)
     written = writable(target)
     try:
-        with SoundInput(source) as sound:
+        with open_sound(source) as sound:
             _check_channels(source, sound.channels, channel, reference)
             stream = Stream(config, sound.rate_hz, engine)
             written.parent.mkdir(parents=True, exist_ok=True)

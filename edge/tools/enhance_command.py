@@ -1,14 +1,20 @@
-"""The command `quietbox enhance`: every file's line or record, what failed, and the exit status."""
+"""The command `quietbox enhance`: every file's line or record, what failed, and the exit status.
+
+With ``--json`` a list of records, one for every file that was named or lies in a folder named, with its ``source`` and
+``state``: "done", "degraded" (its engine failed on the way), both with the fields of ``Enhanced``; "failed" and
+"left out" (not tried: hidden, no sound) with ``why``.
+"""
 
 import contextlib
 import dataclasses
 import json
+from typing import Any
 
 from edge.console import complain, printable
 from edge.tools import tables
 from edge.tools.enhance_jobs import Job, Outcome, Request, outcomes
 from edge.tools.progress import Quiet, progress_of
-from edge.tools.sound_paths import Found, show_left_out
+from edge.tools.sound_paths import Found, LeftOut, show_left_out
 
 
 def enhance(request: Request, found: Found, processes: int, *, as_json: bool) -> int:
@@ -38,8 +44,18 @@ def enhance(request: Request, found: Found, processes: int, *, as_json: bool) ->
         finally:
             if as_json:
                 done.sort(key=lambda outcome: places[outcome.job])
-                print(json.dumps([dataclasses.asdict(outcome.result) for outcome in done if outcome.result], indent=2))
+                print(json.dumps([*map(_record, done), *map(_record_left_out, found.left_out)], indent=2))
     return 0 if not failed and all(outcome.good for outcome in done) else 1
+
+
+def _record(outcome: Outcome) -> dict[str, Any]:
+    if outcome.result is None:
+        return {"state": "failed", "source": str(outcome.job.source), "why": outcome.error}
+    return {"state": "degraded" if outcome.result.degraded else "done", **dataclasses.asdict(outcome.result)}
+
+
+def _record_left_out(one: LeftOut) -> dict[str, Any]:
+    return {"state": "failed" if one.failed else "left out", "source": str(one.source), "why": one.why}
 
 
 def _say(notes: list[str]) -> None:

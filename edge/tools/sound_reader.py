@@ -9,8 +9,8 @@ import numpy as np
 from edge.dsp.spectrum import Floats
 from edge.tools.channels import MOST_SAMPLES, Downmix
 from edge.tools.float_scale import FLOAT_CODECS, Levels, Scale, UnknownScale
-from edge.tools.sound_input import SoundInput
 from edge.tools.sound_kinds import BadSound
+from edge.tools.sound_opening import Readable
 
 LOUDEST = 100.0
 """Float files may hold any number; samples more than 40 dB above full scale are clipped there."""
@@ -23,7 +23,7 @@ class SoundReader:
     (``edge.tools.channels``).
     """
 
-    def __init__(self, sound: SoundInput, chosen: list[int]) -> None:
+    def __init__(self, sound: Readable, chosen: list[int]) -> None:
         self.frames = 0
         """Frames that ``blocks`` gave."""
         self.energy = 0.0

@@ -180,7 +180,9 @@ def test_folders_keep_their_names_and_bad_files_do_not_stop_the_rest(
     (tmp_path / "in" / "bad.wav").write_text("no sound")
     assert cli.main(["enhance", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]) == 1
     said = capsys.readouterr()
-    assert {Path(row["target"]).name for row in json.loads(said.out)} == {"a.wav", "b.flac"}
+    rows = json.loads(said.out)
+    assert {Path(row["target"]).name for row in rows if row["state"] == "done"} == {"a.wav", "b.flac"}
+    assert [(Path(row["source"]).name, row["state"]) for row in rows if "target" not in row] == [("bad.wav", "failed")]
     assert "bad.wav" in said.err
     assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
         "a.wav",

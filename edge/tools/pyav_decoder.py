@@ -1,0 +1,70 @@
+"""Decodes a file's sound by PyAV: descriptor in, an AU stream of 32-bit floats on standard output.
+
+A program of its own, run by ``edge.tools.foreign_decoder`` with the same contract as ffmpeg: damage in a file, or in
+the libraries that read it, ends this process and no other.
+
+    python -P -m edge.tools.pyav_decoder CONTAINERS DESCRIPTOR
+"""
+
+import sys
+
+import av
+from av.audio.frame import AudioFrame
+
+from edge.console import run_main
+
+
+def log(level: str, text: object) -> None:
+    """A line as ffmpeg writes it with ``-loglevel level+info``."""
+    print(f"[{level}] {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+
+
+def log_duration(duration_us: int | None) -> None:
+    if duration_us and duration_us > 0:
+        minutes, seconds = divmod(duration_us / 1e6, 60)
+        log("info", f"Duration: {int(minutes // 60):02d}:{int(minutes % 60):02d}:{seconds:05.2f}")
+
+
+def decode(containers: str, descriptor: int) -> int:
+    """Exit status: 0 where there was sound."""
+    options = {"protocol_whitelist": "file", "format_whitelist": containers}
+    with av.open(f"file:/dev/fd/{descriptor}", options=options, metadata_errors="replace") as source:
+        sound = source.streams.best("audio")
+        if sound is None:
+            log("error", "does not contain any stream of sound")
+            return 1
+        log_duration(source.duration)
+        out = resampler = writer = None
+        for packet in source.demux(sound):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError as error:
+                log("error", error.strerror)
+                continue
+            for frame in frames:
+                assert isinstance(frame, AudioFrame)
+                if out is None or writer is None or resampler is None:
+                    out = av.open("pipe:1", "w", format="au")
+                    writer = out.add_stream("pcm_f32be", rate=frame.sample_rate, layout=frame.layout.name)
+                    resampler = av.AudioResampler(format="flt", layout=frame.layout.name, rate=frame.sample_rate)
+                for ready in resampler.resample(frame):
+                    ready.pts = None
+                    out.mux(writer.encode(ready))
+        if out is None:
+            log("error", "no packet of it can be decoded")
+            return 1
+        out.close()
+    return 0
+
+
+def main() -> int:
+    """Returns the exit status; what is wrong is the last line on standard error."""
+    try:
+        return decode(sys.argv[1], int(sys.argv[2]))
+    except (av.error.FFmpegError, OSError) as error:
+        log("error", error.strerror)
+        return 1
+
+
+if __name__ == "__main__":
+    run_main(main, "pyav_decoder")
