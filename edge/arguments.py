@@ -127,6 +127,12 @@ class Arguments:
             )
             made.set_defaults(order=name)
 
+        made = self._verb(
+            "preset", "lists, shows or uses sets of settings for a place: office, street ...", as_json=True
+        )
+        made.add_argument("action", choices=("list", "show", "use"), help="use writes it into the settings file")
+        made.add_argument("name", nargs="?", default="", metavar="NAME", help="which preset, for show and use")
+
     def _add_enhance(self) -> None:
         made = self._verb("enhance", "cleans sound files with the same processing as the live box", as_json=True)
         made.add_argument("inputs", nargs="+", metavar="IN", help="sound files, or folders of them")

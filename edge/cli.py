@@ -83,6 +83,28 @@ def order(options: argparse.Namespace) -> int:
     return 0
 
 
+def preset(options: argparse.Namespace) -> int:
+    """Sets of settings for a place."""
+    from edge.tools import preset, tables
+
+    if options.action == "list":
+        found = [preset.read(path) for path in preset.known().values()]
+    elif not options.name:
+        raise UserError(f"preset {options.action} needs a name: {', '.join(preset.known())}")
+    else:
+        found = [preset.load(options.name)]
+    if options.action == "use":
+        answer = preset.use(found[0], options.config or config_file.SYSTEM_FILE)
+        print(json.dumps({"preset": found[0].name, "answer": answer}) if options.json else answer)
+    elif options.json:
+        print(json.dumps([preset.as_json(entry) for entry in found], indent=2))
+    elif options.action == "list":
+        tables.show(tables.presets(found))
+    else:
+        print("\n".join(preset.in_words(found[0])))
+    return 0
+
+
 def enhance_files(options: argparse.Namespace) -> int:
     """Clean sound files through the live chain."""
     _one_thread()
@@ -306,6 +328,7 @@ VERBS: dict[str, Verb] = {
     "passthrough": passthrough,
     "devices": devices,
     **dict.fromkeys(("bypass", "mute", "limit", "volume", "engine"), order),
+    "preset": preset,
     "enhance": enhance_files,
     "latency": measure_latency,
     "calibrate": calibrate_path,

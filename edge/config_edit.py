@@ -1,7 +1,8 @@
-"""One key of a settings file changed in place: every other line, comment and blank stays as somebody wrote it."""
+"""Keys of a settings file changed in place: every other line, comment and blank stays as somebody wrote it."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge import UserError, config_file, files
@@ -18,23 +19,33 @@ class NotKept(UserError):
 def keep(path: Path, section: str, name: str, value: str | float) -> None:
     """Set ``[section] name`` in the settings file ``path``, which is made if it is missing. The rest must be right
     before and after. Raises UserError."""
-    by_hand = f"set {name} = {_literal(value)} in [{section}] yourself"
+    keep_all(path, {(section, name): value})
+
+
+def keep_all(path: Path, values: Mapping[tuple[str, str], str | float]) -> None:
+    """The same for several keys, all or none."""
+    if not values:
+        return
+    by_hand = "set " + ", ".join(
+        f"{name} = {_literal(value)} in [{section}]" for (section, name), value in values.items()
+    )
     if path.is_symlink():
         raise NotKept(f"not kept for the next start: {path} is a link to {path.readlink()}; {by_hand} where it is made")
     try:
-        before = toml.decode(files.read_bounded(path, toml.MOST_BYTES)) if path.exists() else ""
+        text = toml.decode(files.read_bounded(path, toml.MOST_BYTES)) if path.exists() else ""
     except (OSError, UserError, toml.BadToml) as error:
-        raise NotKept(f"not kept for the next start: {path} cannot be read ({error}); {by_hand}") from None
-    config_file.parse(before, str(path))
-    after = with_key(before, section, name, value)
+        raise NotKept(f"not kept for the next start: {path} cannot be read ({error}); {by_hand} yourself") from None
+    config_file.parse(text, str(path))
+    for (section, name), value in values.items():
+        text = with_key(text, section, name, value)
     try:
-        found = getattr(getattr(config_file.parse(after, str(path)), section), name)
+        config = config_file.parse(text, str(path))
     except config_file.BadConfig as error:
         raise NotKept(f"not kept for the next start: {error}") from None
-    if found != value:
-        raise NotKept(f"not kept for the next start: {path} sets it in a way of its own; {by_hand}")
+    if any(getattr(getattr(config, section), name) != value for (section, name), value in values.items()):
+        raise NotKept(f"not kept for the next start: {path} sets it in a way of its own; {by_hand} yourself")
     try:
-        atomic.write(path, after.encode())
+        atomic.write(path, text.encode())
     except OSError as error:
         raise NotKept(
             f"not kept for the next start: {path} cannot be written ({error.strerror}); run it with sudo"
@@ -73,4 +84,4 @@ def _section(lines: list[str], section: str) -> tuple[int | None, int]:
 
 
 def _literal(value: str | float) -> str:
-    return json.dumps(value) if isinstance(value, str) else f"{value:g}"
+    return json.dumps(value) if isinstance(value, str | bool) else f"{value:g}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a table of sound cards needs neither NumPy nor libsndfile
     from edge.tools.bench import Examined, HopTimes
     from edge.tools.enhance import Enhanced
     from edge.tools.latency import Latency
+    from edge.tools.preset import Preset
 
 PIPE_COLUMNS = 120
 """Where the output is no terminal a table may be so wide before it folds its cells."""
@@ -42,6 +43,17 @@ def limits(found: "Sequence[Card]") -> list[tuple[str, str]]:
     """(port, what it will not do) of those that lose something of the sound or cannot be opened."""
     ports = [(card, port) for card in found for port in card.ports if port.limits]
     return [(f"{card.id},{port.device} {port.direction}", port.limits) for card, port in ports]
+
+
+def presets(found: "Sequence[Preset]") -> Table:
+    """Presets with what they are for and what they change."""
+    table = Table()
+    for name in ("preset", "for", "differs from the defaults in"):
+        table.add_column(name)
+    for entry in found:
+        changed = ", ".join(f"{key} {value}" for key, value in entry.changed.items()) or "nothing"
+        table.add_row(*(Text(printable(cell)) for cell in (entry.name, entry.text, changed)))
+    return table
 
 
 def latency(result: "Latency") -> Table:
