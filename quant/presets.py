@@ -81,7 +81,7 @@ def keep(path: Path, figures: dict[str, dict[str, float]]) -> None:
         try:
             known = json.loads(files.read_bounded(place, preset.MOST_FIGURES_BYTES))
         except ValueError:
-            raise UserError(f"{place} is not JSON; remove it, it is made anew") from None
+            raise UserError(f"{place} is not JSON; remove it, and run this again") from None
     known[path.stem] = {"sha256": preset.digest(path), "recordings": figures}
     atomic.write(place, (json.dumps(dict(sorted(known.items())), indent=1) + "\n").encode())
 
