@@ -178,8 +178,11 @@ def _ports(card: Card, proc: Path) -> Iterator[Port]:
     found = [(int(match[1]), match[2]) for folder in folders if (match := re.fullmatch(r"pcm(\d+)([cp])", folder.name))]
     for number, letter in sorted(found):
         direction: Direction = "capture" if letter == "c" else "playback"
-        name = _fields(proc / "asound" / f"card{card.number}" / f"pcm{number}{letter}" / "info").get("name", "")
-        yield Port(direction, number, name, _looks_like(card, direction, name))
+        own = proc / "asound" / f"card{card.number}"
+        name = _fields(own / f"pcm{number}{letter}" / "info").get("name", "")
+        port = Port(direction, number, name, _looks_like(card, direction, name))
+        usb = _usb_capabilities(own / f"stream{number}", direction)
+        yield _with_capabilities(card, port, usb) if usb.formats else port
 
 
 def _looks_like(card: Card, direction: Direction, name: str) -> str:
@@ -212,15 +215,26 @@ def _rank(card: Card, direction: Direction) -> int:
 
 
 def best_card(cards: Iterable[Card], direction: Direction) -> Card | None:
-    """The likeliest microphone or output; None if no card will do."""
-    able = [card for card in cards if any(port.direction == direction and port.looks_like for port in card.ports)]
-    return max(able, key=lambda card: (_rank(card, direction), -card.number), default=None)
+    """The likeliest microphone or output; None if no card will do. Of equally likely ones the first that is known to
+    lose nothing of the sound (``Port.limits``).
+    """
+
+    def able(card: Card) -> list[Port]:
+        return [port for port in card.ports if port.direction == direction and port.looks_like]
+
+    def likely(card: Card) -> tuple[int, bool, int]:
+        return _rank(card, direction), any(not port.limits for port in able(card)), -card.number
+
+    return max((card for card in cards if able(card)), key=likely, default=None)
 
 
 def best_port(card: Card, direction: Direction) -> Port | None:
-    """The likeliest microphone or output among a card's devices: analogue before digital, then the lowest number."""
+    """The likeliest microphone or output among a card's devices: analogue before digital, then one that loses nothing
+    of the sound, then the lowest number.
+    """
     ports = [port for port in card.ports if port.direction == direction]
-    return min(ports, key=lambda port: (not port.looks_like, _is_digital(port), port.device), default=None)
+    likely = [(not port.looks_like, _is_digital(port), bool(port.limits), port.device) for port in ports]
+    return ports[likely.index(min(likely))] if ports else None
 
 
 def _is_digital(port: Port) -> bool:
@@ -241,9 +255,8 @@ def _filled(card: Card, port: Port, proc: Path, dev: Path, open_device: OpenPcm 
     owners = _subdevices(proc / "asound" / f"card{card.number}" / f"pcm{port.device}{letter}").values()
     free = len(owners) > 1 and not all(owners)
     who = "" if free else _holder(card.number, port.device, letter, proc, dev)
-    usb = _usb_capabilities(proc / "asound" / f"card{card.number}" / f"stream{port.device}", port.direction)
-    if usb.formats:
-        return _with_capabilities(card, replace(port, held_by=who), usb)
+    if port.formats:
+        return replace(port, held_by=who)
     if who:
         return replace(port, held_by=who, note="in use")
     if open_device is None:

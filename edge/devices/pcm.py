@@ -110,8 +110,20 @@ class Capabilities:
     def __str__(self) -> str:
         joint = " to " if self.any_rate_between else "/"
         rates = joint.join(str(rate) for rate in self.rates_hz) or "unknown rates"
-        channels = "/".join(str(count) for count in self.channels) or "?"
+        channels = counts_in_words(self.channels) or "?"
         return f"{'/'.join(self.formats) or 'unknown formats'} at {rates} Hz, {channels} channel(s)"
+
+
+def counts_in_words(counts: tuple[int, ...]) -> str:
+    """Ascending channel counts in few characters: "1/2", "2/4", "1 to 32"; four in a row and more are a range."""
+    runs: list[list[int]] = []
+    for count in counts:
+        if runs and count == runs[-1][-1] + 1:
+            runs[-1].append(count)
+        else:
+            runs.append([count])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 3 else "/".join(str(count) for count in run) for run in runs]
+    return "/".join(words)
 
 
 class Pcm(Protocol):

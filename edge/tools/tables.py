@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.console import printable
+from edge.devices.pcm import counts_in_words
 
 if TYPE_CHECKING:  # a table of sound cards needs neither NumPy nor libsndfile
     from edge.devices.cards import Card
@@ -32,7 +33,7 @@ def devices(found: "Sequence[Card]") -> Table:
         for port in card.ports:
             looks = f"{port.direction} ({port.looks_like})" if port.looks_like else port.direction
             rates = (" to " if port.any_rate_between else " ").join(str(rate) for rate in port.rates_hz)
-            channels = " ".join(str(count) for count in port.channels)
+            channels = counts_in_words(port.channels)
             cells = (f"{card.id},{port.device}", looks, " ".join(port.formats), rates, channels)
             held = port.held_by or port.note
             table.add_row(*(Text(printable(cell)) for cell in (*cells, held)))  # a process may have any name

@@ -14,7 +14,7 @@ from edge import HOP_SAMPLES, RATE_HZ, cli
 from edge.config import CaptureConfig
 from edge.devices import cards
 from edge.devices.capture import Capture
-from edge.devices.cards import list_cards
+from edge.devices.cards import list_cards, resolve
 from edge.devices.fake import FakeCard, VirtualClock, one_live_channel, tone
 from edge.devices.negotiation import capture_needs, negotiate, outlook, playback_needs
 from edge.devices.pcm import (
@@ -259,12 +259,14 @@ def test_what_a_listed_device_loses() -> None:
         assert not outlook(direction, Capabilities(), "hw:CARD=A,DEV=0")
 
 
-def test_devices_names_what_a_card_loses_or_lacks(
+def test_devices_names_what_a_card_loses_or_lacks_and_auto_takes_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of USB cards, as their driver prints it, without opening them."""
-    put(tmp_path / "asound/cards", b" 1 [Sco            ]: USB-Audio - Old\n 2 [Big            ]: USB-Audio - Large\n")
-    for number, rate_hz, channels in ((1, 8_000, 1), (2, 48_000, 64)):
+    names = ("Sco", "Big", "Full")
+    listed = "".join(f" {number} [{name:15}]: USB-Audio - {name}\n" for number, name in enumerate(names, 1))
+    put(tmp_path / "asound/cards", listed.encode())
+    for number, rate_hz, channels in ((1, 8_000, 1), (2, 48_000, 64), (3, 48_000, 1)):
         put(tmp_path / f"asound/card{number}/pcm0c/info", b"name: USB Audio\n")
         stream = f"Capture:\n  Interface 1\n    Format: S16_LE\n    Channels: {channels}\n    Rates: {rate_hz}\n"
         put(tmp_path / f"asound/card{number}/stream0", stream.encode())
@@ -272,6 +274,7 @@ def test_devices_names_what_a_card_loses_or_lacks(
     monkeypatch.setattr(cards, "list_cards", lambda **_: found)
     assert cli.main(["devices"]) == 0
     said = capsys.readouterr().out
+    assert resolve("auto", "capture", tmp_path) == "hw:CARD=Full,DEV=0"
     assert "Sco,0 capture: 8 kHz sampling: nothing above 4 kHz passes" in said
     assert 'Big,0 capture: no capture with 1 to 32 channels; set the device to "plughw:CARD=Big,DEV=0"' in said
 

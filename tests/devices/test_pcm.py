@@ -7,7 +7,7 @@ import pytest
 from edge.devices import alsa
 from edge.devices.fake import I2S_CAPABILITIES, FakeCard, VirtualClock
 from edge.devices.negotiation import Needs, negotiate
-from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, StreamParams
+from edge.devices.pcm import Capabilities, DeviceBusy, DeviceMissing, DeviceRefused, StreamParams, counts_in_words
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,9 @@ def test_which_requests_are_worth_trying() -> None:
     assert not capabilities.covers(StreamParams(48_000, 1, "S16_LE", 480, 4))
     assert Capabilities().covers(StreamParams(1, 1, "S16_LE", 1, 1))
     assert str(capabilities) == "S16_LE at 8000 to 48000 Hz, 2 channel(s)"
+
+
+def test_channel_counts_in_few_characters() -> None:
+    for counts, words in (((), ""), ((1,), "1"), ((1, 2), "1/2"), ((3, 5), "3/5"), (tuple(range(1, 33)), "1 to 32")):
+        assert counts_in_words(counts) == words
+    assert counts_in_words((2, 4, 5, 6, 7, 18)) == "2/4 to 7/18"
