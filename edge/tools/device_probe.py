@@ -64,6 +64,8 @@ class MicrophoneProbe:
     channels: tuple[ChannelLevels, ...]
     lost: str
     """How the microphone was lost; empty if it was not."""
+    period_ms: float = 0.0
+    """The card delivers sound this often."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class OutputProbe:
     seconds: float
     xruns: int
     lost: str
+    queue_ms: float = 0.0
+    """The longest queue that the card's buffer allows, up to the requested one."""
+    requested_ms: float = 0.0
 
 
 class _RecordingPcm:
@@ -185,6 +190,7 @@ def probe_microphone(
         xruns=capture.xruns,
         channels=_channels(b"".join(pcm.recorded), pcm.granted, skip),
         lost=lost,
+        period_ms=round(capture.period_ms, 1),
     )
 
 
@@ -257,4 +263,6 @@ def probe_output(
         seconds=round(now() - began_s, 2),
         xruns=playback.xruns,
         lost=lost,
+        queue_ms=round(playback.target_ms, 1),
+        requested_ms=settings.queue_ms,
     )

@@ -101,6 +101,40 @@ def test_open_pcm_opens_that_device(proc: Path, monkeypatch: pytest.MonkeyPatch)
     assert opened == ["hw:CARD=bell,DEV=1"] * 3
 
 
+ALSA_CONF = """
+pcm.hw {
+    @args [ CARD DEV SUBDEV ]
+    @args.CARD { type string }
+    @args.DEV { type integer default 0 }
+    @args.SUBDEV { type integer default -1 }
+    type empty
+    slave.pcm { @func concat strings [ "device" $DEV ] }
+}
+pcm.device0 { type asym capture.pcm { type null } }
+pcm.device1 { type asym playback.pcm { type null } }
+"""
+"""``hw`` of a card with capture on device 0 and playback on device 1."""
+
+
+def test_libasound_reads_these_names(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened by libasound itself: each direction on its device, and neither on the other."""
+    conf = proc / "asound.conf"
+    conf.write_text(ALSA_CONF)
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(conf))
+    monkeypatch.setattr(alsa, "resolve", lambda device, direction: resolve(device, direction, proc))
+    params = cards.StreamParams(48_000, 2, "S16_LE", 480, 4)
+    directions: tuple[cards.Direction, ...] = ("capture", "playback")
+    for direction in directions:
+        for name in (BELL, "bell,0" if direction == "capture" else "bell,1", "bell,1,0", "hw:bell"):
+            if name != "bell,1,0" or direction == "playback":
+                pcm = alsa.open_pcm(name, direction, params)
+                assert pcm.granted == params
+                pcm.close()
+    for name, wrong in (("bell,1", directions[0]), ("hw:CARD=bell,DEV=0", directions[1])):
+        with pytest.raises(cards.DeviceError):
+            alsa.open_pcm(name, wrong, params)
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [

@@ -42,7 +42,7 @@ from edge.tools.doctor import cards, command, machine, running, service, sound
 from edge.tools.doctor import settings as settings_check
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding, Verdict
-from edge.tools.doctor.verdicts import judge_bandwidth, judge_microphone, judge_output
+from edge.tools.doctor.verdicts import judge_bandwidth, judge_buffer, judge_microphone, judge_output
 from edge.tools.probe_process import ProbeFailure
 from hw.virtual.rigs import ExactRig, PacedRig
 
@@ -322,6 +322,24 @@ def test_bandwidth_that_a_device_takes_is_named() -> None:
     assert found.verdict is WARN and "nothing above 4 kHz" in found.found and "mSBC" in found.fix
     assert "nothing above 4 kHz" in heard.granted
     assert not [*judge_bandwidth("microphone", RATE_HZ), *judge_bandwidth("output", 192_000)]
+
+
+def test_long_periods_and_small_buffers_are_named() -> None:
+    clock = VirtualClock()
+    slow = FakeCard("Mic", clock, capture=I2S_CAPABILITIES, source=noise(0.1), least_period=8192)
+    small = FakeCard("Amp", clock, playback=JACK_CAPABILITIES, most_frames=320)
+    heard = device_probe.probe_microphone(CaptureConfig(device="Mic"), 5, opener(slow), clock.now)
+    (found,) = judge_buffer(heard)
+    assert found.verdict is WARN and "every 171 ms" in found.found and found.fix
+    assert {finding.verdict for finding in judge_microphone(heard, CaptureConfig(device="Mic"))} == {OK}
+
+    def sleep(seconds: float) -> None:
+        clock.wait_until(clock.now() + seconds)
+
+    played = device_probe.probe_output(PlaybackConfig(device="Amp"), 1, opener(small), clock.now, sleep)
+    (found,) = judge_buffer(played)
+    assert found.verdict is WARN and "a queue of 1 ms, not 25" in found.found and found.fix
+    assert not [*judge_buffer(some_noise())]
 
 
 def test_sound_server_is_named_with_the_way_to_stop_it(pi: Path) -> None:

@@ -10,7 +10,14 @@ from edge.tools.doctor.cards import SERVERS, absent, find_card, stop_server
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, Finding
 from edge.tools.doctor.running import running_side
-from edge.tools.doctor.verdicts import judge_bandwidth, judge_microphone, judge_output, judge_volume, rate_off
+from edge.tools.doctor.verdicts import (
+    judge_bandwidth,
+    judge_buffer,
+    judge_microphone,
+    judge_output,
+    judge_volume,
+    rate_off,
+)
 from edge.tools.probe_process import ProbeFailure
 
 PLAY_S = 2.5
@@ -64,6 +71,7 @@ def check_device(context: Context, direction: Direction, device: str) -> Iterato
         yield judge_failure(word, result) if isinstance(result, ProbeFailure) else judge_output(result)
     if not isinstance(result, ProbeFailure):
         yield from judge_bandwidth(word, result.rate_hz)
+        yield from judge_buffer(result)
 
 
 def _probe(context: Context, direction: Direction, device: str) -> MicrophoneProbe | OutputProbe | ProbeFailure:

@@ -25,6 +25,8 @@ OFFSET = 0.1
 """An offset of a tenth of full scale reduces the headroom; the high-pass removes smaller ones."""
 FAINT_DB = -50.0
 """There speech of usual level comes to 44 dB SPL in sensitive headphones (``sections.VOLUME_DB``): a whisper."""
+LONG_PERIOD_MS = 50.0
+"""The longest [capture] period_ms; a longer one is the card's own choice."""
 LOUD = f"{device_probe.LOUD_MS} ms"
 
 
@@ -57,6 +59,19 @@ def judge_bandwidth(word: str, rate_hz: int) -> Iterator[Finding]:
         article = "a" if word == "microphone" else "an"
         fix = f"use {article} {word} with 16 kHz or more; Bluetooth: choose {profile} in its sound server"
         yield Finding(f"{word} bandwidth", WARN, lost, fix, {"rate_hz": rate_hz})
+
+
+def judge_buffer(probe: MicrophoneProbe | OutputProbe) -> Iterator[Finding]:
+    """A microphone that delivers sound in long blocks, an output that holds too little; nothing of others."""
+    if isinstance(probe, MicrophoneProbe) and probe.period_ms > LONG_PERIOD_MS:
+        found = f"delivers sound every {probe.period_ms:.0f} ms only, which delays it by as much"
+        fix = "use another microphone, or the card itself instead of a plugin or sound server before it"
+        yield Finding("microphone delay", WARN, found, fix, {"period_ms": probe.period_ms})
+    elif isinstance(probe, OutputProbe) and probe.queue_ms < probe.requested_ms:
+        found = f"the card's buffer holds a queue of {probe.queue_ms:g} ms, not {probe.requested_ms:g}"
+        fix = "expect gaps while the system is busy: use another output, or set a shorter [playback] period_ms"
+        figures = {"queue_ms": probe.queue_ms, "requested_ms": probe.requested_ms}
+        yield Finding("output queue", WARN, found, fix, figures)
 
 
 def judge_volume(settings: PlaybackConfig, levels: list[Level] | ProbeFailure, running: dict[str, Any]) -> Finding:
