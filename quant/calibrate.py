@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,8 +24,8 @@ from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
 from edge.files.arrays import read_npz
-from edge.tools.sound_files import RATES_HZ
-from edge.tools.sound_kinds import SOURCES
+from edge.tools.sound_kinds import BadSound, why_no_sound
+from edge.tools.sound_opening import open_sound
 from models.command import BadRequest, need, status_of
 from quant.hops import Hops
 
@@ -74,7 +73,7 @@ def find(folders: list[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise BadRequest(f"{folder} is not a folder; --sounds needs folders of recordings")
-        here = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOURCES and path.is_file())
+        here = sorted(path for path in folder.rglob("*") if path.is_file() and not why_no_sound(path))
         if not here:
             raise BadRequest(f"{folder}: no sound files in this folder")
         found += here
@@ -84,13 +83,16 @@ def find(folders: list[Path]) -> list[Path]:
 def read(file: Path) -> Floats:
     """float32, 16 kHz, all channels mixed to one, the first LONGEST_S; raises BadRequest."""
     try:
-        with soundfile.SoundFile(file) as sound:
-            rate_hz = sound.samplerate
-            frames = sound.read(round(LONGEST_S * rate_hz), np.float32, always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError):
-        raise BadRequest(f"{file} is not a sound file that libsndfile reads, or it is broken") from None
-    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-        raise BadRequest(f"{file}: a rate of {rate_hz} Hz is outside {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
+        with open_sound(file) as sound:
+            rate_hz = sound.rate_hz
+            frames = np.zeros((0, sound.channels), np.float32)
+            for block in sound.blocks():
+                frames = np.concatenate([frames, block])
+                if len(frames) >= LONGEST_S * rate_hz:
+                    break
+            frames = frames[: round(LONGEST_S * rate_hz)]
+    except BadSound as refusal:
+        raise BadRequest(str(refusal)) from None
     if len(frames) < rate_hz // 2 or not np.isfinite(frames).all():
         raise BadRequest(f"{file}: shorter than half a second, or it holds NaN or infinite samples")
     mono = np.ascontiguousarray(frames.mean(axis=1))

@@ -46,6 +46,8 @@ AU_HEADER = struct.Struct(">4s5I")
 AU_FLOAT = 6
 """Encoding of big-endian 32-bit floats."""
 END_S = 5.0
+IN_WORDS = {"moov atom not found": "its index is missing, so the recording was not finished or the file is cut"}
+"""What decoders report that says little to others."""
 SHORTER_S, SHORTER_SHARE = 2.0, 0.05
 """The length in the header is that of the longest stream, roughly; a file that lacks more is cut."""
 
@@ -133,7 +135,7 @@ class Foreign:
         if "does not contain any stream" in self._process.log:
             return BadSound(f"{self.source}: holds no sound")
         why = _first_error(self._process.log) or _ended(status)
-        return BadSound(f"{self.source}: is no sound that {self.decoder} reads, or it is broken: {why}")
+        return BadSound(f"{self.source}: is not a sound that {self.decoder} reads, or it is broken: {why}")
 
 
 def _decoder(source: Path) -> tuple[str, list[str]]:
@@ -250,7 +252,7 @@ def _first_error(log: str) -> str:
     for line in log.splitlines():
         if "[error]" in line or "[fatal]" in line:
             text = re.sub(r"\[[^\]]*\] *|file:/dev/fd/\d+: |Error opening input: ", "", line).strip()
-            return printable(text)[:120]
+            return IN_WORDS.get(text, printable(text)[:120])
     return ""
 
 

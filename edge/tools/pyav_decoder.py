@@ -10,8 +10,11 @@ import sys
 
 import av
 from av.audio.frame import AudioFrame
+from av.container import InputContainer
 
 from edge.console import run_main
+
+MOST_REPORTS = 5
 
 
 def log(level: str, text: object) -> None:
@@ -25,10 +28,24 @@ def log_duration(duration_us: int | None) -> None:
         log("info", f"Duration: {int(minutes // 60):02d}:{int(minutes % 60):02d}:{seconds:05.2f}")
 
 
+def opened(containers: str, descriptor: int) -> InputContainer:
+    """Raises OSError, FFmpegError, after a line with what the library says about it."""
+    options = {"protocol_whitelist": "file", "format_whitelist": containers}
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture() as reports:
+        try:
+            return av.open(f"file:/dev/fd/{descriptor}", options=options, metadata_errors="replace")
+        except (av.error.FFmpegError, OSError):
+            for _, _, text in reports[:MOST_REPORTS]:
+                log("error", text)
+            raise
+        finally:
+            av.logging.set_level(None)
+
+
 def decode(containers: str, descriptor: int) -> int:
     """Exit status: 0 where there was sound."""
-    options = {"protocol_whitelist": "file", "format_whitelist": containers}
-    with av.open(f"file:/dev/fd/{descriptor}", options=options, metadata_errors="replace") as source:
+    with opened(containers, descriptor) as source:
         sound = source.streams.best("audio")
         if sound is None:
             log("error", "does not contain any stream of sound")

@@ -182,6 +182,8 @@ def _check_kind(source: Path) -> None:
 
 
 def _why_not_opened(source: Path) -> str:
+    if source.is_fifo():
+        return "is not a sound that libsndfile reads from a pipe; save it to a file, for which other decoders are tried"
     if source.is_file() and not source.stat().st_size:
         return "is empty"
     if source.suffix.lower() in HEADERLESS:

@@ -107,6 +107,15 @@ def test_any_rate_and_any_channels_become_16_khz_mono(sounds: Path) -> None:
     assert all(sound.dtype == np.float32 and sound.ndim == 1 for sound in read)
 
 
+def test_a_sound_is_found_by_its_first_bytes_and_a_hidden_file_is_not(tmp_path: Path) -> None:
+    with open(tmp_path / "2026.12.01", "wb") as file:
+        soundfile.write(file, noise(1), RATE_HZ, format="WAV")
+    (tmp_path / "._a.wav").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "notes.txt").write_text("take one was good")
+    assert [file.name for file in calibrate.find([tmp_path])] == ["2026.12.01"]
+    assert len(calibrate.read(tmp_path / "2026.12.01")) == RATE_HZ
+
+
 def test_no_sound_at_all_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, out = tmp_path / "empty", tmp_path / "samples.npz"
     empty.mkdir()

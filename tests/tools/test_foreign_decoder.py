@@ -88,9 +88,12 @@ echo '[info]   Duration: 00:00:01.00, start: 0.000000' >&2
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("exit 3", "is no sound that ffmpeg reads, or it is broken: the decoder ended with status 3"),
+        ("exit 3", "is not a sound that ffmpeg reads, or it is broken: the decoder ended with status 3"),
         ("kill -SEGV $$", "is broken: the decoder was ended by signal 11"),
-        ("echo '[error] [mov @ 0x5] moov atom not found' >&2; exit 1", "is broken: moov atom not found"),
+        (
+            "echo '[error] [mov @ 0x5] moov atom not found' >&2; exit 1",
+            "is broken: its index is missing, so the recording",
+        ),
         ("echo '[fatal] Output file does not contain any stream' >&2; exit 1", "holds no sound"),
         ("head -c 100 /dev/zero", "gave something else than the sound asked for"),
         (header(encoding=1), "gave something else"),
@@ -98,7 +101,7 @@ echo '[info]   Duration: 00:00:01.00, start: 0.000000' >&2
         (header(rate_hz=1), "a rate of 1 Hz is outside 4000 to 192000 Hz"),
         (header(channels=0), "has 0 channels"),
         (header(channels=1 << 20), "has 1048576 channels"),
-        (header(), "is no sound that ffmpeg reads"),
+        (header(), "is not a sound that ffmpeg reads"),
         (f"{header()}; head -c 400 /dev/zero; echo '[error] I/O error' >&2; exit 1", "is broken: I/O error"),
     ],
 )

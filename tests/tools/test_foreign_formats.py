@@ -85,7 +85,9 @@ def test_a_folder_of_them_is_enhanced(decoder: str, tmp_path: Path, capsys: pyte
     encode(tmp_path / "in/voicemail.m4a", *FORMATS["a.m4a"]).rename(tmp_path / "in/voicemail")
     (tmp_path / "in/cut.m4a").write_bytes((tmp_path / "in/m4a-a.m4a").read_bytes()[:4000])
     assert cli.main(["enhance", "--engine", "off", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]) == 1
-    rows = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    assert said.err.count("\n") == 1 and "cut.m4a: " in said.err and "its index is missing" in said.err
     assert {Path(row["source"]).name: row["state"] for row in rows} == {
         "3gp-a.3gp": "done",
         "cut.m4a": "failed",
@@ -112,7 +114,7 @@ def test_a_file_that_leads_elsewhere_is_refused_and_nothing_is_asked_of_the_netw
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         (tmp_path / name).write_text(HOSTILE[name].format(url=f"http://127.0.0.1:{port}/", port=port, sound=sound))
-        with pytest.raises(BadSound, match=rf"{name}: is no sound that {decoder} reads"):
+        with pytest.raises(BadSound, match=rf"{name}: is not a sound that {decoder} reads"):
             decoded(tmp_path / name)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
