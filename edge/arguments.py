@@ -221,3 +221,12 @@ class Arguments:
             "--seconds", type=LISTENING_SECONDS, default=5.0, metavar="N", help="how long to listen (5; 1 to 60)"
         )
         made.add_argument("--no-sound", action="store_true", help="do not test the sound cards")
+        made.add_argument(
+            "--bundle", type=Path, metavar="FILE", help="write a ZIP archive for a bug report, without keys and names"
+        )
+        made.add_argument(
+            "--clip",
+            type=LISTENING_SECONDS,
+            metavar="N",
+            help="with --bundle: add a recording of N s from the microphone, once you have confirmed it",
+        )

@@ -308,8 +308,14 @@ def make_keys(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Check everything the box needs."""
-    from edge.tools.doctor.command import show
+    from edge.tools.doctor.command import collect, show
 
+    if options.clip is not None and options.bundle is None:
+        raise UserError("--clip goes into the archive: add --bundle FILE.zip")
+    if options.bundle is not None:
+        return collect(
+            options.config, options.bundle, seconds=options.seconds, sound=not options.no_sound, clip_s=options.clip
+        )
     return show(options.config, seconds=options.seconds, as_json=options.json, sound=not options.no_sound)
 
 

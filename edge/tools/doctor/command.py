@@ -44,6 +44,24 @@ def checks(use_sound: bool) -> tuple[Check, ...]:
     return (*MACHINE, *PROGRAM, *(SOUND if use_sound else (sound.no_sound,)), machine.panel)
 
 
+def collect(config_path: Path | None, target: Path, *, seconds: float, sound: bool, clip_s: float | None) -> int:
+    """Examine this machine and write an archive for a bug report; returns 0 once it is written. Raises UserError."""
+    from edge import config_file
+    from edge.files import atomic
+    from edge.tools.doctor import bundle
+
+    atomic.refuse_overwriting(target, [config_path], "--bundle")
+    recording = None
+    if clip_s is not None:
+        bundle.ask_for_consent(clip_s)
+        recording = bundle.clip(config_file.find(config_path).capture, clip_s)
+    findings = examine(Context(config_path, seconds=seconds, sound=sound))
+    for line in bundle.write(target, config_path, findings, recording):
+        print(line)
+    print(f"{target}: look through it before you send it; nothing was sent")
+    return 0
+
+
 def show(config_file: Path | None, *, seconds: float, as_json: bool, sound: bool) -> int:
     """Examine this machine and print the table, or JSON; returns 0 if the box would work here, else 1."""
     if sound and sys.stderr.isatty():
