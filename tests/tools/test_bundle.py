@@ -178,7 +178,12 @@ def test_a_clip_is_recorded_only_when_asked_twice(
     machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded: list[float] = []
-    monkeypatch.setattr(bundle, "clip", lambda settings, seconds: recorded.append(seconds) or b"RIFF")
+
+    def clip(settings: CaptureConfig, seconds: float) -> bytes:
+        recorded.append(seconds)
+        return b"RIFF"
+
+    monkeypatch.setattr(bundle, "clip", clip)
     order = [
         "doctor",
         "--no-sound",
