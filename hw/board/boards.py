@@ -155,6 +155,18 @@ def throttling(root: Path = ROOT, bits: int | None = None) -> str:
     return ", ".join(words)
 
 
+def hat_products(root: Path = ROOT) -> tuple[str, ...]:
+    """What the HATs on the header call themselves in their EEPROMs; empty if none does."""
+    found = [_line(path) for path in _glob(root, "proc/device-tree/hat*/product")]
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def texts(root: Path, *patterns: str) -> Iterator[tuple[Path, str]]:
+    """The beginnings of the plain files that match ``patterns``, sorted."""
+    for path in (path for pattern in patterns for path in _glob(root, pattern)):
+        yield path, _text(path)
+
+
 # The parts of a board.
 
 

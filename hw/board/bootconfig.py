@@ -1,15 +1,16 @@
 """The Pi's config.txt: the lines the box needs, in one marked block that comes out again exactly as it went in.
 
 Pure text in, text out; ``hw.install.firmware`` reads and writes the file. The block stands at the end, under
-``[all]``, so that no section of the user's (``[pi4]``, ``[cm5]``) filters it and none of the user's own lines is
-touched.
+``[all]``, so that no section of the user's (``[pi4]``, ``[cm5]``) filters it. The user's own lines are touched only by
+``switch_off``, which turns them into comments that ``restore`` turns back.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hw.board import models
+from hw.board import configtxt, hats
+from hw.board.configtxt import ReadFile, Setting, no_files
 
 PLACES = ("boot/firmware/config.txt", "boot/config.txt")
 BACKUP = "config.txt.quietbox-backup"
@@ -18,7 +19,10 @@ BEGIN = "# quietbox begin"
 GLUED = "# quietbox begin, and the end of the line above"
 END = "# quietbox end"
 
-MICROPHONE = "dtoverlay=googlevoicehat-soundcard"
+OFF = "#quietbox-off# "
+"""Before a line of the user's that was switched off on request."""
+
+MICROPHONE = f"dtoverlay={hats.OVERLAY}"
 JACK = "dtparam=audio=on"
 GADGET = "dtoverlay=dwc2,dr_mode=peripheral"
 # Parameters after an overlay belong to that overlay, and vc4-kms-v3d has an "audio" of its own (HDMI); a bare
@@ -39,6 +43,10 @@ class Wish:
     """The USB port as a device, for the USB microphone that a PC sees."""
     jack: bool = False
     """Whether the board has a jack to switch on."""
+    off: tuple[Setting, ...] = ()
+    """Lines of the user's to switch off."""
+    restore: bool = False
+    """Whether lines switched off before are switched on again."""
 
 
 def find(root: Path) -> Path | None:
@@ -46,18 +54,40 @@ def find(root: Path) -> Path | None:
     return next((root / place for place in PLACES if (root / place).is_file()), None)
 
 
-def edit(text: str, wish: Wish, model: str = "") -> str:
+def edit(text: str, wish: Wish, model: str = "", read: ReadFile = no_files) -> str:
     """``text`` with the block that ``wish`` asks for, none if it needs no line; twice is the same as once."""
     held = block(text)
-    plain = remove(text)
+    plain = remove(switch_off(restore(text) if wish.restore else text, wish.off))
     lines = []
     if wish.microphone or (wish.microphone is None and MICROPHONE in held):
-        lines += [MICROPHONE] * (not sets(plain, "dtoverlay", "googlevoicehat-soundcard", model))
+        lines += [MICROPHONE] * (not sets(plain, "dtoverlay", hats.OVERLAY, model, read))
     if wish.gadget or (wish.gadget is None and GADGET in held):
-        lines += [GADGET] * (not sets(plain, "dtoverlay", "dwc2,dr_mode=peripheral", model))
-    if wish.jack and audio(plain, model) is None:
-        lines += [SCOPE, JACK]
+        lines += [GADGET] * (not sets(plain, "dtoverlay", "dwc2,dr_mode=peripheral", model, read))
+    if wish.jack and audio(plain, model, read) is None:
+        # Above every other overlay, an empty one would switch off that of a HAT's EEPROM: only where a scope is open.
+        before = configtxt.overlays(list(configtxt.settings(plain, model, read)))
+        lines += [SCOPE] * (bool(lines) or (bool(before) and bool(before[-1].name))) + [JACK]
     return add(plain, lines)
+
+
+def switch_off(text: str, settings: tuple[Setting, ...]) -> str:
+    """``text`` with these lines of config.txt itself as comments; a line that has changed meanwhile stays."""
+    lines = re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+    for setting in settings:
+        at = setting.number - 1
+        if setting.file == configtxt.NAME and at < len(lines) and lines[at].strip() == setting.line:
+            lines[at] = OFF + lines[at]
+    return "".join(lines)
+
+
+def restore(text: str) -> str:
+    """``text`` with the lines that ``switch_off`` made comments as they were."""
+    return re.sub(rf"(?m)^{re.escape(OFF)}", "", text)
+
+
+def undo(text: str) -> str:
+    """``text`` as it would be without us."""
+    return restore(remove(text))
 
 
 def add(text: str, lines: list[str]) -> str:
@@ -95,24 +125,27 @@ def block(text: str) -> list[str]:
     return [line.strip() for line in _split(text)[1]]
 
 
-def audio(text: str, model: str) -> bool | None:
+def audio(text: str, model: str, read: ReadFile = no_files) -> bool | None:
     """Whether the last ``dtparam=audio=`` that this board obeys switches the jack on; None if there is none."""
     found = None
     scope = ""
-    for key, value in _obeyed(text, model):
-        if key == "dtoverlay":
-            scope = re.split(r"[,:]", value)[0]
-        elif not scope.startswith("vc4-"):
-            for setting in value.split(","):
-                name, _, state = setting.partition("=")
+    for setting in configtxt.obeyed(text, model, read):
+        if setting.key == "dtoverlay":
+            scope = re.split(r"[,:]", setting.value)[0]
+        elif setting.key == "dtparam" and not scope.startswith("vc4-"):
+            for pair in setting.value.split(","):
+                name, _, state = pair.partition("=")
                 if name.strip() == "audio":
                     found = state.strip() in ("", "on", "yes", "true", "y", "1", "okay")
     return found
 
 
-def sets(text: str, key: str, value: str, model: str) -> bool:
+def sets(text: str, key: str, value: str, model: str, read: ReadFile = no_files) -> bool:
     """Whether this board obeys a line ``key=value``, with or without further parameters."""
-    return any(name == key and f"{found},".startswith(f"{value},") for name, found in _obeyed(text, model))
+    return any(
+        setting.key == key and f"{setting.value},".replace(":", ",").startswith(f"{value},")
+        for setting in configtxt.obeyed(text, model, read)
+    )
 
 
 def _split(text: str) -> tuple[str, list[str], str]:
@@ -139,25 +172,3 @@ def _filtered(text: str) -> bool:
     """Whether a line after ``text`` would be obeyed by some boards only."""
     headers = _headers(text)
     return bool(headers) and headers[-1] != "all"
-
-
-def _obeyed(text: str, model: str) -> list[tuple[str, str]]:
-    """The (key, value) of each dtparam and dtoverlay line outside the sections that this board skips. A filter of
-    another kind (a pin, a screen, a serial number) is not tried out: its lines count as skipped.
-    """
-    mine = (models.by_model_line(model) or models.UNKNOWN).filters
-    obeyed = True
-    other = False
-    found = []
-    for line in (line.strip() for line in text.split("\n")):
-        if re.fullmatch(r"\[.*\]", line):
-            header = line[1:-1].strip().lower()
-            if header == "all":
-                obeyed, other = True, False
-            elif re.fullmatch(r"none|pi\d.*|cm\d.*", header):
-                obeyed = header in mine
-            else:
-                other = True
-        elif obeyed and not other and (match := re.fullmatch(r"(dtparam|dtoverlay)\s*=\s*(.*)", line)):
-            found.append((match[1], match[2]))
-    return found

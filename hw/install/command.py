@@ -98,7 +98,14 @@ def _parser() -> argparse.ArgumentParser:
         "--microphone",
         choices=("i2s", "usb", "keep"),
         default="keep",
-        help="i2s: enable the overlay for an I2S MEMS microphone; usb: disable it; keep (default): no change",
+        help="i2s: enable the overlay for an I2S MEMS microphone, or use that of a sound board on the header; "
+        "usb: disable it; keep (default): no change",
+    )
+    parser.add_argument(
+        "--i2s-card",
+        choices=("keep", "replace"),
+        help="where another card has the one I2S bus (hifiberry-dac ...): keep it, without the microphone's overlay, "
+        "or replace it, switching its line in config.txt off until --uninstall (default: ask)",
     )
     parser.add_argument(
         "--usb-microphone",

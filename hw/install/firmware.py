@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hw.board import bootconfig
-from hw.install import ledger
+from hw.install import i2s, ledger
 from hw.install.target import Step, Target, read_text, say
 
 
@@ -12,21 +12,25 @@ def steps(target: Target) -> Iterator[Step]:
     """The lines in config.txt."""
     path = bootconfig.find(target.root)
     wish = bootconfig.Wish(
-        microphone={"i2s": True, "usb": False, "keep": None}[target.options.microphone],
+        microphone=target.i2s.microphone,
         gadget=target.options.usb_microphone,
         jack=target.board.kind.jack is True,
+        off=target.i2s.off,
+        restore=target.i2s.restore,
     )
     if path is None:
         if target.board.is_pi or wish.microphone or wish.gadget:
             say("there is no config.txt below /boot: the overlays are not changed")
         return
     now = read_text(path)
-    after = bootconfig.edit(now, wish, target.board.model)
+    after = bootconfig.edit(now, wish, target.board.model, i2s.reader(path.parent))
     if after == now:
         return
     held = [line for line in bootconfig.block(after) if line in bootconfig.SETTINGS]
+    off = "".join(f", {setting.line} off" for setting in wish.off)
+    back = ", your lines on again" if wish.restore and bootconfig.restore(now) != now else ""
     yield Step(
-        f"set in {target.named(path)}: {', '.join(held) or 'nothing more'} (needs a reboot)",
+        f"set in {target.named(path)}: {', '.join(held) or 'nothing more'}{off}{back} (needs a reboot)",
         lambda: put(target, path, after),
     )
 
@@ -44,7 +48,7 @@ def put(target: Target, path: Path, text: str) -> None:
 def restore(target: Target, path: Path) -> None:
     if path.is_file():
         now = read_text(path)
-        after = bootconfig.remove(now)
+        after = bootconfig.undo(now)
         if after != now:
             ledger.write(path, after.encode("utf-8", "surrogateescape"), path.stat().st_mode & 0o777)
             say("config.txt changed: it takes effect at the next reboot")

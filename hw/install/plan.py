@@ -8,7 +8,7 @@ from edge import UserError
 from edge.devices import cards
 from edge.devices.pcm import Direction
 from hw.board import boards, bootconfig
-from hw.install import firmware, program, settings, sound_cards, system, wheels
+from hw.install import firmware, i2s, program, settings, sound_cards, system, wheels
 from hw.install.places import COMMAND, CURRENT, RELEASE, SERVICE
 from hw.install.target import Step, Target, do_steps, list_steps, read_text, say
 
@@ -22,6 +22,7 @@ def install(target: Target) -> int:
         )
     if target.live and not target.board.is_pi and not target.options.board and not target.options.dry_run:
         raise UserError("this is not a Raspberry Pi; use --board to install the service anyway")
+    target.i2s = i2s.decide(target)
     for line in boards.in_words(target.board) if target.live else [f"installing below {target.root}"]:
         say(line)
     for line in remarks(target):
@@ -76,6 +77,7 @@ def remarks(target: Target) -> Iterator[str]:
     text = read_text(path) if (path := bootconfig.find(target.root)) else ""
     if target.board.kind.jack and bootconfig.audio(text, target.board.model) is False:
         yield f"{target.named(path) if path else 'config.txt'} switches the jack off (dtparam=audio=off)"
+    yield from i2s.remarks(target)
     lacking = wheels.without(target.at(CURRENT))
     if lacking and not target.options.again:
         yield f"installed without {', '.join(lacking)}; try again with --again"

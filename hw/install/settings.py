@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from hw.install import ledger, sound_cards, wheels
+from hw.install import i2s, ledger, sound_cards, wheels
 from hw.install.places import SETTINGS
 from hw.install.sound_cards import MEMS_CARD
 from hw.install.target import Step, Target, say
@@ -20,7 +20,8 @@ def steps(target: Target) -> Iterator[Step]:
     """The settings file; one that the user changed is never touched."""
     path = target.at(SETTINGS)
     text, about = made(target)
-    asked = target.options.microphone != "keep" or target.options.usb_microphone is not None
+    options = target.options
+    asked = options.microphone != "keep" or options.usb_microphone is not None or options.i2s_card is not None
     untouched = ledger.digest(path) in target.ledger.settings
     if not path.exists():
         yield Step(f"make {target.named(path)}: {about}", lambda: put(target, text))
@@ -35,17 +36,24 @@ def made(target: Target) -> tuple[str, str]:
     text = (wheels.SOURCE / "edge/quietbox.toml").read_text()
     words = []
     microphone, output = sound_cards.microphone(target), sound_cards.output(target)
+    led, button = i2s.on_header(target).panel()
     for section, key, value in (
         ("capture", "device", f'"{microphone}"' if microphone else ""),
         ("capture", "gain_db", str(MEMS_GAIN_DB) if microphone == MEMS_CARD else ""),
         ("playback", "device", f'"{output}"' if output else ""),
         ("cable", "usb", "true" if target.options.usb_microphone else ""),
+        ("panel", "led", _toml(led) if led != 17 else ""),
+        ("panel", "button", _toml(button) if button != 27 else ""),
     ):
         if value:
             before, here, after = re.split(rf"(?ms)(^\[{section}\].*?^{key} = )", text, maxsplit=1)
             text = before + here + re.sub(r"^[^ \n]+", value, after)
             words.append(f"[{section}] {key} = {value}")
     return text, ", ".join(words) or "all settings at their defaults, the box selects the cards itself"
+
+
+def _toml(value: int | str) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def put(target: Target, text: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from edge import UserError, files
 from edge.devices import cards
 from hw.board import boards
+from hw.board.i2s import Decision
 from hw.install.ledger import Ledger
 from hw.install.places import MANIFEST
 
@@ -43,6 +44,8 @@ class Target:
         self.extras: list[str] = self.ledger.extras if options.extras is None else options.extras
         """Of ``wheels.CHOICES``: what was asked for now, or last time."""
         self.reboot = False
+        self.i2s = Decision(None)
+        """Which card gets the I2S bus."""
 
     def at(self, place: str) -> Path:
         return self.root / place
