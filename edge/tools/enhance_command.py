@@ -44,13 +44,23 @@ def enhance(request: Request, found: Found, processes: int, *, as_json: bool) ->
         finally:
             if as_json:
                 done.sort(key=lambda outcome: places[outcome.job])
-                print(json.dumps([*map(_record, done), *map(_record_left_out, found.left_out)], indent=2))
-    return 0 if not failed and all(outcome.good for outcome in done) else 1
+                print(
+                    json.dumps(
+                        [*(_record(one, found) for one in done), *map(_record_left_out, found.left_out)], indent=2
+                    )
+                )
+    return 0 if not failed and all(outcome.good or _passed_over(outcome, found) for outcome in done) else 1
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
+def _passed_over(outcome: Outcome, found: Found) -> bool:
+    """Whether it is a film without sound in a folder, which is no failure."""
+    return outcome.no_sound and outcome.job.source not in found.named
+
+
+def _record(outcome: Outcome, found: Found) -> dict[str, Any]:
     if outcome.result is None:
-        return {"state": "failed", "source": str(outcome.job.source), "why": outcome.error}
+        state = "left out" if _passed_over(outcome, found) else "failed"
+        return {"state": state, "source": str(outcome.job.source), "why": outcome.error}
     return {"state": "degraded" if outcome.result.degraded else "done", **dataclasses.asdict(outcome.result)}
 
 

@@ -28,6 +28,7 @@ from edge.console import describe
 from edge.files import atomic
 from edge.suppress import open_named
 from edge.tools.enhance import Enhanced, enhance_file
+from edge.tools.sound_kinds import NoSound
 from edge.tools.sound_targets import written_to
 
 REPORT_S = 0.2
@@ -60,6 +61,8 @@ class Outcome:
     job: Job
     result: Enhanced | None
     error: str = ""
+    no_sound: bool = False
+    """Whether there was none in the file."""
 
     @property
     def good(self) -> bool:
@@ -98,7 +101,7 @@ class Enhancer:
                 token=token,
             )
         except UserError as error:
-            return Outcome(job, None, str(error))
+            return Outcome(job, None, str(error), isinstance(error, NoSound))
         except MemoryError:
             return Outcome(job, None, f"{job.source}: not enough memory to process it")
         except Exception as fault:  # one file of many must not end the rest

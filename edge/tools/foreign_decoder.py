@@ -26,7 +26,7 @@ import numpy as np
 from edge.console import printable
 from edge.dsp.spectrum import Floats
 from edge.tools.sound_files import BLOCK_FRAMES, RATES_HZ
-from edge.tools.sound_kinds import BadSound
+from edge.tools.sound_kinds import BadSound, NoSound
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,amr,amrnb,amrwb,ac3,eac3,dts,ape,wv,tta,tak,mpc,mpc8,dsf,iff,rm,"
@@ -133,7 +133,7 @@ class Foreign:
     def _no_sound(self) -> BadSound:
         status = self._process.end()
         if "does not contain any stream" in self._process.log:
-            return BadSound(f"{self.source}: holds no sound")
+            return NoSound(f"{self.source}: holds no sound")
         why = _first_error(self._process.log) or _ended(status)
         return BadSound(f"{self.source}: is not a sound that {self.decoder} reads, or it is broken: {why}")
 

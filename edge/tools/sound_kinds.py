@@ -21,6 +21,10 @@ class BadSound(UserError):
     """A file that cannot be enhanced; the text is one line naming it and why."""
 
 
+class NoSound(BadSound):
+    """A whole file that can be read and holds no sound: a film without any."""
+
+
 def _suffixes(text: str) -> frozenset[str]:
     return frozenset(text.split())
 

@@ -31,6 +31,8 @@ class Found:
     pairs: list[tuple[Path, Path]] = field(default_factory=list)
     """Source and target of everything that may be a sound."""
     left_out: list[LeftOut] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
+    """Sources that are arguments themselves, where the others lie in a folder."""
 
 
 def find_sounds(inputs: Sequence[str | Path], output: str | Path) -> Found:
@@ -41,7 +43,7 @@ def find_sounds(inputs: Sequence[str | Path], output: str | Path) -> Found:
     """
     sources, place = [Path(name) for name in inputs], Path(output)
     if len(sources) == 1 and not sources[0].is_dir() and _is_file_name(str(output)):
-        found = Found([(sources[0], place)])
+        found = Found([(sources[0], place)], named={sources[0]})
     else:
         _check_folder(place, str(output), sources)
         found = Found()
@@ -98,6 +100,7 @@ def _ends_as_folder(output: str) -> bool:
 def _add(found: Found, entry: Path, output: Path) -> None:
     """One input to what was found; an output folder inside it is left out."""
     if not entry.is_dir():
+        found.named.add(entry)
         found.pairs.append((entry, output / target_name(Path(entry.name))))
         return
     before = len(found.pairs)

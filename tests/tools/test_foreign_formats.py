@@ -121,12 +121,20 @@ def test_a_file_that_leads_elsewhere_is_refused_and_nothing_is_asked_of_the_netw
             server.accept()
 
 
-def test_a_film_without_sound_holds_no_sound(decoder: str, tmp_path: Path) -> None:
+def test_a_film_without_sound_is_a_failure_only_where_it_is_named(
+    decoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with av.open(str(tmp_path / "film.mp4"), "w") as out:
         stream = out.add_stream("mpeg4", rate=25)
         stream.width = stream.height = 64
         for _ in range(5):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
         out.mux(stream.encode(None))
-    with pytest.raises(BadSound, match=r"film\.mp4: holds no sound"):
-        decoded(tmp_path / "film.mp4")
+    for name, status, state in ((".", 0, "left out"), ("film.mp4", 1, "failed")):
+        call = ["enhance", "--engine", "off", str(tmp_path / name), "-o", str(tmp_path / "out"), "--json"]
+        assert cli.main(call) == status
+        said = capsys.readouterr()
+        assert [(row["state"], row["why"]) for row in json.loads(said.out)] == [
+            (state, f"{tmp_path / 'film.mp4'}: holds no sound")
+        ]
+        assert said.err == f"quietbox: {tmp_path / 'film.mp4'}: holds no sound\n"
