@@ -21,6 +21,9 @@ MOST_RECORD = 1 << 18
 """Characters of a record; ours have 2500."""
 MOST_DAMAGED = 10_000
 """Places that begin as a record and are none: with more, this is no export."""
+MOST_OBJECTS = 1_000_000
+MOST_LINES = 10_000_000
+"""Of the export format. Both are more than MOST_BYTES of usual records have, and half a minute on a PC."""
 MOST_WRAPPERS = 100
 """Objects longer than the buffer that are entered; each costs the time to parse the buffer."""
 MOST_DEPTH = 4
@@ -100,8 +103,10 @@ class Export:
         """Every JSON object with a time stamp, wherever it stands."""
         decoder = json.JSONDecoder()
         text = _Text(pieces)
-        wrappers = 0
+        wrappers = objects = 0
         while text.seek("{"):
+            if (objects := objects + 1) > MOST_OBJECTS:
+                raise Damaged(f"has more than {MOST_OBJECTS} records; export fewer hours, and only -u {UNIT}")
             try:
                 found, end = decoder.raw_decode(text.held, text.at)
             except RecursionError:
@@ -153,18 +158,37 @@ class _Pieces:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._held = b""
+        self._at = 0
 
     def peek(self, count: int) -> bytes:
         """The next ``count`` bytes, fewer at the end; they stay."""
-        while len(self._held) < count and (chunk := next(self._chunks, b"")):
-            self._held += chunk
-        return self._held[:count]
+        while len(self._held) - self._at < count and self._more():
+            pass
+        return self._held[self._at : self._at + count]
 
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes, fewer at the end."""
         taken = self.peek(count)
-        self._held = self._held[len(taken) :]
+        self._at += len(taken)
         return taken
+
+    def line(self, most: int) -> bytes | None:
+        """The next line without its end, of a longer one the first ``most`` bytes; None at the end."""
+        kept: bytes | None = None
+        while (end := self._held.find(b"\n", self._at)) < 0:
+            rest = self.take(len(self._held) - self._at)
+            kept = ((kept or b"") + rest)[:most] if rest else kept
+            if not self._more():
+                return kept
+        rest = self.take(end - self._at)
+        self._at += 1
+        return ((kept or b"") + rest)[:most]
+
+    def _more(self) -> bool:
+        if not (chunk := next(self._chunks, b"")):
+            return False
+        self._held, self._at = self._held[self._at :] + chunk, 0
+        return True
 
     def skip(self, count: int) -> None:
         """Drop bytes without holding them."""
@@ -173,8 +197,9 @@ class _Pieces:
 
     def chunks(self) -> Iterator[bytes]:
         """The rest."""
-        if held := self._held:
-            self._held = b""
+        held, self._held = self._held[self._at :], b""
+        self._at = 0
+        if held:
             yield held
         yield from self._chunks
 
@@ -249,10 +274,9 @@ def _export_format(pieces: _Pieces) -> Iterator[Mapping[str, Any]]:
 
 def _export_fields(pieces: _Pieces) -> Iterator[tuple[str, str]]:
     """(name, value); a name that is empty ends a record."""
-    while head := pieces.peek(MOST_RECORD):
-        end = head.find(b"\n")
-        line = head if end < 0 else head[:end]
-        pieces.skip(len(line) + 1)
+    for _ in range(MOST_LINES):
+        if (line := pieces.line(MOST_RECORD)) is None:
+            break
         plain = line.rstrip(b"\r")
         if not plain:
             yield "", ""
@@ -266,6 +290,8 @@ def _export_fields(pieces: _Pieces) -> Iterator[tuple[str, str]]:
             value = pieces.take(size) if size <= MOST_RECORD else b""
             pieces.skip(size - len(value) + 1)
             yield plain.decode(errors="replace"), value.decode(errors="replace")
+    else:
+        raise Damaged(f"has more than {MOST_LINES} lines; export fewer hours")
     yield "", ""
 
 

@@ -34,14 +34,14 @@ EXPECTED = entries(LINES)
 
 
 def in_export_format(records: list[dict[str, object]], end: bytes = b"\n") -> bytes:
-    out = b""
+    out = bytearray()
     for record in records:
         for name, value in sorted(record.items(), key=lambda item: item[0] == "MESSAGE"):
             data = str(value).encode()
             out += name.encode() + (b"=" + data + end if name != "MESSAGE" else b"\n" + len(data).to_bytes(8, "little"))
             out += data + b"\n" if name == "MESSAGE" else b""
         out += end
-    return out
+    return bytes(out)
 
 
 def pretty(records: list[dict[str, object]]) -> str:
@@ -286,3 +286,19 @@ def test_the_command_reports_what_it_left_out(tmp_path: Path) -> None:
     done = quietbox("--file", str(tmp_path / "day.json.gz"), "-o", str(tmp_path / "a.html"))
     assert done.returncode == 0 and done.stderr.count("\n") == 1 and "the copy was interrupted" in done.stderr
     assert "<h2>Latency and queue" in (tmp_path / "a.html").read_text()
+
+
+def test_the_number_of_records_and_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_files, "MOST_OBJECTS", 30)
+    monkeypatch.setattr(journal_files, "MOST_LINES", 100)
+    found, notes = read(LINES.encode())
+    assert found == EXPECTED[:30] and "has more than 30 records; export fewer hours, and only -u quietbox" in notes[0]
+    found, notes = read(in_export_format(RECORDS))
+    assert found and found == EXPECTED[: len(found)] and "has more than 100 lines; export fewer hours" in notes[0]
+
+
+def test_a_week_in_the_export_format_takes_seconds() -> None:
+    week = in_export_format(RECORDS * 250)
+    began = time.monotonic()
+    assert read(week) == (EXPECTED * 250, [])
+    assert time.monotonic() - began < 60
