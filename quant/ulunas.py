@@ -50,10 +50,8 @@ def owners_loop(file: Path, samples: Floats) -> Floats:
 
 
 def in_the_box(file: Path, samples: Floats) -> Floats:
-    """float32 at 16 kHz -> the same length, hop by hop and without its delay; raises BadRequest."""
-    engine = open_engine("ulunas", NO_LIMIT_DB, str(file))
-    if engine.name != "ulunas":
-        raise BadRequest("; ".join(engine.notes))
+    """float32 at 16 kHz -> the same length, hop by hop and without its delay; raises BadModel."""
+    engine = open_engine("ulunas", NO_LIMIT_DB, str(file), required=True)
     late = engine.delay_samples
     walked = np.concatenate([samples, np.zeros(late + -(len(samples) + late) % HOP_SAMPLES, np.float32)])
     for hop in walked.reshape(-1, HOP_SAMPLES):

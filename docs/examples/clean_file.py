@@ -14,7 +14,7 @@ import soundfile
 from edge import HOP_SAMPLES, RATE_HZ
 from edge.config import Config
 from edge.engines import AUTO, BY_NAME
-from edge.suppress import open_engine
+from edge.suppress import BadModel, open_engine
 
 
 def main(source: str, target: str, name: str = "auto") -> None:
@@ -23,7 +23,11 @@ def main(source: str, target: str, name: str = "auto") -> None:
         sys.exit(f"{source}: {rate_hz} Hz, {sound.shape}; engines take 16 kHz mono, `quietbox enhance` takes all")
     if name not in (AUTO, *BY_NAME):
         sys.exit(f"there is no engine {name!r}; there are {', '.join((AUTO, *BY_NAME))}")
-    engine = open_engine(name, Config().suppress.limit_db)  # noise goes down by at most so much
+    # noise goes down by at most limit_db; required: no other engine instead, but one line that says what is missing
+    try:
+        engine = open_engine(name, Config().suppress.limit_db, required=name != AUTO)
+    except BadModel as refusal:
+        sys.exit(str(refusal))
     padded = np.append(sound, np.zeros(-len(sound) % HOP_SAMPLES + engine.delay_samples, np.float32))
     padded = padded[: len(padded) // HOP_SAMPLES * HOP_SAMPLES]
     speech = [engine.process(hop) for hop in padded.reshape(-1, HOP_SAMPLES)]  # in place

@@ -59,11 +59,12 @@ def presets(found: "Sequence[Preset]") -> Table:
 
 def latency(result: "Latency") -> Table:
     """Microphone to jack, part by part, calculated and measured."""
-    table = Table(title=f"microphone to jack, engine {result.engine}", title_justify="left")
+    table = Table(title="microphone to jack", title_justify="left")
     table.add_column("part")
     table.add_column("ms", justify="right")
     for name in ("capture", "hop", "transform", "limiter", "playback"):
-        table.add_row(name, f"{getattr(result, f'{name}_ms'):.1f}")
+        part = f"engine, {result.engine}" if name == "transform" else name
+        table.add_row(part, f"{getattr(result, f'{name}_ms'):.1f}")
     table.add_row("budget", f"{result.budget_ms:.1f}", style="bold")
     table.add_row("measured", f"{result.measured_ms:.1f}", style="bold")
     table.add_row("spread between chirps", f"{result.spread_ms:.1f}")

@@ -117,7 +117,7 @@ onnxruntime.InferenceSession({str(MODEL / "quietbox.onnx")!r}, providers=["CPUEx
 ENGINE = """
 import numpy as np
 from edge.suppress import open_engine
-engine = open_engine({name!r}, 30.0)
+engine = open_engine({name!r}, 30.0, required=True)
 for _ in range(40): engine.process(np.zeros(80, np.float32))
 """
 TORCH = """

@@ -29,6 +29,7 @@ from typing import Any
 from edge import UserError
 from edge.chain import Chain
 from edge.console import run_main
+from edge.suppress import open_named
 from edge.tools.tables import show
 from hw.rooms.ear_cup import EarResult, at_the_ear
 from hw.rooms.measures import attenuation_db, best_prediction, measure_mode
@@ -106,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = parser.parse_args(arguments)
     try:
         check_packages()
+        open_named(settings(MODES[0], wanted.engine))  # the one named is measured, or none
         scenes = chosen(wanted.scene, wanted.quick)
         if wanted.seed < 0 or wanted.jobs < 1:
             raise BadRequest("--seed counts from 0, --jobs from 1")

@@ -30,6 +30,7 @@ from edge.console import run_main
 from edge.dsp.howl import HowlGuard
 from edge.dsp.spectrum import Floats
 from edge.engines import CHOICES
+from edge.suppress import open_named
 from edge.tools.tables import show
 
 SOUNDS = Path(__file__).parents[2] / "tests" / "sounds" / "clean"
@@ -267,6 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table's content")
     parser.add_argument("--without", type=Path, metavar="FOLDER", help="sounds (16 kHz mono) instead of feedback loops")
     options = parser.parse_args(arguments)
+    open_named(settings(False, options.engine)).close()  # the one named is measured, or none
     if options.without:
         try:
             without(options.without, options.engine)

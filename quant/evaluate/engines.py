@@ -26,7 +26,10 @@ def product(engine: str, *, model: str = "quietbox", whole: bool = False) -> Eng
     """
 
     def opened(limit_db: float) -> contract.Engine:
-        return open_engine(engine, limit_db, model, required=True)
+        try:
+            return open_engine(engine, limit_db, model, required=True)
+        except BadModel as missing:
+            raise BadRequest(str(missing)) from None
 
     def weights() -> list[Path]:
         opened(0)

@@ -21,6 +21,7 @@ from signals import SOUNDS
 
 from edge import RATE_HZ, UserError, cli
 from edge.config import Config, SuppressConfig
+from edge.config_file import load
 from edge.dsp.spectrum import Floats
 from edge.engines import Family, names
 from edge.suppress import BadModel
@@ -202,10 +203,43 @@ def test_a_comparison_without_one_of_the_engines_named_fails(
     assert cli.main(["bench", "--engines", "all"]) == 0
 
 
-def test_an_engine_examined_alone_says_why_it_cannot_be_had(bare: None) -> None:
+def test_no_measurement_takes_another_engine_for_the_one_named(bare: None) -> None:
     from edge.tools.bench import _examine
+    from hw.rooms import feedback_loop
+    from quant.evaluate.engines import engine_named
 
     assert _examine(Config(), 0.1, "gtcrn") == MISSING
+    with pytest.raises(UserError, match=f"^{MISSING}$"):
+        engine_named("gtcrn-box").weights()
+    with pytest.raises(UserError, match=r"^engine network cannot be used: .* is missing "):
+        engine_named("network:/nowhere").weights()
+    with pytest.raises(BadModel, match=f"^{MISSING}$"):
+        feedback_loop.main(["--engine", "gtcrn"])
+
+
+def test_the_latency_names_the_engine_whose_delay_it_has(
+    bare: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It measures the live box, which falls back; so it says to what, and why."""
+    from boxes import Cup
+
+    from edge.tools import latency
+
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        '[capture]\ndevice = "Ear"\nmute_ms = 0\nfade_ms = 0\nperiods = 60\n[playback]\ndevice = "Cup"\n'
+        'clock = "shared"\n[suppress]\nengine = "gtcrn"\n'
+    )
+    monkeypatch.setattr(latency, "CHIRPS", 3)
+    measured = latency.measure(load(settings), Cup(0.25).door())
+    monkeypatch.setattr(latency, "measure", lambda chosen: measured)
+    assert cli.main(["latency", "--config", str(settings), "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["engine"] == "network" and found["transform_ms"] == 5 and MISSING in found["notes"][0]
+    assert cli.main(["latency", "--config", str(settings)]) == 0
+    said = capsys.readouterr()
+    assert "engine, network" in said.out and f"quietbox: {MISSING}; network works\n" in said.err
 
 
 def test_the_record_names_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
