@@ -110,7 +110,8 @@ def enhance_file(
                 reader = SoundReader(sound, chosen)
                 energy_out = _process(reader, (descriptor, target.suffix.lower()), stream, progress)
                 if not reader.frames:
-                    raise BadSound(f"{source}: holds no samples")
+                    fix = "" if sound.can_rewind else " by its header; save the pipe to a file and name that"
+                    raise BadSound(f"{source}: holds no samples{fix}")
                 check_whole(part, target, reader.frames)
     except OSError as error:
         raise BadSound(f"{target}: cannot be written: {error.strerror}") from None

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 from signals import noise
+from test_float_scale import PLAIN
 
 from edge import RATE_HZ, cli
+from edge.tools.enhance import enhance_file
 from edge.tools.sound_input import SoundInput
 from edge.tools.sound_kinds import BadSound
 from edge.tools.unfinished import NOT_FINISHED, PatchedFile, examine
@@ -212,3 +214,21 @@ def test_the_command_says_that_it_read_on(tmp_path: Path, capsys: pytest.Capture
     assert NOT_FINISHED in capsys.readouterr().out
     assert soundfile.info(tmp_path / "x.wav").frames == 48_000
     assert (tmp_path / "dead.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize(("length", "frames"), [(0, 0), (0xFFFFFFFF, 9_000), (0x7FFFF000, 9_000)])
+def test_a_pipe_is_read_by_its_header_and_placeholders_are_none(length: int, frames: int, tmp_path: Path) -> None:
+    data = whole(tmp_path)[: 44 + 18_000]
+    data[4:8], data[40:44] = struct.pack("<I", length), struct.pack("<I", length)
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    source = Path(f"/dev/fd/{reading}")
+    if frames:
+        with SoundInput(source) as sound:
+            assert sound.known_frames == sound.sure_frames == 0
+            assert sum(map(len, sound.blocks())) == frames
+    else:
+        with pytest.raises(BadSound, match="holds no samples by its header; save the pipe to a file"):
+            enhance_file(source, tmp_path / "x.wav", PLAIN)
+    os.close(reading)
