@@ -44,11 +44,8 @@ def enhance(request: Request, found: Found, processes: int, *, as_json: bool) ->
         finally:
             if as_json:
                 done.sort(key=lambda outcome: places[outcome.job])
-                print(
-                    json.dumps(
-                        [*(_record(one, found) for one in done), *map(_record_left_out, found.left_out)], indent=2
-                    )
-                )
+                records = [_record(outcome, found) for outcome in done]
+                print(json.dumps([*records, *map(_record_left_out, found.left_out)], indent=2))
     return 0 if not failed and all(outcome.good or _passed_over(outcome, found) for outcome in done) else 1
 
 

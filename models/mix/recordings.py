@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from edge import RATE_HZ
+from edge.console import complain
+from edge.tools.sound_kinds import why_no_sound
 from models.command import BadRequest
 
 WORST_FLOOR_DB = -45.0
@@ -50,18 +53,30 @@ def listed_clips(table: Path, folder: Path, worst_floor_db: float = WORST_FLOOR_
 
 
 def found_clips(folder: Path, least_s: float = 0.2) -> list[Clip]:
-    """Every file soundfile reads below a folder, one clip each; a sub-folder is a voice or a kind, else the file is."""
+    """Every file soundfile reads below a folder, one clip each; a sub-folder is a voice or a kind, else the file is.
+
+    Sounds in other formats are named on stderr, since whoever recorded them believes them used.
+    """
     if not folder.is_dir():
         raise NoRecordings(f"{folder}: no such folder")
     clips = []
+    unread = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            seconds = soundfile.info(file).duration
-        except soundfile.SoundFileError:
+            seconds = soundfile.info(os.fsencode(file)).duration
+        except (soundfile.SoundFileError, TypeError):  # TypeError: samples without a header
+            unread += [] if why_no_sound(file) else [file]
             continue
         if seconds >= least_s:
             voice = file.parent.name if file.parent != folder else file.stem
             clips.append(Clip(file, 0.0, seconds, voice))
+    if unread:
+        some = ", ".join(file.name for file in unread[:3]) + (" ..." if len(unread) > 3 else "")
+        complain(
+            f"{folder}: {len(unread)} of its sounds cannot be read by libsndfile and are not used ({some}); "
+            "`ffmpeg -i IN OUT.flac` converts one",
+            "recordings",
+        )
     if not clips:
         raise NoRecordings(f"{folder}: no file in it that libsndfile can read (WAV, FLAC, OGG, Opus ...)")
     return clips

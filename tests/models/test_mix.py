@@ -248,6 +248,20 @@ def test_noisy_recordings_are_left_out_and_bad_tables_named(tmp_path: Path) -> N
         listed_clips(table, tmp_path)
 
 
+def test_recordings_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were not used, without a word, once."""
+    soundfile.write(tmp_path / "a.wav", np.full(RATE_HZ, 0.1), RATE_HZ)
+    (tmp_path / "b.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(100))
+    (tmp_path / "c.raw").write_bytes(bytes(100))
+    (tmp_path / "notes.txt").write_text("rain on the roof")
+    (tmp_path / "._a.wav").write_bytes(b"\0\5\x16\7")
+    assert [clip.file.name for clip in found_clips(tmp_path)] == ["a.wav"]
+    said = capsys.readouterr().err
+    assert (
+        "2 of its sounds cannot be read by libsndfile and are not used (b.m4a, c.raw)" in said and "\n" not in said[:-1]
+    )
+
+
 def test_refusals_name_the_folder(tmp_path: Path) -> None:
     with pytest.raises(NoRecordings, match="no such folder"):
         found_clips(tmp_path / "nowhere")

@@ -302,6 +302,16 @@ def test_names_are_kept_byte_for_byte(name: str, tmp_path: Path, capsys: pytest.
         assert "\udce9" not in name or "caf\\xe9.wav" in said.out
 
 
+def test_a_name_that_is_too_long_with_its_new_suffix_costs_no_other_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound(tmp_path / "in" / ("n" * 253))
+    sound(tmp_path / "in/z.wav")
+    assert cli.main(["enhance", "--engine", "off", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    assert "n.wav: cannot be written: File name too long" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1 and [path.name for path in (tmp_path / "out").iterdir()] == ["z.wav"]
+
+
 def test_a_name_beginning_with_a_dash_is_named_after_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sound(tmp_path / "-x.wav")
