@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +159,16 @@ def hat_products(root: Path = ROOT) -> tuple[str, ...]:
     """What the HATs on the header call themselves in their EEPROMs; empty if none does."""
     found = [_line(path) for path in _glob(root, "proc/device-tree/hat*/product")]
     return tuple(dict.fromkeys(name for name in found if name))
+
+
+def beside(config_txt: Path) -> Callable[[str], str]:
+    """Reads the files that ``config_txt`` includes, as far as the firmware would."""
+    return lambda name: _text(config_txt.parent / name)
+
+
+def config_text(board: Board) -> str:
+    """The board's config.txt; empty where there is none."""
+    return _text(board.config_txt) if board.config_txt else ""
 
 
 def texts(root: Path, *patterns: str) -> Iterator[tuple[Path, str]]:

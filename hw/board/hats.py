@@ -20,7 +20,7 @@ I2S_PINS = (18, 19, 20, 21)
 
 @dataclass(frozen=True)
 class Hat:
-    """A sound board. Rates are those that codec and driver offer, for both directions."""
+    """A sound board. Rates are the codec's by its data sheet; a driver may offer fewer."""
 
     name: str
     overlays: tuple[str, ...]
@@ -46,6 +46,10 @@ class Hat:
     """Whether the converter has no control bus, so that our overlay drives it as well."""
     in_kernel: bool = True
     """Whether driver and overlay are part of Raspberry Pi's kernel."""
+    line: bool = False
+    """Whether its input is for line level, so that a microphone needs a preamplifier."""
+    emulated: bool = False
+    """Whether the tests run the box on an imitation of its card (``edge/devices/fake.py``)."""
 
 
 def _gpio(text: str) -> Mapping[int, str]:
@@ -69,6 +73,7 @@ HATS = (
         *("I2S MEMS microphone (INMP441, SPH0645, ICS-43434)", (OVERLAY,), "none", 2, 2, "48 kHz", _LINUX),
         takes=_gpio("16 amplifier switch"),
         card="sndrpigooglevoi",
+        emulated=True,
     ),
     Hat(
         *("Google AIY Voice HAT", (OVERLAY,), "MAX98357A, ICS-43432", 2, 2, "48 kHz", "pinout.xyz/pinout/voice_hat"),
@@ -162,6 +167,7 @@ HATS = (
     Hat(
         *("AudioInjector Octo", ("audioinjector-addons",), "CS42448", 6, 8, "8 to 96 kHz", _LINUX),
         takes=_gpio("5 reset, 22 23 24 27 clock multiplier"),
+        line=True,
     ),
     Hat(
         *("AudioInjector Ultra", ("audioinjector-ultra",), "CS4265", 2, 2, "8 to 192 kHz", _LINUX),
@@ -173,6 +179,7 @@ HATS = (
         takes=_gpio(f"17 button, 12 24 reset, 13 16 26 rate, 25 MIDI, {_SPI}"),
         card="pisound",
         eeprom="pisound",
+        line=True,
     ),
     Hat(
         *("Cirrus Logic Audio Card", ("cirrus-wm5102", "rpi-cirrus-wm5102"), "WM5102, WM8804", 2, 2, "8 to 192 kHz"),
@@ -183,6 +190,7 @@ HATS = (
         *("HiFiBerry DAC+ ADC", ("hifiberry-dacplusadc",), "PCM5122, PCM1861", 2, 2, _STEREO, _LINUX),
         card="sndrpihifiberry",
         eeprom="dacadc",
+        line=True,
     ),
     Hat(
         *("HiFiBerry DAC+ ADC Pro", ("hifiberry-dacplusadcpro",), "PCM5122, PCM1863", 2, 2, _STEREO, _LINUX),

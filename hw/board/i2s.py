@@ -96,21 +96,22 @@ def claims(
     text: str, model: str, read: ReadFile = no_files, products: Iterable[str] = (), file: str = configtxt.NAME
 ) -> tuple[Claim, ...]:
     """Every claim on the bus in the config.txt ``text`` (``file`` is what it is called) and in EEPROMs that name
-    ``products``.
+    ``products``. A line for the board that its own EEPROM names already is no claim of its own.
     """
     found = list(configtxt.settings(text, model, read))
+    loaded = () if configtxt.eeprom_disabled(found) else tuple(products)
+    in_eeprom = [claim for product in loaded for claim in _of_product(product)]
+    known = {hat.name for claim in in_eeprom for hat in claim.hats}
     result = []
     for overlay in configtxt.overlays(found):
-        if overlay.name not in hats.OURS:
+        if overlay.name not in hats.OURS and not known & {hat.name for hat in hats.by_overlay(overlay.name)}:
             result += [*_of_overlay(overlay, _called(overlay.setting, file))]
     result += [
         Claim(_called(setting, file), setting.line, setting, pins=pins)
         for setting in found
         if setting.key == "gpio" and (pins := _on_bus(pins_taken.of_gpio_line(setting.value)))
     ]
-    if not configtxt.eeprom_disabled(found):
-        result += [claim for product in products for claim in _of_product(product)]
-    return tuple(result)
+    return (*result, *in_eeprom)
 
 
 def modules(root: Path = boards.ROOT) -> tuple[Claim, ...]:

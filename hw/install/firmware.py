@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from hw.board import bootconfig
-from hw.install import i2s, ledger
+from hw.board import boards, bootconfig
+from hw.install import ledger
 from hw.install.target import Step, Target, read_text, say
 
 
@@ -23,7 +23,7 @@ def steps(target: Target) -> Iterator[Step]:
             say("there is no config.txt below /boot: the overlays are not changed")
         return
     now = read_text(path)
-    after = bootconfig.edit(now, wish, target.board.model, i2s.reader(path.parent))
+    after = bootconfig.edit(now, wish, target.board.model, boards.beside(path))
     if after == now:
         return
     held = [line for line in bootconfig.block(after) if line in bootconfig.SETTINGS]

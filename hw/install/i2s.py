@@ -19,18 +19,6 @@ QUESTIONS = 3
 """How often an answer that is none of the choices is asked for again."""
 
 
-def reader(folder: Path) -> configtxt.ReadFile:
-    """Reads the files that a config.txt in ``folder`` includes; what cannot be read is empty, as for the firmware."""
-
-    def read(name: str) -> str:
-        try:
-            return read_text(folder / name) if (folder / name).is_file() else ""
-        except (OSError, ValueError, UserError):
-            return ""
-
-    return read
-
-
 def decide(target: Target) -> Decision:
     """Which card gets the bus. Asks at a terminal; raises UserError where a choice is needed and nobody can answer."""
     wanted, choice = target.options.microphone, target.options.i2s_card or ""
@@ -55,7 +43,8 @@ def remarks(target: Target) -> Iterator[str]:
             f"./install.sh {OPTION} keep or {OPTION} replace decides"
         )
     elif decision.hat:
-        yield f"{decision.hat.name} has a microphone of its own: it is used, {MICROPHONE} is not added"
+        what = "line input (a microphone needs a preamplifier)" if decision.hat.line else "microphone"
+        yield f"{decision.hat.name} has a {what} of its own: it is used, {MICROPHONE} is not added"
     elif decision.microphone is False and decision.claims and target.options.microphone != "usb":
         yield f"{MICROPHONE} is not added: the microphone has to be a USB one"
     if decision.microphone is False and decision.claims and _own_line(target, _found(target)[0]):
@@ -84,7 +73,7 @@ def _found(target: Target) -> tuple[str, tuple[Claim, ...]]:
 
 def _reader(target: Target) -> configtxt.ReadFile:
     path = bootconfig.find(target.root)
-    return reader(path.parent) if path else configtxt.no_files
+    return boards.beside(path) if path else configtxt.no_files
 
 
 def _own_line(target: Target, text: str) -> bool:

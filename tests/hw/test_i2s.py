@@ -208,7 +208,7 @@ def test_a_board_with_both_directions_is_used_as_it_is(
     root = board(tmp_path / "root", text, model, product)
     assert command.main(["--root", str(root), "--microphone", "i2s", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "has a microphone of its own" in said
+    assert "of its own: it is used" in said
     assert f'[capture] device = "{card}"' in said and f'[playback] device = "{card}"' in said
     install(root, "--microphone", "i2s")
     assert MICROPHONE not in config(root)

@@ -9,6 +9,7 @@ from edge.config import USB_CARD
 from edge.devices import cards, names
 from edge.devices.cards import Card
 from edge.devices.pcm import DeviceMissing, Direction
+from edge.tools.doctor import i2s
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 from hw.board import bootconfig
@@ -89,6 +90,8 @@ def absent(context: Context, direction: Direction, device: str) -> str:
         if bootconfig.sets(text, "dtoverlay", bootconfig.MICROPHONE.partition("=")[2], board.model):
             why = "the overlay is set but there is no card: restart, then check the wiring and `dmesg | grep -i voice`"
             return f"{why}; or {plug}"
+        if other := i2s.instead(context):
+            return other
         return f"the overlay is missing: add {bootconfig.MICROPHONE} to {config_txt} and restart; or {plug}"
     if board.kind.jack and config_txt:
         if bootconfig.audio(text, board.model):

@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge.console import printable
-from edge.tools.doctor import cards, machine, service, settings, sound
+from edge.tools.doctor import cards, i2s, machine, service, settings, sound
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 
 Check = Callable[[Context], Iterator[Finding]]
-MACHINE: tuple[Check, ...] = (machine.board_in_words, machine.power_and_heat, machine.governor, machine.storage)
+MACHINE: tuple[Check, ...] = (
+    machine.board_in_words,
+    i2s.bus,
+    machine.power_and_heat,
+    machine.governor,
+    machine.storage,
+)
 PROGRAM: tuple[Check, ...] = (
     settings.settings,
     service.service,
@@ -41,7 +47,7 @@ def examine(context: Context, report: Callable[[Finding], None] = lambda finding
 
 def checks(use_sound: bool) -> tuple[Check, ...]:
     """In their order: the settings come before what depends on them, the service before what it may hold."""
-    return (*MACHINE, *PROGRAM, *(SOUND if use_sound else (sound.no_sound,)), machine.panel)
+    return (*MACHINE, *PROGRAM, *(SOUND if use_sound else (sound.no_sound,)), i2s.pins, machine.panel)
 
 
 def collect(config_path: Path | None, target: Path, *, seconds: float, sound: bool, clip_s: float | None) -> int:
