@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -87,7 +88,9 @@ def _entry(raw: Mapping[str, Any]) -> Entry | None:
         priority = int(_text(raw.get("PRIORITY", 6)))
         time.localtime(at_s)
         fields = {
-            key.removeprefix(PREFIX).lower(): _text(value) for key, value in raw.items() if key.startswith(PREFIX)
+            sys.intern(key.removeprefix(PREFIX).lower()): _text(value)  # a year has 500 000 times the same names
+            for key, value in raw.items()
+            if key.startswith(PREFIX)
         }
         if "event" not in fields:
             return None

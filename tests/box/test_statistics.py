@@ -173,7 +173,8 @@ def test_a_minute_without_anything_measured_tells_nothing_of_noise(capsys: pytes
     assert "QUIETBOX_NOISE_REMOVED_DB" not in record and "QUIETBOX_SECONDS" in record
     rows = [{**record, "__REALTIME_TIMESTAMP": str(60_000_000 * k)} for k in (1, 2)]
     page = report.page(report.entries("\n".join(json.dumps(row) for row in rows)))
-    assert "Level" in page and "Noise removed" not in page, "a figure that is not known is not drawn as nought"
+    assert "Level" in page and "<h2>Noise removed" not in page, "a figure that is not known is not drawn as nought"
+    assert "<th>Noise removed</th><td>not known</td>" in page
 
 
 def talk(seconds: float) -> Floats:
