@@ -132,7 +132,8 @@ class Lines(_Counting):
             return
         self._shown_s = now_s
         left_min = (now_s - self._began_s) * (1 - share) / share / 60
-        complain(f"{self.files_done} of {self.files} files done, {share:.0%} of all, about {left_min:.0f} min left")
+        left = f"about {left_min:.0f} min" if left_min >= 1 else "less than a minute"
+        complain(f"{self.files_done} of {self.files} files done, {share:.0%} of all, {left} left")
 
 
 def progress_of(sources: Sequence[Path], *, quiet: bool) -> Quiet:

@@ -388,6 +388,9 @@ def test_progress_is_a_bar_on_a_terminal_a_line_elsewhere_and_nothing_beside_jso
         now_s = 60.0
         lines.done(sources[0])
         lines.at(sources[1], 0.1)
-    assert capsys.readouterr().err == "quietbox: 1 of 2 files done, 25% of all, about 3 min left\n"
+        assert capsys.readouterr().err == "quietbox: 1 of 2 files done, 25% of all, about 3 min left\n"
+        now_s = 100.0
+        lines.at(sources[1], 0.8)
+        assert capsys.readouterr().err == "quietbox: 1 of 2 files done, 85% of all, less than a minute left\n"
     assert type(progress.progress_of(sources, quiet=True)) is progress.Quiet
     assert type(progress.progress_of(sources, quiet=False)) is progress.Lines
