@@ -158,7 +158,7 @@ def _firmware() -> str:
             lines = files.read_bounded(path, toml.MOST_BYTES).decode("utf-8", "replace").splitlines()
             wanted = ("dtoverlay", "dtparam", "[", "include", "gpio", "audio", "arm_")
             return redaction.text("\n".join(line for line in lines if line.strip().startswith(wanted))) + "\n"
-    return "no config.txt: this is no Raspberry Pi\n"
+    return "no config.txt: this is not a Raspberry Pi\n"
 
 
 def clip(settings: CaptureConfig, seconds: float, open_pcm: OpenPcm = alsa.open_pcm) -> bytes:
