@@ -89,6 +89,7 @@ class Arguments:
         self._add_records()
         self._add_serve()
         self._add_doctor()
+        self._add_completion()
 
     def _verb(self, name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
         made = self._verbs.add_parser(name, help=text, description=text)
@@ -230,3 +231,7 @@ class Arguments:
             metavar="N",
             help="with --bundle: add a recording of N s from the microphone, once you have confirmed it",
         )
+
+    def _add_completion(self) -> None:
+        made = self._verb("completion", "prints the completion of this command for a shell")
+        made.add_argument("shell", choices=("bash", "zsh"), help="bash: source <(quietbox completion bash)")

@@ -319,6 +319,14 @@ def doctor(options: argparse.Namespace) -> int:
     return show(options.config, seconds=options.seconds, as_json=options.json, sound=not options.no_sound)
 
 
+def completion(options: argparse.Namespace) -> int:
+    """The completion of this command for a shell."""
+    from edge.tools import completion
+
+    print(completion.shipped(options.shell), end="")
+    return 0
+
+
 def _config(options: argparse.Namespace) -> Config:
     """The settings file, overridden by the command line."""
     chosen = config_file.find(options.config)
@@ -344,6 +352,7 @@ VERBS: dict[str, Verb] = {
     "serve": serve,
     "keys": make_keys,
     "doctor": doctor,
+    "completion": completion,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge import UserError
 from hw.install import ledger, sound_cards, wheels
-from hw.install.places import CURRENT, OPT, PREVIOUS, RELEASE, SERVICE, UNITS, place_of
+from hw.install.places import COMPLETION, CURRENT, OPT, PREVIOUS, RELEASE, SERVICE, UNITS, place_of
 from hw.install.target import Step, Target, attempt, lines, run
 
 
@@ -17,6 +17,7 @@ def steps(target: Target) -> Iterator[Step]:
         place = place_of(source.name)
         if place:
             yield from file(target, target.at(place), source.read_bytes())
+    yield from file(target, target.at(COMPLETION), (wheels.SOURCE / "edge/completion/quietbox.bash").read_bytes())
 
 
 def file(target: Target, path: Path, data: bytes) -> Iterator[Step]:
