@@ -29,20 +29,30 @@ def check(asked: argparse.Namespace, *targets: Path | None) -> list[str]:
         raise BadRequest(f"--engines names none; known: {ALL}, {KNOWN}")
     for engine in engines:
         engine_named(engine)
-    if asked.jobs < 1:
-        raise BadRequest(f"--jobs {asked.jobs}: at least 1")
-    if not 0 <= asked.limit_db <= 100:
-        raise BadRequest(f"--limit-db {asked.limit_db:g}: 0 to 100")
+    check_numbers(asked.jobs, asked.limit_db)
     need("evaluate", "speechmos", "onnxruntime", *(["pesq", "pystoi"] if asked.pairs else []))
     for engine in engines:
         engine_named(engine).weights()
+    check_targets(*targets)
+    return engines
+
+
+def check_numbers(jobs: int, limit_db: float) -> None:
+    """Raises BadRequest."""
+    if jobs < 1:
+        raise BadRequest(f"--jobs {jobs}: at least 1")
+    if not 0 <= limit_db <= 100:
+        raise BadRequest(f"--limit-db {limit_db:g}: 0 to 100")
+
+
+def check_targets(*targets: Path | None) -> None:
+    """Whether each can be written and none is named twice; raises BadRequest."""
     for path in targets:
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise BadRequest(f"{path} cannot be written: it is a folder, or its folder does not exist")
     places = [atomic.place_of(path) for path in targets if path]
     if len({*places}) < len(places):
         raise BadRequest(f"{targets[0]} would be written twice; give --json and --markdown different files")
-    return engines
 
 
 def _all_here() -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,8 +71,13 @@ def _number(value: float, digits: int, sign: str = "") -> str:
 
 
 def markdown(figures: Figures) -> str:
+    return markdown_of(tables(figures))
+
+
+def markdown_of(found: Iterable[Lines]) -> str:
+    """Each table under its title."""
     pieces = []
-    for title, headings, lines in tables(figures):
+    for title, headings, lines in found:
         body = [headings, ["---"] * len(headings), *lines]
         text = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in body)
         pieces.append(f"{title}\n\n{text}\n")

@@ -37,7 +37,7 @@ REQUESTS = {
     "quant.report": ("evaluate", f"--pairs {PAIRS} --engines dsp --out new.html"),
 }
 """Command -> the extra it needs, and options that reach the first use of it."""
-NEED_NONE = {"models.mix", "quant.peers"}
+NEED_NONE = {"models.mix", "quant.edges", "quant.peers"}
 RUNNER = """
 import contextlib, io, json, runpy, sys, warnings
 
