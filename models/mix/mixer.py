@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from edge import HOP_SAMPLES, RATE_HZ
-from models.mix import drawn_noise
+from models.mix import drawn_noise, edge_kinds
 from models.mix.bank import Bank, open_bank
 from models.mix.drawn_noise import Draws
+from models.mix.edge_kinds import NO_KINDS, Kinds
 from models.mix.recordings import NoRecordings, found_clips, listed_clips
 from models.mix.rooms import MOST_ROOM_SAMPLES, Rooms, open_rooms
 from models.mix.waves import EQ_POINTS_HZ, active_power, fast_length, hats, power, unit
@@ -61,6 +62,8 @@ class Recipe:
     """Machines of other sizes: there are fewer recordings of noise than kinds of it."""
     p_late_start: float = 0.05
     """Digital silence first, up to half of the item: a device that opens, a mute button let go."""
+    kinds: Kinds = NO_KINDS
+    """Whispers, songs, quiet talkers, words after a pause, music: none unless asked for."""
 
 
 class Mixer:
@@ -70,22 +73,27 @@ class Mixer:
         self.speech, self.noise, self.rooms, self.seed, self.recipe = speech, noise, rooms, seed, recipe
         self.device = speech.samples.device
         self._draws = Draws(self.device)
+        self._edge_draws = Draws(self.device)
 
     def batch(self, step: int, items: int, samples: int) -> Batch:
         """``items`` mixtures of ``samples``, a multiple of 80."""
         assert samples % HOP_SAMPLES == 0
         self._draws.seed(self.seed * 1_000_003 + step)
+        self._edge_draws.seed(self.seed * 1_000_003 + step + 2**40)  # its own, so that the other items stay as they are
+        edges = self.recipe.kinds.drawn(self._edge_draws, items)
         recipe, length = self.recipe, samples + MOST_ROOM_SAMPLES
         length = fast_length(length)
 
-        speech = torch.fft.rfft(self._talk(items, samples), length)
+        speech = torch.fft.rfft(self._at_the_edge(edges, self._talk(items, samples)), length)
         limit = self._band_limit(items, length)
         speech = speech * (self._eq(items, length) * limit)
         heard, clean = self._in_room(speech, length)
-        noise = torch.fft.rfft(self._noise(items, samples), length) * (self._eq(items, length) * limit)
+        noise = torch.fft.rfft(self._over_music(edges, self._noise(items, samples)), length)
+        noise = noise * (self._eq(items, length) * limit)
         heard, clean, added = (torch.fft.irfft(part, length)[:, :samples] for part in (heard, clean, noise))
 
         snr_db = self._draws.between(items, *recipe.snr_db)
+        snr_db[edges["onset"]] = self._edge_draws.between(len(edges["onset"]), *edge_kinds.ONSET_SNR_DB)
         kind = torch.zeros(items, dtype=torch.int64, device=self.device)
         roll = self._draws.rand(items)
         kind[roll < recipe.p_clean_only + recipe.p_noise_only] = 2
@@ -96,7 +104,9 @@ class Mixer:
         noisy, clean = heard * spoken + added, clean * spoken
         noisy = noisy + drawn_noise.microphone(self._draws, noisy, recipe.p_self_noise, recipe.p_hum)
 
-        level = 10 ** (self._draws.between(items, *recipe.level_dbfs) / 20)
+        level_dbfs = self._draws.between(items, *recipe.level_dbfs)
+        level_dbfs[edges["quiet"]] = self._edge_draws.between(len(edges["quiet"]), *edge_kinds.QUIET_DBFS)
+        level = 10 ** (level_dbfs / 20)
         gain = level / (power(noisy).sqrt() + 1e-9)
         gain = torch.minimum(gain, 0.99 / (noisy.abs().amax(1) + 1e-9)).unsqueeze(1)
         noisy, clean = noisy * gain, clean * gain
@@ -116,6 +126,22 @@ class Mixer:
     def _talk(self, items: int, samples: int) -> Tensor:
         """One voice per item."""
         return self._at_speed(self.speech, items, samples, self.recipe.p_speed, self.recipe.speed)
+
+    def _at_the_edge(self, edges: dict[str, Tensor], speech: Tensor) -> Tensor:
+        """Some voices whispered, sung or silent at first."""
+        draws, samples = self._edge_draws, speech.shape[1]
+        if len(rows := edges["whisper"]):
+            speech[rows] = edge_kinds.whispered(draws, speech[rows])
+        if len(rows := edges["song"]):
+            speech[rows] = edge_kinds.sung(draws, len(rows), samples)
+        if len(rows := edges["onset"]):
+            speech[rows] = edge_kinds.after_pause(draws, speech[rows])
+        return speech
+
+    def _over_music(self, edges: dict[str, Tensor], noise: Tensor) -> Tensor:
+        if len(rows := edges["music"]):
+            noise[rows] = edge_kinds.music(self._edge_draws, len(rows), noise.shape[1])
+        return noise
 
     def _recorded_noise(self, items: int, samples: int) -> Tensor:
         return unit(self._at_speed(self.noise, items, samples, self.recipe.p_noise_speed, self.recipe.noise_speed))
@@ -221,6 +247,8 @@ def open_mixer(
         rooms = data / "rir" if (data / "rir").is_dir() else None
     voices += [clip for folder in speech for clip in found_clips(folder)]
     noises += [clip for folder in noise for clip in found_clips(folder)]
+    if recipe.kinds.asked:
+        voices = [clip for clip in voices if not edge_kinds.is_measured(clip.voice)]
     if not voices or not noises:
         raise NoRecordings("no speech: give --data or --speech" if not voices else "no noise: give --data or --noise")
     return Mixer(

@@ -16,6 +16,11 @@ def parse(arguments: list[str] | None, name: str, about: str) -> argparse.Namesp
     parser.add_argument("--steps", type=int, help="plan steps instead of minutes")
     parser.add_argument("--items", type=int, default=16, help="segments of 3 s a step and process")
     parser.add_argument("--rate", type=float, help="highest learning rate (default 2e-3, with --init 3e-4)")
+    parser.add_argument(
+        "--kinds",
+        metavar="NAME=SHARE,...",
+        help="share of items that are whisper, song, quiet, onset or music (default none)",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shape", default="{}", help='sizes as JSON, e.g. {"channels": 48}')
     parser.add_argument("--resume", action="store_true", help="continue from OUT/checkpoint.pt")

@@ -9,7 +9,8 @@ from functools import partial
 import torch
 
 from edge.suppress.network import Shape
-from models.mix.mixer import open_mixer
+from models.mix.edge_kinds import Kinds
+from models.mix.mixer import Recipe, open_mixer
 from models.train.checkpoint import Refused, load_network, read_weights
 from models.train.development import measure
 from models.train.loop import train
@@ -24,6 +25,7 @@ def run(wanted: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> N
         heard = partial(trainer_class.enhanced_by, load_network(wanted.evaluate))
         print(json.dumps(measure(heard, wanted.dev, wanted.every)))
         return
+    Kinds.read(wanted.kinds or "")
     if wanted.out is None:
         raise Refused("give --out, the folder for checkpoints")
     if wanted.resume and wanted.init:
@@ -37,7 +39,8 @@ def run(wanted: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> N
         torch.cuda.set_device(device)
     trainer = new_trainer(wanted, device, ranks, trainer_class)
     cache = wanted.cache or wanted.out / "cache"
-    mixer = open_mixer(wanted.data, cache, trainer.plan.seed, device, wanted.speech, wanted.noise)
+    recipe = Recipe(kinds=Kinds.read(trainer.plan.kinds))
+    mixer = open_mixer(wanted.data, cache, trainer.plan.seed, device, wanted.speech, wanted.noise, recipe)
     train(trainer, mixer, wanted.out, wanted.dev, rank=rank, ranks=ranks)
 
 
@@ -52,10 +55,11 @@ def new_trainer(
         items=wanted.items,
         peak_rate=wanted.rate or (3e-4 if wanted.init else 2e-3),
         seed=wanted.seed,
+        kinds=wanted.kinds or "",
     )
     if wanted.resume:
         stored = Plan(**read_weights(wanted.out / "checkpoint.pt", shape)["plan"])
-        changes = {"minutes": wanted.minutes, "steps": wanted.steps, "peak_rate": wanted.rate}
+        changes = {"minutes": wanted.minutes, "steps": wanted.steps, "peak_rate": wanted.rate, "kinds": wanted.kinds}
         plan = Plan(**asdict(stored) | {name: value for name, value in changes.items() if value})
     if ranks > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -43,6 +43,8 @@ class Plan:
     segment_hops: int = SEGMENT_HOPS
     peak_rate: float = 2e-3
     seed: int = 1
+    kinds: str = ""
+    """As ``models.mix.edge_kinds.Kinds`` reads them."""
 
 
 class Trainer:

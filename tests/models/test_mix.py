@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import speech
 
 torch = pytest.importorskip("torch")
 
 from edge import RATE_HZ  # noqa: E402
-from models.mix import drawn_noise  # noqa: E402
+from models.command import BadRequest  # noqa: E402
+from models.mix import drawn_noise, edge_kinds  # noqa: E402
 from models.mix.bank import Bank, decode_once, draw_seconds, open_bank  # noqa: E402
+from models.mix.edge_kinds import Kinds, is_measured  # noqa: E402
 from models.mix.mixer import Mixer, Recipe, open_mixer  # noqa: E402
 from models.mix.pack import pack  # noqa: E402
 from models.mix.recordings import Clip, NoRecordings, found_clips, listed_clips  # noqa: E402
@@ -323,3 +326,82 @@ def test_drawn_sounds_are_sounds(kind: str) -> None:
     if kind == "pass_by":
         assert drawn.min() > 0 and drawn.max() <= 1
         assert (drawn.amax(1) > 0.99).all()  # each passes within the item
+
+
+# ---------------------------------------------------------------------------------------- speech at its edges
+
+
+def draws_of(seed: int = 3) -> drawn_noise.Draws:
+    draws = drawn_noise.Draws(torch.device("cpu"))
+    draws.seed(seed)
+    return draws
+
+
+def pitched(wave: torch.Tensor) -> float:
+    """Highest normalised autocorrelation of 64 ms frames of 2.5 to 12 ms, mean of the loud half: 1 is a tone."""
+    frames = wave.unfold(0, 1024, 512) * torch.hann_window(1024)
+    frames = frames[frames.square().sum(1) >= frames.square().sum(1).median()]
+    found = torch.fft.irfft(torch.fft.rfft(frames, 2048).abs().square())
+    return float((found[:, 40:192].amax(1) / found[:, 0]).mean())
+
+
+def test_no_kinds_draw_the_batches_of_before_and_some_leave_the_other_items_alone() -> None:
+    plain, mixed = make_mixer(Recipe()), make_mixer(Recipe(kinds=Kinds(0.1, 0.1, 0.1, 0.1, 0.1)))
+    before, after = plain.batch(3, 24, SAMPLES), mixed.batch(3, 24, SAMPLES)
+    same = (before.noisy == after.noisy).all(1)
+    assert 6 <= int(same.sum()) <= 20, "the others are the ordinary recipe's"
+    assert torch.equal(before.clean[same], after.clean[same])
+    assert torch.equal(
+        after.noisy, make_mixer(Recipe(kinds=Kinds(0.1, 0.1, 0.1, 0.1, 0.1))).batch(3, 24, SAMPLES).noisy
+    )
+
+
+@pytest.mark.parametrize("kind", ["whisper", "song", "quiet", "onset", "music"])
+def test_each_kind_is_what_it_says(kind: str) -> None:
+    recipe = replace(PLAIN, kinds=Kinds.read(f"{kind}=1"))
+    batch = make_mixer(recipe).batch(1, 6, RATE_HZ)
+    assert batch.noisy.isfinite().all() and batch.clean.isfinite().all() and (power(batch.clean) > 0).all()
+    if kind == "whisper":
+        assert max(map(pitched, batch.clean)) < 0.5
+    elif kind == "song":
+        assert min(map(pitched, batch.clean)) > 0.5
+    elif kind == "quiet":
+        levels_dbfs = 10 * torch.log10(power(batch.noisy))
+        assert levels_dbfs.min() > -56 and levels_dbfs.max() < -34
+    elif kind == "onset":
+        begins_s = (batch.clean.abs() > 1e-4).float().argmax(1) / RATE_HZ
+        assert begins_s.min() > 0.18 and batch.snr_db.min() >= 20 and batch.snr_db.max() > 35
+    else:
+        plain = make_mixer(PLAIN).batch(1, 6, RATE_HZ)
+        assert min(map(pitched, batch.noisy - batch.clean)) > max(map(pitched, plain.noisy - plain.clean))
+
+
+def test_a_whisper_keeps_the_syllables() -> None:
+    talk = torch.from_numpy(speech("rain_en_5dB", 0.5, 2.0)).unsqueeze(0)
+    soft = edge_kinds.whispered(draws_of(), talk)
+    assert power(soft) == pytest.approx(power(talk), rel=0.01)
+    assert pitched(talk[0]) > 0.5 > pitched(soft[0])
+    talked, whispered = (wave[0].unfold(0, 480, 480).square().mean(1) for wave in (talk, soft))
+    loud = talked > talked.max() * 1e-3
+    assert np.corrcoef(talked[loud].log(), whispered[loud].log())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("text", ["opera=0.1", "song", "song=much", "song=-0.1", "song=0.7,quiet=0.7", "song=nan"])
+def test_kinds_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="--kinds"):
+        Kinds.read(text)
+
+
+def test_kinds_are_read_and_the_measured_talkers_left_out(tmp_path: Path) -> None:
+    assert Kinds.read(" whisper=0.05, onset=.1,") == Kinds(whisper=0.05, onset=0.1) and not Kinds.read("").asked
+    assert is_measured("ast_en_US_f_Allison") and not is_measured("kerstin")
+    for voice in ("ann", "ast_it_IT_m_Carlo"):
+        write(tmp_path / "speech" / voice, "x.wav", 1)
+    write(tmp_path / "noise", "n.wav", 1)
+
+    def seconds(kinds: str) -> int:
+        mixer = open_mixer(None, tmp_path / "cache", 1, speech=[tmp_path / "speech"], noise=[tmp_path / "noise"],
+                           recipe=Recipe(kinds=Kinds.read(kinds)))  # fmt: skip
+        return int(mixer.speech.lengths.sum()) // RATE_HZ
+
+    assert seconds("") == 2 and seconds("song=0.1") == 1
