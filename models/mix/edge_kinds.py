@@ -80,14 +80,13 @@ def whispered(draws: Draws, speech: Tensor) -> Tensor:
     an octave from about 500 Hz on, since the fall of the voiced source is missing. The power stays."""
     length, step, quefrencies = 512, 128, 24  # 24 samples: nothing finer than 670 Hz remains, so no pitch
     window = torch.hann_window(length, device=speech.device)
-    options = {"n_fft": length, "hop_length": step, "window": window}
-    spectra = torch.stft(speech, return_complex=True, **options)
+    spectra = torch.stft(speech, length, step, window=window, return_complex=True)
     cepstrum = torch.fft.irfft((spectra.abs() + 1e-6).log(), dim=1)
     cepstrum[:, quefrencies : length - quefrencies + 1] = 0
     envelope = torch.fft.rfft(cepstrum, dim=1).real.exp()
     treble = 1 + torch.arange(length // 2 + 1, device=speech.device) * RATE_HZ / length / 500
-    noise = torch.stft(draws.normal(*speech.shape), return_complex=True, **options)
-    soft = torch.istft(noise * envelope * treble.unsqueeze(1), length=speech.shape[1], **options)
+    noise = torch.stft(draws.normal(*speech.shape), length, step, window=window, return_complex=True)
+    soft = torch.istft(noise * envelope * treble.unsqueeze(1), length, step, window=window, length=speech.shape[1])
     return unit(soft) * speech.square().mean(1, keepdim=True).sqrt()
 
 

@@ -24,7 +24,7 @@ class Cost:
     real_time_factor: float
     """Processor seconds for one second of sound, on one thread."""
     against_first: float
-    """The same as a multiple of the first engine's."""
+    """The same as a multiple of the first engine's that is one; ``noisy`` does nothing and is not compared."""
     measured_ms: float = float("nan")
     """The latency of an engine in the box, found by correlating a voice with what becomes of it."""
     hop_p50_us: float = float("nan")
@@ -33,6 +33,9 @@ class Cost:
     memory_mb: float = float("nan")
     """How much more a fresh process holds after a second of sound."""
 
+
+NOISY = "noisy"
+"""The engine that only hands the sound on."""
 
 COSTS: dict[str, tuple[str, int]] = {
     "latency_ms": ("algorithmic latency ms", 1),
@@ -63,16 +66,21 @@ def costs(
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    first = found[engines[0]]["real_time_factor"]
+    first = next((spent["real_time_factor"] for engine, spent in found.items() if engine != NOISY), 0.0)
     return {
         engine: Cost(
             latency_ms=engine_named(engine).latency_ms(),
             weights_kb=sum(path.stat().st_size for path in engine_named(engine).weights()) / 1000 or float("nan"),
-            against_first=spent["real_time_factor"] / first if first > 0 else float("nan"),
+            against_first=_ratio(spent["real_time_factor"], first, engine),
             **spent,
         )
         for engine, spent in found.items()
     }
+
+
+def _ratio(real_time_factor: float, first: float, engine: str) -> float:
+    """NaN where either costs nothing."""
+    return real_time_factor / first if first > 0 and engine != NOISY else float("nan")
 
 
 def _spent(engine: str, sound: Floats, limit_db: float) -> dict[str, float]:

@@ -10,13 +10,16 @@ from models.command import BadRequest, need
 from quant.evaluate.engines import ALL, BOXED, KNOWN, OURS, engine_named
 from quant.evaluate.sounds import Sound, read_noisy, read_pairs
 
+DEFAULT_ENGINES = "network,dsp,speexdsp,noisy"
+"""The product's network first: what the others cost is compared with it."""
+
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """What to hear and with what; shared with the report."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pairs", type=Path, metavar="DIR", help="folder with clean/ and noisy/ of the same names")
     source.add_argument("--noisy", type=Path, metavar="DIR", help="folder of recordings without a clean reference")
-    parser.add_argument("--engines", default="dsp,speexdsp,noisy", help=f"{ALL}, or comma-separated of: {KNOWN}")
+    parser.add_argument("--engines", default=DEFAULT_ENGINES, help=f"{ALL}, or comma-separated of: {KNOWN}")
     parser.add_argument("--limit-db", type=float, default=60.0, help="attenuation limit of our engines (default 60)")
     parser.add_argument("--jobs", type=int, default=2, help="parallel processes (default 2)")
 

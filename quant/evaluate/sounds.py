@@ -1,6 +1,14 @@
-"""Recordings to measure on: folders of pairs, or of noisy speech alone."""
+"""Recordings to measure on: folders of pairs, or of noisy speech alone.
+
+Other rates are resampled to 16 kHz, of several channels the first counts, and of a pair whose halves differ in length
+by up to half a second the longer is cut at its end; each is said once, on stderr.
+"""
 
 import csv
+import math
+import re
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +22,9 @@ from models.command import BadRequest
 
 LONGEST_S = 7200.0
 """Of a recording: as 16-bit FLAC an hour of silence is 100 KB, and 230 MB once it is read."""
+
+MOST_TRIMMED_S = 0.5
+"""More than what a codec or a tool adds at the end is no rounding."""
 
 SUFFIXES = {".flac", ".wav", ".ogg", ".opus"}
 
@@ -30,23 +41,81 @@ class Sound:
 
 
 def read_pairs(folder: Path) -> list[Sound]:
-    """Every file that is in both ``folder``/clean and ``folder``/noisy, by name; raises BadRequest."""
+    """Every recording with a half in each of ``folder``/clean and ``folder``/noisy; raises BadRequest.
+
+    A half pairs with the one of the same name, whatever its suffix; then by the name less the words clean and noisy;
+    then by the number after ``fileid_``, as the sets of the DNS Challenge do. The noisy half names the pair.
+    """
     for part in (folder, folder / "clean", folder / "noisy"):
         if not part.is_dir():
             raise BadRequest(f"{part} is not a folder; --pairs needs a folder with clean/ and noisy/")
-    names = [sounds_in(folder / part) for part in ("clean", "noisy")]
-    if lonely := sorted(names[0] ^ names[1]):
-        raise BadRequest(f"{folder}: {lonely[0]} is in only one of clean/ and noisy/ ({len(lonely)} such files)")
-    if not names[0]:
-        raise BadRequest(f"{folder}: no sound files in clean/ and noisy/ ({', '.join(sorted(SUFFIXES))})")
-    said = labels_in(folder / "dev.tsv")
+    said, changes = labels_in(folder / "dev.tsv"), Changes()
     pairs = []
-    for name in sorted(names[0]):
-        clean, noisy = read_sound(folder / "clean" / name), read_sound(folder / "noisy" / name)
-        if len(clean) != len(noisy):
-            raise BadRequest(f"{folder}: {name} has {len(clean)} samples in clean/ and {len(noisy)} in noisy/")
-        pairs.append(Sound(Path(name).stem, clean, noisy, *said.get(Path(name).stem, (None, None))))
+    for clean_file, noisy_file in paired(folder):
+        clean, noisy = read_sound(clean_file, changes), read_sound(noisy_file, changes)
+        extra = len(clean) - len(noisy)
+        if abs(extra) > MOST_TRIMMED_S * RATE_HZ:
+            seconds = [f"{len(half) / RATE_HZ:.2f} s ({len(half)} samples)" for half in (clean, noisy)]
+            raise BadRequest(
+                f"{folder}: {noisy_file.name} lasts {seconds[0]} in clean/ and {seconds[1]} in noisy/; cut both to the "
+                f"same stretch (only {MOST_TRIMMED_S:g} s are trimmed), or they are no pair"
+            )
+        if extra:
+            changes["cut to the length of its other half"] += 1
+        whole = min(len(clean), len(noisy))
+        pairs.append(Sound(noisy_file.stem, clean[:whole], noisy[:whole], *said.get(noisy_file.stem, (None, None))))
+    changes.show(folder)
     return pairs
+
+
+class Changes(Counter[str]):
+    """What was done to recordings so that they fit, and to how many."""
+
+    def show(self, folder: Path) -> None:
+        """A line on stderr for each."""
+        for change, files in self.items():
+            print(f"{folder}: {change}: {files} file{'s' if files > 1 else ''}", file=sys.stderr)
+
+
+def paired(folder: Path) -> list[tuple[Path, Path]]:
+    """Clean and noisy files of ``folder`` by the name of the noisy one; raises BadRequest."""
+    clean, noisy = (sorted(sounds_in(folder / part)) for part in ("clean", "noisy"))
+    if not clean and not noisy:
+        raise BadRequest(f"{folder}: no sound files in clean/ and noisy/ ({', '.join(sorted(SUFFIXES))})")
+    found: dict[str, str] = {}
+    for key in (str, lambda name: Path(name).stem, plain_name, file_id):
+        halves = [[name for name in names if name not in taken]
+                  for names, taken in ((clean, found.values()), (noisy, found))]  # fmt: skip
+        groups: list[dict[str, list[str]]] = [{}, {}]
+        for group, names in zip(groups, halves, strict=True):
+            for name in names:
+                if named := key(name):
+                    group.setdefault(named, []).append(name)
+        for named in groups[0].keys() & groups[1].keys():
+            both = [group[named] for group in groups]
+            if [len(names) for names in both] != [1, 1]:
+                several = max(both, key=len)
+                raise BadRequest(f"{folder}: {' and '.join(several[:2])} would pair alike; rename or remove one")
+            found[both[1][0]] = both[0][0]
+    if lonely := sorted({*clean} - {*found.values()}) + sorted({*noisy} - found.keys()):
+        where = "clean" if lonely[0] in clean and lonely[0] not in found.values() else "noisy"
+        raise BadRequest(
+            f"{folder}: {lonely[0]} is in only one of clean/ and noisy/ ({len(lonely)} such files); give it a partner "
+            f"of the same name in {'noisy' if where == 'clean' else 'clean'}/, or move it out of {where}/"
+        )
+    return [(folder / "clean" / found[name], folder / "noisy" / name) for name in sorted(found)]
+
+
+def plain_name(name: str) -> str:
+    """``p1_clean.wav`` and ``noisy-p1.flac`` are both p1."""
+    words = re.split(r"[^a-z0-9.+]+", Path(name).stem.lower())
+    return " ".join(word for word in words if word not in ("clean", "noisy", ""))
+
+
+def file_id(name: str) -> str:
+    """``clean_fileid_7.wav`` is 7; nothing without one."""
+    found = re.search(r"fileid_(\d+)", name.lower())
+    return found[1] if found else ""
 
 
 def read_noisy(folder: Path) -> list[Sound]:
@@ -56,13 +125,19 @@ def read_noisy(folder: Path) -> list[Sound]:
     names = sounds_in(folder)
     if not names:
         raise BadRequest(f"{folder}: no sound files ({', '.join(sorted(SUFFIXES))}); pairs are read with --pairs")
-    said = labels_in(folder / "dev.tsv")
+    said, changes = labels_in(folder / "dev.tsv"), Changes()
     stem = {name: Path(name).stem for name in sorted(names)}
-    return [Sound(stem[name], None, read_sound(folder / name), *said.get(stem[name], (None, None))) for name in stem]
+    found = [
+        Sound(stem[name], None, read_sound(folder / name, changes), *said.get(stem[name], (None, None)))
+        for name in stem
+    ]
+    changes.show(folder)
+    return found
 
 
 def sounds_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+    """Names; hidden ones (``._a.wav`` of a Mac) are none."""
+    return {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."}
 
 
 def labels_in(table: Path) -> dict[str, tuple[float | None, str | None]]:
@@ -88,19 +163,35 @@ def labels_in(table: Path) -> dict[str, tuple[float | None, str | None]]:
         raise complaint from None
 
 
-def read_sound(path: Path) -> Floats:
+def read_sound(path: Path, changes: Changes | None = None) -> Floats:
+    """float32 at 16 kHz: the first channel, resampled where need be; ``changes`` counts either. Raises BadRequest."""
+    changes = Changes() if changes is None else changes
     try:
         check_regular(path)
-        with soundfile.SoundFile(path) as sound:
-            if sound.frames > LONGEST_S * sound.samplerate:
+        with soundfile.SoundFile(path) as file:
+            if file.frames > LONGEST_S * file.samplerate:
                 raise BadRequest(f"{path} lasts longer than {LONGEST_S / 3600:g} h")
-            samples, rate_hz = sound.read(dtype="float32", always_2d=True), sound.samplerate
+            samples, rate_hz = file.read(dtype="float32", always_2d=True), file.samplerate
     except BadFile as error:
         raise BadRequest(str(error)) from None
     except soundfile.LibsndfileError:
         raise BadRequest(f"{path} is not a sound file that libsndfile reads, or it is broken") from None
-    if rate_hz != RATE_HZ or samples.shape[1] != 1:
-        raise BadRequest(f"{path}: {samples.shape[1]} channels at {rate_hz} Hz; expected mono at {RATE_HZ} Hz")
-    if len(samples) < RATE_HZ // 2 or not np.isfinite(samples).all():
-        raise BadRequest(f"{path}: shorter than half a second, or it holds NaN or infinite samples")
-    return np.ascontiguousarray(samples[:, 0])
+    if samples.shape[1] > 1:
+        changes[f"only the first of {samples.shape[1]} channels used"] += 1
+    sound = np.ascontiguousarray(samples[:, 0])
+    if not np.isfinite(sound).all():
+        raise BadRequest(f"{path} holds NaN or infinite samples; write it anew from its source")
+    if rate_hz != RATE_HZ:
+        changes[f"resampled from {rate_hz} Hz"] += 1
+        sound = resampled(sound, rate_hz)
+    if len(sound) < RATE_HZ // 2:
+        raise BadRequest(f"{path}: shorter than half a second; join it with others or leave it out")
+    return sound
+
+
+def resampled(samples: Floats, rate_hz: int) -> Floats:
+    """To 16 kHz, without delay."""
+    from scipy.signal import resample_poly
+
+    common = math.gcd(rate_hz, RATE_HZ)
+    return np.asarray(resample_poly(samples, RATE_HZ // common, rate_hz // common), np.float32)

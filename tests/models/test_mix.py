@@ -44,6 +44,11 @@ PLAIN = Recipe(
 """Nothing but speech plus one noise."""
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 def bank(waves: list[np.ndarray]) -> Bank:
     lengths = torch.tensor([len(wave) for wave in waves])
     whole = torch.from_numpy((np.concatenate(waves) * 20_000).astype(np.int16))

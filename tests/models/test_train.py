@@ -99,10 +99,12 @@ def test_command_resumes_fine_tunes_and_evaluates(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, tuned, pairs = tmp_path / "first", tmp_path / "tuned", str(recordings / "pairs")
-    assert learn(recordings, first, "--steps", "2", "--shape", SMALL, "--dev", pairs, "--items", "1") == 0
+    kinds = ["--kinds", "whisper=0.5"]
+    assert learn(recordings, first, "--steps", "2", "--shape", SMALL, "--dev", pairs, "--items", "1", *kinds) == 0
     assert (first / "curve.png").exists() or pytest.importorskip("matplotlib") is None
     assert learn(recordings, first, "--resume", "--steps", "4") == 0
     assert read_weights(first / "checkpoint.pt")["step"] == 4
+    assert read_weights(first / "checkpoint.pt")["plan"]["kinds"] == "whisper=0.5", "a resumed run goes on with them"
     assert learn(recordings, tuned, "--init", str(first / "weights.pt"), "--steps", "2") == 0
     assert read_weights(tuned / "weights.pt")["shape"] == read_weights(first / "weights.pt")["shape"]
     capsys.readouterr()
@@ -122,6 +124,7 @@ def test_refusals_are_one_line(recordings: Path, tmp_path: Path, capsys: pytest.
         "no such file": ["--out", str(out), *speech, "--resume"],
         "no weights of this network": ["--out", str(out), *speech, "--init", str(tmp_path / "bad.pt")],
         "another shape": ["--out", str(out), *speech, "--init", str(tmp_path / "other.pt"), "--shape", SMALL],
+        "--kinds": ["--out", str(out), *speech, "--kinds", "opera=1"],
         "--shape": ["--out", str(out), *speech, "--shape", '{"chanels": 3}'],
         "give only one of them": ["--out", str(out), *speech, "--resume", "--init", str(tmp_path / "bad.pt")],
         "needs --dev": ["--evaluate", str(tmp_path / "bad.pt")],

@@ -1,6 +1,7 @@
 """The evaluation: its measures on signals whose answer is known, its refusals, and small whole runs."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from edge.tools.enhance import enhance_samples
 from models import command, measures
 from models.command import BadRequest
 from quant import peers
-from quant.evaluate import run
+from quant.evaluate import cost, run, sounds
 from quant.evaluate.__main__ import main
 from quant.evaluate.cost import Cost
 from quant.evaluate.engines import ENGINES, OURS, engine_named
 from quant.evaluate.measures import MEASURES, measure, probe, removed_in_likely_pauses_db
+from quant.evaluate.options import DEFAULT_ENGINES
 from quant.evaluate.run import Figures, Row
 from quant.evaluate.tables import tables, write
 
@@ -357,20 +359,82 @@ def test_folders_that_hold_no_pairs_are_refused(pairs: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("sound", "rate_hz", "word"),
+    ("sound", "word"),
     [
-        (np.zeros((RATE_HZ, 2)), RATE_HZ, "2 channels"),
-        (np.zeros(48_000), 48_000, "48000 Hz"),
-        (np.zeros(100), RATE_HZ, "half a second"),
-        (np.zeros(RATE_HZ), RATE_HZ, "samples"),
+        (np.zeros(100), "half a second"),
+        (np.zeros(RATE_HZ), "cut both to the same stretch"),
+        (np.full(3 * RATE_HZ, np.nan), "NaN"),
     ],
 )
-def test_sounds_that_do_not_fit_are_refused(
-    sound: NDArray[np.float64], rate_hz: int, word: str, pairs: Path, capsys: pytest.CaptureFixture
+def test_sounds_that_do_not_fit_are_refused_with_the_fix(
+    sound: NDArray[np.float64], word: str, pairs: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    soundfile.write(pairs / "noisy" / "1.flac", sound, rate_hz)
+    (pairs / "noisy" / "1.flac").unlink()
+    soundfile.write(pairs / "noisy" / "1.wav", sound, RATE_HZ, "FLOAT")
     said = refusal(capsys, "--pairs", str(pairs), "--engines", "noisy")
-    assert word in said and "1.flac" in said
+    assert word in said and "1.wav" in said
+
+
+def test_other_rates_channels_and_lengths_are_made_to_fit(pairs: Path, capsys: pytest.CaptureFixture) -> None:
+    tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(3 * 48_000) / 48_000)
+    for part in ("clean", "noisy"):
+        for old in (pairs / part).iterdir():
+            old.unlink()
+    soundfile.write(pairs / "clean" / "a.wav", tone, 48_000)
+    soundfile.write(pairs / "noisy" / "a.wav", np.stack([tone, 0 * tone], 1)[: -48_000 // 5], 48_000)
+    (pair,) = sounds.read_pairs(pairs)
+    assert pair.clean is not None and len(pair.clean) == len(pair.noisy) == round(2.8 * RATE_HZ)
+    wanted = 0.1 * np.sin(2 * np.pi * 440 * np.arange(len(pair.clean)) / RATE_HZ)
+    np.testing.assert_allclose(pair.clean[800:-800], wanted[800:-800], atol=1e-3)
+    np.testing.assert_allclose(pair.noisy[800:-800], wanted[800:-800], atol=1e-3)
+    said = capsys.readouterr().err
+    assert "resampled from 48000 Hz: 2 files" in said and "first of 2 channels used: 1 file\n" in said
+    assert "cut to the length of its other half: 1 file\n" in said
+
+
+@pytest.mark.parametrize(
+    ("clean", "noisy"),
+    [
+        ("a.wav", "a.wav"),
+        ("a.wav", "a.flac"),
+        ("a_clean.wav", "a_noisy.wav"),
+        ("clean-A.flac", "noisy-a.flac"),
+        ("clean_fileid_17.wav", "book_x_snr5_fileid_17.wav"),
+    ],
+)
+def test_halves_with_other_names_pair(clean: str, noisy: str, tmp_path: Path) -> None:
+    for part, names in (("clean", (clean, "b.wav")), ("noisy", (noisy, "b.wav", "._b.wav"))):
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / name).touch()
+    found = {noisy_file.name: clean_file.name for clean_file, noisy_file in sounds.paired(tmp_path)}
+    assert found == {noisy: clean, "b.wav": "b.wav"}
+
+
+def test_halves_that_do_not_pair_are_named_with_the_fix(tmp_path: Path) -> None:
+    for part, names in (("clean", ("a_clean.wav", "a.flac")), ("noisy", ("a_noisy.wav",))):
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / name).touch()
+    with pytest.raises(BadRequest, match=r"a\.flac and a_clean\.wav would pair alike; rename or remove one"):
+        sounds.paired(tmp_path)
+    (tmp_path / "clean" / "a_clean.wav").rename(tmp_path / "clean" / "z.wav")
+    (tmp_path / "clean" / "a.flac").unlink()
+    with pytest.raises(BadRequest, match=r"z\.wav is in only one .*\(2 such files\); give it a partner .* in noisy/"):
+        sounds.paired(tmp_path)
+
+
+def test_what_only_hands_the_sound_on_is_no_measure_of_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = {"noisy": 1e-7, "dsp": 0.01, "network": 0.02}
+    monkeypatch.setattr(cost, "_spent", lambda engine, *_: {"real_time_factor": spent[engine]})
+    monkeypatch.setattr(cost, "pool_of", lambda *_: ThreadPoolExecutor(1))
+    found = cost.costs([*spent], noise(RATE_HZ), 60)
+    assert found["dsp"].against_first == 1 and found["network"].against_first == pytest.approx(2)
+    assert np.isnan(found["noisy"].against_first)
+
+
+def test_the_products_network_is_measured_unless_other_engines_are_named() -> None:
+    assert DEFAULT_ENGINES.split(",")[0] == "network"
 
 
 def test_a_table_without_the_columns_is_refused(pairs: Path, capsys: pytest.CaptureFixture) -> None:
