@@ -180,7 +180,7 @@ def read_sound(path: Path, changes: Changes | None = None) -> Floats:
         changes[f"only the first of {samples.shape[1]} channels used"] += 1
     sound = np.ascontiguousarray(samples[:, 0])
     if not np.isfinite(sound).all():
-        raise BadRequest(f"{path} holds NaN or infinite samples; write it anew from its source")
+        raise BadRequest(f"{path} holds NaN or infinite samples; write it again from its source")
     if rate_hz != RATE_HZ:
         changes[f"resampled from {rate_hz} Hz"] += 1
         sound = resampled(sound, rate_hz)
