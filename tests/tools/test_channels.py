@@ -10,7 +10,7 @@ import soundfile
 from signals import level_db, recording, speech
 
 from edge import RATE_HZ, cli
-from edge.config import Config
+from edge.config import Config, SuppressConfig
 from edge.dsp.spectrum import Floats
 from edge.tools.channels import MAX_LOSS_DB, Downmix
 from edge.tools.enhance import enhance_file
@@ -125,13 +125,14 @@ def test_the_command_says_what_it_took_and_no_longer_writes_silence(
     voice = recording("noisy", "rain_en_5dB", 4)
     source = tmp_path / "opposite.wav"
     soundfile.write(source, np.stack([voice, -voice], 1), RATE_HZ)
-    assert cli.main(["enhance", str(source), "-o", str(tmp_path / "x.wav"), "--json"]) == 0
+    assert cli.main(["enhance", str(source), "-o", str(tmp_path / "x.wav"), "--json", "--engine", "dsp"]) == 0
     said = json.loads(capsys.readouterr().out)[0]
     assert said["channels"] == 2 and said["mixed_s"] == {"1": 4.0}
     assert said["notes"] == ["channel 1 only (mixing all 2 would lose over 120 dB)"]
     assert said["level_out_dbfs"] > -40
-    one = enhance_file(source, tmp_path / "one.wav", Config(), channel=1)
+    chosen = Config(suppress=SuppressConfig(engine="dsp"))
+    one = enhance_file(source, tmp_path / "one.wav", chosen, channel=1)
     assert one.mixed_s == {"1": 4.0} and one.notes == []
     assert (tmp_path / "one.wav").read_bytes() == (tmp_path / "x.wav").read_bytes()
-    result = enhance_file(source, tmp_path / "x.wav", Config())
+    result = enhance_file(source, tmp_path / "x.wav", chosen)
     assert enhanced(result).endswith("; channel 1 only (mixing all 2 would lose over 120 dB)")

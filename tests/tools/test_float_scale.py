@@ -77,12 +77,15 @@ def write(path: Path, samples: Floats, subtype: str = "FLOAT") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.au", "x.caf", "x.w64"])
-@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [("x.wav", "FLOAT"), ("x.wav", "DOUBLE"), ("x.aiff", "FLOAT"), ("x.au", "DOUBLE"), ("x.caf", "FLOAT")],
+)
 def test_the_voice_of_such_a_file_is_kept(name: str, subtype: str, tmp_path: Path) -> None:
     """It was 39.8 -> -69.4 dBFS: clipped 50 dB above full scale, and removed as noise."""
-    expected = enhance_file(write(tmp_path / "right.wav", VOICE), tmp_path / "expected.wav", PLAIN)
-    loud = write(tmp_path / name, VOICE * 2.0**15, subtype)
+    voice = VOICE[:RATE_HZ]
+    expected = enhance_file(write(tmp_path / "right.wav", voice), tmp_path / "expected.wav", PLAIN)
+    loud = write(tmp_path / name, voice * 2.0**15, subtype)
     result = enhance_file(loud, tmp_path / "out.wav", PLAIN)
     assert result.notes == ["float samples in the scale of 16-bit integers, divided by 32768"]
     assert result.level_in_dbfs == expected.level_in_dbfs
@@ -113,7 +116,7 @@ def test_invalid_and_wild_samples_are_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_a_pipe_is_decided_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_is_decided_from_its_start(tmp_path: Path) -> None:
     source = write(tmp_path / "a.wav", VOICE * 2.0**15)
     piped = f"cat {source} | {sys.executable} -m edge.cli enhance /dev/stdin -o {tmp_path}/out.wav --engine off"
     done = subprocess.run(["sh", "-c", piped], cwd=Path(__file__).parents[2], capture_output=True, timeout=120)

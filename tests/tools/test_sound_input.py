@@ -195,15 +195,16 @@ def test_the_decoders_own_lines_stay_off_the_terminal(tmp_path: Path) -> None:
     data = whole(tmp_path, "MP3", "MPEG_LAYER_III")
     half = len(data) // 2
     noise_inside = data[:half] + np.random.default_rng(5).bytes(2000) + data[half + 2000 :]
-    for name, damaged in (("cut", data[:half]), ("bad", noise_inside)):
-        source = tmp_path / f"{name}.mp3"
+    sources = [tmp_path / "cut.mp3", tmp_path / "bad.mp3"]
+    for source, damaged in zip(sources, (data[:half], noise_inside), strict=True):
         source.write_bytes(damaged)
-        target = tmp_path / f"{name}.wav"
-        call = [sys.executable, "-m", "edge.cli", "enhance", source, "-o", target, "--engine", "off", "--json"]
-        done = subprocess.run(call, cwd=Path(__file__).parents[2], capture_output=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, b"")
-        notes = json.loads(done.stdout)[0]["notes"]
-        assert notes and all("cut" in note or "damage" in note for note in notes)
+    call = [sys.executable, "-m", "edge.cli", "enhance", *sources, "-o", tmp_path / "out", "--engine", "off", "--json"]
+    done = subprocess.run(call, cwd=Path(__file__).parents[2], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    records = json.loads(done.stdout)
+    assert len(records) == 2
+    for record in records:
+        assert record["notes"] and all("cut" in note or "damage" in note for note in record["notes"])
 
 
 def test_the_command_says_that_it_read_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
