@@ -24,9 +24,6 @@ FORMATS = {
     "a.webm": ("libopus", 48_000, 1),
     "a.3gp": ("libopencore_amrnb", 8_000, 1),
     "a.wma": ("wmav2", 44_100, 1),
-    "a.amr": ("libopencore_amrnb", 8_000, 1),
-    "a.aac": ("aac", 48_000, 1),
-    "a.mkv": ("libopus", 48_000, 2),
 }
 DECODERS = ["PyAV", *(["ffmpeg"] if shutil.which("ffmpeg") else [])]
 
@@ -100,9 +97,7 @@ def test_a_folder_of_them_is_enhanced(decoder: str, tmp_path: Path, capsys: pyte
 
 HOSTILE = {
     "playlist.m4a": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}x.ts\n#EXT-X-ENDLIST\n",
-    "session.m4a": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio {port} RTP/AVP 0\n",
     "list.m4a": "ffconcat version 1.0\nfile '{sound}'\nfile '{url}x.wav'\n",
-    "manifest.m4a": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{url}</BaseURL></MPD>',
 }
 
 
@@ -113,7 +108,7 @@ def test_a_file_that_leads_elsewhere_is_refused_and_nothing_is_asked_of_the_netw
     sound = encode(tmp_path / "a.webm", *FORMATS["a.webm"])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        (tmp_path / name).write_text(HOSTILE[name].format(url=f"http://127.0.0.1:{port}/", port=port, sound=sound))
+        (tmp_path / name).write_text(HOSTILE[name].format(url=f"http://127.0.0.1:{port}/", sound=sound))
         with pytest.raises(BadSound, match=rf"{name}: is not a sound that {decoder} reads"):
             decoded(tmp_path / name)
         server.setblocking(False)
