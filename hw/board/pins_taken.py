@@ -6,6 +6,7 @@ Source: README of the overlays (raspberrypi/linux, boot/dts/overlays), default a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hw.board import models
 from hw.board.configtxt import Overlay
@@ -100,6 +101,8 @@ class Header:
 
     groups: tuple[tuple[Hat, ...], ...] = ()
     overlays: tuple[Overlay, ...] = ()
+    DEFAULTS: ClassVar = (17, 27)
+    """LED and button of the shipped settings."""
 
     def taken(self) -> dict[int, str]:
         """GPIO number (BCM) -> what uses it, in words; of boards that cannot be told apart, what all of them use."""

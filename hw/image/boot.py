@@ -25,6 +25,7 @@ arm_64bit=1
 upstream_kernel=1
 kernel=vmlinuz
 initramfs initrd.gz followkernel
+# A microphone on the I2S bus. Remove the line where a sound HAT is on the header: the bus can have one card.
 dtoverlay=quietbox-microphone
 """
 CMDLINE = "console=tty0 console=ttyAMA0,115200 root=UUID={root} rootfstype=ext4 ro rootwait quiet loglevel=3 cma=64M "

@@ -70,11 +70,15 @@ def look() -> None:
     while not list(Path("/proc/asound").glob("card[0-9]*")) and time.monotonic() < until:
         time.sleep(0.2)
     values = found.look()
+    if words := found.conflict():
+        warn(words)
     settings.FOUND.parent.mkdir(parents=True, exist_ok=True)
     ledger.write(settings.FOUND, found.as_toml(values).encode())
     ledger.write(BOARD, f"{board}\n".encode())
-    words = [f"[{name}] {key} = {value}" for name, keys in values.items() for key, value in keys.items()]
-    print(f"first boot of {socket.gethostname()}: {', '.join(words) or 'the box selects its cards itself'}", flush=True)
+    chosen = [f"[{name}] {key} = {value}" for name, keys in values.items() for key, value in keys.items()]
+    print(
+        f"first boot of {socket.gethostname()}: {', '.join(chosen) or 'the box selects its cards itself'}", flush=True
+    )
 
 
 def _looked_at() -> str:

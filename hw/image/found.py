@@ -5,18 +5,17 @@ file says nothing. A USB microphone needs no entry: the box finds it by itself, 
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from edge.devices import cards
+from hw.board import boards, configtxt, hats, i2s
+from hw.board.pins_taken import Header
 
 ROOT = Path("/")
 MEMS = "quietboxmic"
 """The id of the card that overlays/quietbox-microphone.dts makes; it is always there, wired or not."""
 MEMS_GAIN_DB = 24.0
-PANELS = {"voicehat": (25, 23)}
-"""LED and button (BCM) of HATs that name themselves in their EEPROM, by the letters of the name: Google's Voice HAT."""
 Tables = dict[str, dict[str, object]]
 
 
@@ -30,11 +29,36 @@ def look(root: Path = ROOT) -> Tables:
         values["capture"] = {"device": MEMS, "gain_db": MEMS_GAIN_DB}
     if len(played) == 1 and played == {"Headphones"}:
         values["playback"] = {"device": "Headphones"}
-    letters = re.sub(r"[^a-z]", "", _line(root / "proc/device-tree/hat/product").lower())
-    for name, (led, button) in PANELS.items():
-        if name in letters:
-            values["panel"] = {"led": led, "button": button}
+    claims, header = _on_header(root)
+    own = [hat.card for claim in claims for hat in claim.hats if hat.inputs and hat.card in heard]
+    if own:
+        values["capture"] = {"device": own[0]}
+    led, button = header.panel()
+    if (led, button) != header.DEFAULTS:
+        values["panel"] = {"led": led, "button": button}
     return values
+
+
+def conflict(root: Path = ROOT) -> str:
+    """What else has the I2S bus beside the image's own overlay, with the fix; empty where nothing has."""
+    claims, _ = _on_header(root)
+    text = boards.config_text(boards.this_board(root))
+    mine = [one for one in configtxt.overlays(configtxt.obeyed(text, "")) if one.name in hats.OURS]
+    if not claims or not mine:
+        return ""
+    line = mine[0].setting.line
+    return (
+        f"{i2s.in_one_line(claims)}; one I2S bus has one card: remove {line} from config.txt on the card, or the other"
+    )
+
+
+def _on_header(root: Path) -> tuple[tuple[i2s.Claim, ...], Header]:
+    """(What claims the I2S bus, what is on the header)."""
+    board, products = boards.this_board(root), boards.hat_products(root)
+    text = boards.config_text(board)
+    read = boards.beside(board.config_txt) if board.config_txt else configtxt.no_files
+    claims = i2s.claims(text, board.model, read, products)
+    return claims, i2s.header(text, board.model, claims, read, products)
 
 
 def serial(root: Path = ROOT) -> str:

@@ -86,6 +86,11 @@ class Fat:
     def has(self, name: str) -> bool:
         return call("mdir", "-i", self._where, "-b", f"::{name}").returncode == 0
 
+    def read(self, name: str) -> str:
+        """A text file; empty if there is none."""
+        done = call("mtype", "-i", self._where, f"::{name}")
+        return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+
     def put(self, name: str, data: bytes) -> None:
         with tempfile.NamedTemporaryFile() as file:
             file.write(data)

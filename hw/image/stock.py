@@ -1,6 +1,6 @@
 """The product in a stock Raspberry Pi OS Lite image, for boards and systems that our own image does not fit.
 
-    hw/image/customise IMAGE --wheels DIR [-o OUT] [--microphone i2s|usb] [--settings FILE]
+    hw/image/customise IMAGE --wheels DIR [-o OUT] [--microphone i2s|usb] [--i2s-card keep|replace] [--settings FILE]
 
 Works on a copy, OUT, without loop devices and without root: mtools writes to the FAT partition, debugfs to the ext4
 one. Into the root go one archive (this checkout, the wheels, Debian packages lying beside them) and a unit that runs
@@ -34,6 +34,7 @@ from pathlib import Path
 from edge import UserError, config_file
 from edge.console import complain_of, run_main
 from edge.files import atomic
+from hw.board import i2s
 from hw.image.partitions import MADE_S, Ext4, Fat, call, check_tools, look, run
 from hw.install import packages, places, wheels
 
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     default = image.with_name(f"{image.name.removesuffix('.img').removesuffix('-quietbox')}-quietbox.img")
     out = (options.called_from / options.out).resolve() if options.out else default
     try:
-        customise(image, out, folder, options.microphone, settings)
+        customise(image, out, folder, options.microphone, settings, options.i2s_card or "")
     except UserError as error:
         complain_of(error, "customise")
     except OSError as error:
@@ -105,7 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", settings: Path | None = None) -> System:
+def customise(
+    image: Path, out: Path, folder: Path, microphone: str = "keep", settings: Path | None = None, i2s_card: str = ""
+) -> System:
     """Write ``out``: ``image`` with the product and its first-boot step, packages from ``folder``. What ``image`` was
     is returned; it stays as it is. Raises UserError.
     """
@@ -121,10 +124,13 @@ def customise(image: Path, out: Path, folder: Path, microphone: str = "keep", se
         config_file.load(settings)
     boot, root = look(image)
     system = examine(Fat(image, boot), Ext4(image, root))
+    check_bus(Fat(image, boot), microphone, i2s_card)
     say(f"{image.name}: {system.name}, {system.processor.name}, Python {system.python}, {system.free_mb} MB free")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".quietbox-") as name:
         work = Path(name)
-        archive = pack(work, folder, system, microphone, settings)
+        archive = pack(
+            work, folder, system, [*_option("microphone", microphone), *_option("i2s-card", i2s_card)], settings
+        )
         size_mb = archive.stat().st_size >> 20
         held_mb = Ext4(image, root).size(f"{PLACE}/{archive.name}") >> 20
         if system.free_mb + held_mb < size_mb + SPARE_MB:
@@ -163,8 +169,21 @@ def examine(boot: Fat, root: Ext4) -> System:
     return System(f"{name}, Raspberry Pi OS", release, python, PROCESSORS[machine], packages, root.free_mb())
 
 
-def pack(work: Path, folder: Path, system: System, microphone: str, settings: Path | None) -> Path:
-    """The archive of everything the first boot needs. Raises UserError if something is missing in ``folder``."""
+def check_bus(boot: Fat, microphone: str, i2s_card: str) -> None:
+    """Raises UserError where the installer at the first boot would have to ask, and nobody would be there to answer."""
+    claims = i2s.claims(boot.read("config.txt"), "", boot.read)
+    if i2s.decide(microphone, False, i2s_card, claims).open:
+        choice = "--i2s-card keep or --i2s-card replace decides"
+        raise UserError(f"{i2s.in_one_line(claims)}; one I2S bus has one card: {choice}")
+
+
+def _option(name: str, value: str) -> list[str]:
+    return [f"--{name}", value] if value not in ("", "keep") or (name, value) == ("i2s-card", "keep") else []
+
+
+def pack(work: Path, folder: Path, system: System, options: list[str], settings: Path | None) -> Path:
+    """The archive of everything the first boot needs; ``options`` are the installer's. Raises UserError if
+    something is missing in ``folder``."""
     ready, debs = work / "wheels", packages_wanted(folder, system)
     ready.mkdir()
     for wheel in sorted(folder.glob("*.whl")):
@@ -172,7 +191,6 @@ def pack(work: Path, folder: Path, system: System, microphone: str, settings: Pa
             shutil.copy(wheel, ready)
     shutil.copy(program(folder, work), ready)
     check_wheels(ready, folder, system)
-    options = [] if microphone == "keep" else ["--microphone", microphone]
     archive = work / "product.tar"
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
         for path in sources():
@@ -338,6 +356,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the new image (default: IMAGE-quietbox.img)")
     parser.add_argument("--microphone", choices=("i2s", "usb", "keep"), default="keep", help="as in install.sh")
+    parser.add_argument("--i2s-card", choices=("keep", "replace"), help="as in install.sh")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="initial quietbox.toml")
     parser.add_argument("--called-from", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
     return parser
