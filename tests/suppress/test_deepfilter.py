@@ -14,10 +14,12 @@ import soundfile
 from scipy.signal import resample_poly
 from signals import SOUNDS
 
-from edge import UserError
+from edge import HOP_SAMPLES, UserError
 from edge.config import VoiceConfig
 from edge.dsp.spectrum import Floats, Spectra
 from edge.dsp.voice import VoiceDecision
+from edge.suppress import open_engine
+from edge.suppress.engine import Engine
 from edge.suppress.foreign import deepfilter
 from edge.suppress.foreign.deepfilter import (
     AHEAD,
@@ -367,3 +369,21 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path, capsys: pytest.
         said = capsys.readouterr().err
         assert wanted in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_restarted_engine_gives_the_bits_of_a_new_one(made: Path) -> None:
+    """As the others in tests/tools/test_enhance_jobs.py; after loud noise that ends amid a block."""
+    sound = soundfile.read(SOUNDS / "noisy/brook_it_0dB.flac", 9_600, dtype="float32")[0]
+    noise = (0.3 * np.random.default_rng(3).standard_normal(4_000)).astype(np.float32)
+
+    def process(engine: Engine, samples: Floats) -> Floats:
+        cleaned = samples.copy()
+        for hop in cleaned.reshape(-1, HOP_SAMPLES):
+            engine.process(hop)
+        return cleaned
+
+    first, other = (open_engine("deepfilternet3", 30, str(made / "float"), required=True) for _ in range(2))
+    process(first, noise)
+    first.restart()
+    np.testing.assert_array_equal(process(first, sound), process(other, sound))
+    assert first.failure is None and first.name == "deepfilternet3"
