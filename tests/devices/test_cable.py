@@ -182,9 +182,13 @@ def test_a_cable_that_hangs_or_bursts_while_it_is_opened(without: Floats, burst:
 
 
 def test_a_cable_that_holds_up_the_box_is_left_alone(without: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cable_module, "SLOW_US", -1.0)  # every write counts as slow
     rig = Rig()
-    rig.at |= {0.1: rig.until(CableState.PLAYING), 4.0: lambda: time.sleep(0.1)}
+
+    def slow() -> None:
+        rig.until(CableState.PLAYING)()
+        monkeypatch.setattr(cable_module, "SLOW_US", -1.0)  # every write counts as slow from now on
+
+    rig.at |= {0.1: slow, 4.0: lambda: time.sleep(0.1)}
     assert np.array_equal(rig.walk(), without)
     assert sum("delays the audio path" in text for text in rig.cable_said()) == 1
     assert rig.box.cable.failures == 1
