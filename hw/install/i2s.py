@@ -91,7 +91,8 @@ def _ask(target: Target, claims: tuple[Claim, ...]) -> str:
         say(str(claim))
     say("there is one I2S bus, and it can have one card:")
     print("    keep     that card stays; the microphone has to be a USB one", flush=True)
-    print(f"    replace  switch that line off and set {MICROPHONE}", flush=True)
+    also = ", which plays to this converter as well" if all(claim.passive for claim in claims) else ""
+    print(f"    replace  switch that line off and set {MICROPHONE}{also}", flush=True)
     for _ in range(QUESTIONS):
         try:
             answer = input("keep, replace, or stop? [stop] ").strip().lower()

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_install import USB, make_root, snapshot
 
 from edge import UserError
@@ -127,6 +129,27 @@ def test_our_empty_overlay_never_keeps_an_eeprom_out() -> None:
         edited = bootconfig.edit(text, Wish(jack=True), PI4)
         assert JACK in edited and not configtxt.eeprom_disabled(configtxt.obeyed(edited, PI4)), text
     assert SCOPE in bootconfig.edit("dtoverlay=gpio-fan\n", Wish(jack=True), PI4).split("\n")
+
+
+LINES = """\
+dtoverlay= | dtoverlay=hifiberry-dac | dtoverlay=wm8960-soundcard,x | dtoverlay=spi1-2cs,cs0_pin=18 | dtoverlay=gpio-led
+[all] | [pi4] | [gpio4=1] | [none] | include a.txt | dtparam=gpio=18 | gpio=18-=op | gpio=99-1=op | dtoverlay=:,,=["""
+configs = st.lists(st.sampled_from(re.split(r" \| |\n", LINES)) | st.text(max_size=20)).map("\n".join)
+
+
+@given(configs, configs, st.sampled_from(["", PI4, PI5]))
+def test_whatever_stands_in_config_txt_switching_off_and_back_changes_nothing(
+    text: str, other: str, model: str
+) -> None:
+    found = i2s.claims(text, model, lambda name: other, ["\xff DAC"])
+    assert all("\n" not in str(claim) for claim in found)
+    off = tuple(claim.setting for claim in found if claim.setting)
+    changed = bootconfig.switch_off(text, off)
+    assert bootconfig.restore(changed) == text
+    left = [claim.setting for claim in i2s.claims(changed, model, lambda name: other) if claim.setting]
+    moved = "dtparam" in text + other  # a parameter whose overlay is off belongs to the one before
+    assert moved or all(setting.file != configtxt.NAME for setting in left)
+    i2s.header(text, model, found, lambda name: other).panel()
 
 
 # The choice.
