@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 from edge.config import SECTIONS, USB_CARD, Config
@@ -101,12 +102,15 @@ def _outputs(config: Config) -> Iterator[Conflict]:
 
 def _pins(config: Config) -> Iterator[Conflict]:
     panel = config.panel
-    for which, pin in (("led", panel.led), ("button", panel.button)):
+    pins = {"panel.led": panel.led, "panel.button": panel.button}
+    if panel.knob != "off":
+        pins |= {"panel.knob_clk": panel.knob_clk, "panel.knob_dt": panel.knob_dt}
+    for which, pin in pins.items():
         if pin in TAKEN_PINS:
-            yield (f"panel.{which}",), f"panel.{which} = {pin} is taken by {TAKEN_PINS[pin]}; try 17, 22 to 25 or 27"
-    if panel.led == panel.button != "off":
-        keys = ("panel.led", "panel.button")
-        yield keys, f"{' and '.join(keys)} are both {panel.led}; give each a pin of its own"
+            yield (which,), f"{which} = {pin} is taken by {TAKEN_PINS[pin]}; try 17, 22 to 25 or 27"
+    for keys in combinations(pins, 2):
+        if pins[keys[0]] == pins[keys[1]] != "off":
+            yield keys, f"{' and '.join(keys)} are both {pins[keys[0]]}; give each a pin of its own"
 
 
 def _remedy(entry: dataclasses.Field[Any], value: Any) -> str:

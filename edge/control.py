@@ -35,7 +35,7 @@ class Control:
         self.answers: deque[dict[str, Any]] = deque(maxlen=ANSWERS_KEPT)
         """The last ones, oldest first: ``order``, ``answer``, whether ``done``, ``token``."""
         self._report, self._complain = report, complain
-        self._in_background, self._is_busy = in_background, is_busy
+        self._in_background, self.is_busy = in_background, is_busy
         self._waiting: deque[Order] = deque()
         self._seen: dict[str, Any] | None = None
 
@@ -51,7 +51,7 @@ class Control:
                 self._complain(f"order refused: {error}")
             else:
                 self._waiting.append(order)
-        while self._waiting and not self._is_busy():
+        while self._waiting and not self.is_busy():
             self._obey(self._waiting.popleft())
         newest = self.answers[-1] if self.answers else None
         is_new, self._seen = newest is not self._seen, newest
@@ -89,18 +89,26 @@ class Control:
         return f"mute {'on' if self.box.muted else 'off'}"
 
     def _change_setting(self, order: Order) -> str:
-        """Volume or limit: the sound goes on, the new value is approached without a click."""
-        section, name = orders.SETTINGS[order.verb]
+        if isinstance(order.value, str):
+            return self.step(order.verb, orders.STEP_DB if order.value == "up" else -orders.STEP_DB)
+        return self._set(order.verb, order.value)
+
+    def step(self, verb: str, by_db: float) -> str:
+        """Change volume or limit by so many dB, as far as its range goes; returns what it came to. Not while
+        ``is_busy``: what is under way then would undo it. Raises UserError."""
+        section, name = orders.SETTINGS[verb]
+        rule = key(section, name).metadata
+        value = getattr(getattr(self.box.latest, section), name) + by_db
+        return self._set(verb, min(max(value, rule["low"]), rule["high"]))
+
+    def _set(self, verb: str, value: float) -> str:
+        """The sound goes on, the new value is approached without a click."""
+        section, name = orders.SETTINGS[verb]
         latest = self.box.latest
-        if order.verb == "volume" and not latest.has_headphones:
+        if verb == "volume" and not latest.has_headphones:
             raise NotObeyed('the volume is that of headphones, and [playback] device = "off"; a cable has full level')
-        value = order.value
-        if isinstance(value, str):
-            rule = key(section, name).metadata
-            value = latest.playback.volume_db + (orders.STEP_DB if value == "up" else -orders.STEP_DB)
-            value = min(max(value, rule["low"]), rule["high"])
         self.box.reload(with_value(latest, section, name, value))
-        return f"{order.verb} {value:g} dB"
+        return f"{verb} {value:g} dB"
 
     def _change_engine(self, order: Order) -> str:
         """The engine that was named, or none: only the settings may ask for one that falls back."""

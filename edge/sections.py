@@ -268,7 +268,7 @@ class BoxConfig:
 
 @dataclass(frozen=True)
 class PanelConfig:
-    """LED and button."""
+    """LED, button and knob."""
 
     led: int | str = key(17, "GPIO number (BCM) of the LED", low=2, high=27, choices=("off",))
     led_lit: str = key("high", "pin level that lights the LED", choices=("high", "low"))
@@ -278,6 +278,20 @@ class PanelConfig:
     )
     long_press_ms: float = key(
         800.0, "a press this long mutes; a shorter one turns bypass on or off", unit="ms", low=300, high=5000
+    )
+    knob: str = key(
+        "off",
+        "what a rotary encoder on two pins changes while the box runs: 1.5 dB a detent, clockwise up; off: none",
+        choices=("off", "volume", "limit"),
+    )
+    knob_clk: int = key(
+        24,
+        "GPIO number (BCM) of the encoder's terminal CLK, A on a bare one; swap the two if it turns the wrong way",
+        low=2,
+        high=27,
+    )
+    knob_dt: int = key(
+        25, "GPIO number (BCM) of its terminal DT, or B; the third, GND or C, goes to ground", low=2, high=27
     )
     backend: str = key(
         "auto",

@@ -21,6 +21,7 @@ from edge.devices.alsa import open_pcm
 from edge.devices.cards import port_of
 from edge.devices.pcm import OpenPcm
 from edge.journal import Journal, notify
+from edge.knob import Knob
 from edge.net.log_limit import LogLimit
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
 from hw.board import boards
@@ -73,6 +74,11 @@ class Service:
             in_background=self._in_background,
             is_busy=lambda: self._reloading,
         )
+        self._knob = Knob(
+            self._control,
+            report=lambda words: self._commands.append((words, "knob")),
+            complain=LogLimit(lambda words: self._journal.report(words, "order")),
+        )
         self.panel = self._new_panel(config)
         self._state: State | None = None
         self._progress_fed = self.box.progress
@@ -105,7 +111,7 @@ class Service:
             if self._reload and not self._reloading:
                 self._reload = False
                 self._in_background(self._reload_settings)
-            obeyed = self._take_orders()
+            obeyed = self._take_orders() | self._knob.take(now)
             changed = self._report_changes() or obeyed
             if changed or now >= next_status:  # so that nobody who waits for the box waits for the next second
                 next_status = now + STATUS_S
@@ -130,6 +136,7 @@ class Service:
         led_off.start()
         over = time.monotonic() + JOIN_S
         audio.join(JOIN_S)
+        self._knob.finish()
         self._report_events()
         self._report_statistics(of_all=True)
         if audio.is_alive():
@@ -248,6 +255,7 @@ class Service:
             short=lambda: self.toggle_bypass("button"),
             long=lambda: self.toggle_mute("button"),
             report=lambda sentence: self._journal.report(sentence, "panel"),
+            turn=lambda detents: self._knob.turned(detents),
         )
 
     # Reports.

@@ -1,4 +1,4 @@
-"""The GPIO process: LED and button over the module RPi.GPIO, whoever provides it. ``hw.board.pins`` starts it."""
+"""The GPIO process: LED, button and knob over the module RPi.GPIO, whoever provides it. ``hw.board.pins`` starts it."""
 
 import contextlib
 import importlib
@@ -14,6 +14,7 @@ from typing import Any
 
 from edge.realtime import request_realtime_priority
 from hw.board import boards
+from hw.board.knob import Contacts
 from hw.board.pins import PanelError, Wiring
 
 TICK_S = 0.02
@@ -23,7 +24,7 @@ PWM_HZ = 100
 
 
 def serve(descriptor: int, priority: int = 0, **wires: Any) -> None:
-    """The whole process: sets the LED as ordered, reports the button, ends when the other side closes the connection.
+    """The whole process: sets the LED as ordered, reports button and knob, until the other side closes the connection.
 
     ``priority``: of SCHED_FIFO, once the library is loaded; 0 asks for none.
     """
@@ -59,16 +60,25 @@ def _report(error: Exception) -> None:
 def _serve(link: socket.socket, pins: "RpiPins") -> None:
     """Until the other side closes; may raise PanelError, and OSError if it closes in the middle of a message."""
     link.send(pins.name.encode())
-    share = 0.0
-    sent, sent_s = None, 0.0
+    share, detents = 0.0, 0
+    sent, sent_s, due_s = None, 0.0, 0.0
     while True:
-        select.select([link], [], [], TICK_S)
+        ready, _, _ = select.select([link.fileno(), *pins.alarms], [], [], pins.wait_s)
         with contextlib.suppress(BlockingIOError):
             while order := link.recv(16):
                 share = int(order) / 100
             return
+        now_s = time.monotonic()
+        detents += pins.turned(now_s)
+        if now_s < due_s and link.fileno() not in ready:
+            continue
+        due_s = now_s + TICK_S
         pins.light(share)
-        pressed, now_s = pins.pressed(), time.monotonic()
+        pressed = pins.pressed()
+        if detents:
+            with contextlib.suppress(BlockingIOError):
+                link.send(f"t{detents}".encode())
+                detents = 0
         if pressed is not sent or now_s - sent_s > ALIVE_S:
             with contextlib.suppress(BlockingIOError):
                 link.send(b"1" if pressed else b"0")
@@ -76,13 +86,15 @@ def _serve(link: socket.socket, pins: "RpiPins") -> None:
 
 
 class RpiPins:
-    """``Pins`` over the module RPi.GPIO, whoever provides it."""
+    """The pins over the module RPi.GPIO, whoever provides it."""
 
     def __init__(self, wiring: Wiring) -> None:
         self._led, self._button = wiring.led, wiring.button
         self._lit_high, self._pressed_high = wiring.led_lit == "high", wiring.button_pull == "down"
         self._share: float | None = None
         self._pwm: Any = None
+        self._knob: Contacts | None = None
+        self._knob_pins = f"GPIO {wiring.knob_clk} or {wiring.knob_dt}"
         step = "the GPIO library does not load"
         try:
             warnings.simplefilter("ignore")
@@ -96,6 +108,9 @@ class RpiPins:
             if self._button != "off":
                 step = f"GPIO {self._button} is refused for the button"
                 gpio.setup(self._button, gpio.IN, pull_up_down=gpio.PUD_DOWN if self._pressed_high else gpio.PUD_UP)
+            if isinstance(wiring.knob_clk, int) and isinstance(wiring.knob_dt, int):
+                step = f"{self._knob_pins} is refused for the knob"
+                self._knob = Contacts(gpio, wiring.knob_clk, wiring.knob_dt)
         except Exception as error:
             self.close()
             raise PanelError(_explain(step, error)) from None
@@ -124,10 +139,29 @@ class RpiPins:
         except Exception as error:
             raise PanelError(_explain(f"GPIO {self._button} fails", error)) from None
 
+    @property
+    def alarms(self) -> list[int]:
+        """Descriptors that become readable when the knob is touched."""
+        return self._knob.alarms if self._knob else []
+
+    @property
+    def wait_s(self) -> float:
+        """The longest time to the next ``turned``."""
+        return self._knob.wait_s if self._knob else TICK_S
+
+    def turned(self, now_s: float) -> int:
+        """Detents of the knob since the last call, clockwise positive."""
+        try:
+            return self._knob.read(now_s) if self._knob else 0
+        except Exception as error:
+            raise PanelError(_explain(f"{self._knob_pins} fails", error)) from None
+
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self.light(0.0)
             self._gpio.cleanup()
+        if self._knob:
+            self._knob.close()
 
     def _level(self, lit: bool) -> int:
         return int(lit == self._lit_high)

@@ -1,4 +1,4 @@
-"""The panel's two pins: the contract, the back-end for tests, and the real GPIO in a process of its own (our side).
+"""The panel's pins: the contract, the back-end for tests, and the real GPIO in a process of its own (our side).
 
 ``RPi.GPIO`` is the interface; rpi-lgpio provides it on every board, the package RPi.GPIO on old ones. It runs in a
 process of its own (``hw.board.gpio``), because lgpio keeps Python's lock during each call into the kernel and moves the
@@ -43,6 +43,15 @@ class Wiring:
     button: int | str
     button_pull: str
     """"up": the button connects its pin to ground; "down": to 3.3 V."""
+    knob_clk: int | str = "off"
+    knob_dt: int | str = "off"
+    """The contacts of the rotary encoder, A and B."""
+
+    @property
+    def pins(self) -> tuple[int, ...]:
+        """Those that are wanted."""
+        named = (self.led, self.button, self.knob_clk, self.knob_dt)
+        return tuple(pin for pin in named if isinstance(pin, int))
 
 
 class PanelSettings(Protocol):
@@ -59,12 +68,19 @@ class PanelSettings(Protocol):
     @property
     def long_press_ms(self) -> float: ...
     @property
+    def knob(self) -> str: ...
+    @property
+    def knob_clk(self) -> int: ...
+    @property
+    def knob_dt(self) -> int: ...
+    @property
     def backend(self) -> str: ...
 
 
 def wiring(settings: PanelSettings) -> Wiring:
     """The part of the settings that the GPIO process needs."""
-    return Wiring(settings.led, settings.led_lit, settings.button, settings.button_pull)
+    knob = (settings.knob_clk, settings.knob_dt) if settings.knob != "off" else ("off", "off")
+    return Wiring(settings.led, settings.led_lit, settings.button, settings.button_pull, *knob)
 
 
 class PanelError(Exception):
@@ -76,7 +92,7 @@ class NoLibrary(PanelError):
 
 
 class Pins(Protocol):
-    """The two pins. Everything here may raise PanelError, after which they must be opened anew."""
+    """The pins. Everything here may raise PanelError, after which they must be opened anew."""
 
     name: str
     """What is behind them, in words."""
@@ -87,6 +103,10 @@ class Pins(Protocol):
 
     def pressed(self) -> bool: ...
 
+    def turned(self) -> int:
+        """Detents of the knob since the last call, clockwise positive."""
+        ...
+
     def close(self) -> None:
         """Leave the LED dark; never raises."""
         ...
@@ -96,12 +116,13 @@ OpenPins = Callable[[PanelSettings], Pins]
 
 
 def open_pins_for(settings: PanelSettings) -> OpenPins:
-    """The one place that chooses what is behind the two pins."""
+    """The one place that chooses what is behind the pins."""
     return FakePins if settings.backend == "fake" else PinsApart
 
 
 class FakePins:
-    """A shipped back-end for tests: ``press`` and ``release`` are the finger, ``log`` the eye, ``fail`` a bad joint."""
+    """A shipped back-end for tests: ``press``, ``release`` and ``turn`` are the hand, ``log`` the eye, ``fail`` a bad
+    joint."""
 
     def __init__(self, settings: PanelSettings) -> None:
         self.name = "nothing: simulated for tests"
@@ -109,6 +130,7 @@ class FakePins:
         """(monotonic time in s, brightness 0 to 1) at each change."""
         self.closed = False
         self._pressed = False
+        self._turns: deque[int] = deque()
         self._broken = ""
 
     def press(self) -> None:
@@ -116,6 +138,10 @@ class FakePins:
 
     def release(self) -> None:
         self._pressed = False
+
+    def turn(self, detents: int) -> None:
+        """Clockwise positive."""
+        self._turns.append(detents)
 
     def fail(self, why: str) -> None:
         """From now on every call fails."""
@@ -132,13 +158,19 @@ class FakePins:
             raise PanelError(self._broken)
         return self._pressed
 
+    def turned(self) -> int:
+        if self._broken:
+            raise PanelError(self._broken)
+        return sum(self._turns.popleft() for _ in range(len(self._turns)))
+
     def close(self) -> None:
         self.log.append((time.monotonic(), 0.0))
         self.closed = True
 
 
 class PinsApart:
-    """Pins in a process of their own. A percentage goes over, "0" and "1" come back: the button, as it is."""
+    """Pins in a process of their own. A percentage goes over; back come "0" and "1", the button as it is, and "t3" or
+    "t-3", the knob's detents since the last such message."""
 
     def __init__(self, settings: PanelSettings) -> None:
         """Raises PanelError if there is no GPIO, before any process is started for it if possible."""
@@ -171,6 +203,7 @@ class PinsApart:
                 raise PanelError(f"its process does not start ({error.strerror})") from None
         self._link = ours
         self._pressed = False
+        self._detents = 0
         self._sent = b""
         self._received_s = time.monotonic()
         self.name = ""
@@ -190,11 +223,22 @@ class PinsApart:
             self._sent = order
 
     def pressed(self) -> bool:
+        self._receive_all()
+        return self._pressed
+
+    def turned(self) -> int:
+        self._receive_all()
+        detents, self._detents = self._detents, 0
+        return detents
+
+    def _receive_all(self) -> None:
         while message := self._receive():
-            self._pressed = message == "1"
+            if message.startswith("t"):
+                self._detents += int(message[1:])
+            else:
+                self._pressed = message == "1"
         if time.monotonic() - self._received_s > SILENCE_S:
             raise PanelError(f"the GPIO library hangs (no answer for {SILENCE_S:.0f} s)")
-        return self._pressed
 
     def close(self) -> None:
         """A process that does not end within PARTING_S is killed; one that the kernel holds is left behind."""

@@ -111,6 +111,7 @@ def everything(files: dict[str, str]) -> Config:
         ("antinoise", "calibration", files["one.npz"]),
         ("howl", "on", True),
         ("cable", "device", "Loopback"),
+        ("panel", "knob", "volume"),
         ("remote", "server_key", files["one.public"]),
         ("remote", "key_file", files["one.key"]),
         ("bridge", "key_file", files["one.key"]),

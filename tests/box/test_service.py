@@ -97,7 +97,7 @@ config = replace(
     capture=replace(config.capture, device="Mic"),
     playback=replace(config.playback, device="Jack"),
     suppress=replace(config.suppress, engine="off"),
-    panel=replace(config.panel, backend="fake"),
+    panel=replace(config.panel, backend="fake", knob="volume"),
 )
 service = Service(lambda: config, Journal(sys.argv[1]), opener(microphone, jack))
 
@@ -219,6 +219,17 @@ def test_the_watchdog_is_fed_while_the_box_waits_for_a_card_and_can_look_for_it(
     faked.process.terminate()
     assert faked.process.wait(5) == 1
     assert faked.records("hang")
+
+
+def test_the_knob_is_obeyed_at_once_and_reported_once_a_turn(faked: Faked, tmp_path: Path) -> None:
+    faked.running()
+    faked.until(lambda: any("volume knob" in entry["MESSAGE"] for entry in faked.records("panel")))
+    faked.order("[service.panel.pins.turn(-1) or time.sleep(0.05) for _ in range(4)]")
+    faked.until(lambda: len(faked.records("order")) == 1)
+    faked.order("service.panel.pins.turn(2); time.sleep(0.3); service._stopping.set()")
+    assert faked.process.wait(10) == 0
+    received = [(entry["MESSAGE"], entry["QUIETBOX_SOURCE"]) for entry in faked.records("order")]
+    assert received == [("volume -26 dB, by knob", "knob"), ("volume -23 dB, by knob", "knob")]
 
 
 def test_button_and_signal_do_the_same_and_the_journal_knows_which(faked: Faked) -> None:

@@ -124,12 +124,14 @@ class Bench:
         self.look = LedPattern.LIT
         self.pressed: list[str] = []
         self.said: list[str] = []
+        self.turns: list[int] = []
         self.panel = Panel(
             settings,
             lambda: self.look,
             lambda: self.pressed.append("short"),
             lambda: self.pressed.append("long"),
             self.said.append,
+            turn=self.turns.append,
             **more,  # type: ignore[arg-type]
         )
 
@@ -209,6 +211,17 @@ def test_a_stuck_button_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stuck" in bench.said[1] and len(bench.said) == 2
 
 
+def test_the_fake_has_a_knob_even_without_led_and_button() -> None:
+    with Bench(PanelConfig(backend="fake", led="off", button="off", knob="limit")) as bench:
+        bench.fake.turn(3)
+        until(lambda: bench.turns == [3])
+        bench.fake.turn(-1)
+        until(lambda: bench.turns == [3, -1])
+    assert bench.said == [
+        "panel: no LED, no button, limit knob on GPIO 24 and 25, through nothing: simulated for tests"
+    ]
+
+
 @pytest.mark.parametrize("settings", [PanelConfig(backend="off"), PanelConfig(led="off", button="off")])
 def test_nothing_wanted_nothing_started(settings: PanelConfig) -> None:
     with Bench(settings) as bench:
@@ -219,9 +232,9 @@ def test_nothing_wanted_nothing_started(settings: PanelConfig) -> None:
 # The real thing, with a library that does what the test says.
 
 LIBRARY = """
-import ctypes, os, pathlib, time
+import ctypes, os, pathlib, threading, time
 HERE = pathlib.Path(__file__).parent
-BCM, OUT, IN, PUD_DOWN, PUD_UP = 11, 0, 1, 21, 22
+BCM, OUT, IN, PUD_DOWN, PUD_UP, BOTH = 11, 0, 1, 21, 22, 33
 VERSION = "9.9"
 def ordered(what):
     file = HERE / what
@@ -253,7 +266,20 @@ def output(pin, value):
     level = value
 def input(pin):
     trouble("input")
+    if pin in (24, 25):
+        return int((ordered("contacts") or "11")[pin - 24])
     return int(ordered("pin") or 1)
+def add_event_detect(pin, edge, callback):
+    trouble("edges")
+    log("edges", pin)
+    def watch():
+        while True:
+            if ordered("contacts") != seen[0]:
+                seen[0] = ordered("contacts")
+                callback(pin)
+            time.sleep(0.001)
+    seen = [""]
+    threading.Thread(target=watch, daemon=True).start()
 class PWM:
     def __init__(self, pin, hz): self.hz = hz
     def start(self, duty):
@@ -342,6 +368,30 @@ def test_only_one_of_the_two(library: Library) -> None:
         library.order("pin", "0")
         time.sleep(0.2)
     assert bench.said[0].startswith("panel: no LED, button on GPIO 27")
+
+
+@pytest.mark.parametrize("trouble", ["", "edges:Failed to add edge detection"])
+def test_a_knob_through_the_library_with_edges_and_without(library: Library, trouble: str) -> None:
+    library.order("trouble", trouble)
+    with Bench(PanelConfig(knob="volume")) as bench:
+        until(lambda: library.log()[-1:] == ["level 1"])
+        for levels in ("01", "00", "10", "11", "01", "00", "01", "11", "10", "00", "01", "11", "10", "00", "01", "11"):
+            library.order("contacts", levels)
+            time.sleep(0.03)  # a busy machine
+        until(lambda: len(bench.turns) >= 3 or sum(bench.turns) == -1)
+        assert bench.turns == [1, -1, -1]
+        library.order("pin", "0")
+        until(lambda: bench.pressed == ["long"])
+    assert [line for line in library.log() if line.startswith("setup 2")][-2:] == ["setup 24 in up", "setup 25 in up"]
+    assert bench.said[0].startswith("panel: LED on GPIO 17, button on GPIO 27, volume knob on GPIO 24 and 25, through")
+    assert len(bench.said) == 1
+
+
+def test_a_knob_whose_pin_fails_is_named(library: Library) -> None:
+    library.order("trouble", "input:unplugged")
+    with Bench(PanelConfig(button="off", knob="volume")) as bench:
+        until(lambda: len(bench.said) > 1)
+    assert bench.said[1] == "panel: no LED, no button and no knob, GPIO 24 or 25 fails (unplugged)"
 
 
 @pytest.mark.parametrize("where", ["setup", "input"])
@@ -537,11 +587,13 @@ def test_pins_held_by_somebody_else(simulated: Path) -> None:
 # The settings.
 
 
-@pytest.mark.parametrize("which", ["led", "button"])
+@pytest.mark.parametrize("which", ["led", "button", "knob_clk", "knob_dt"])
 @pytest.mark.parametrize("pin", range(-1, 60))
 def test_a_pin_is_either_free_or_refused_in_one_line(which: str, pin: int) -> None:
-    other = "button" if which == "led" else "led"
-    text = f'[panel]\n{which} = {pin}\n{other} = "off"'
+    others = {"led": '"off"', "button": '"off"', "knob_clk": 3 if pin != 3 else 4, "knob_dt": 5 if pin != 5 else 6}
+    text = "\n".join(
+        ["[panel]", 'knob = "volume"', *(f"{key} = {value}" for key, value in (others | {which: pin}).items())]
+    )
     if 2 <= pin <= 27 and pin not in (12, 13, 16, 18, 19, 20, 21):
         assert getattr(parse(text).panel, which) == pin
         return
@@ -554,6 +606,11 @@ def test_two_cannot_share_a_pin_but_both_can_be_off() -> None:
     with pytest.raises(BadConfig, match=r"panel.led and panel.button are both 22"):
         parse("[panel]\nled = 22\nbutton = 22")
     assert parse('[panel]\nled = "off"\nbutton = "off"').panel.led == "off"
+    with pytest.raises(BadConfig, match=r"panel.button and panel.knob_dt are both 25"):
+        parse('[panel]\nbutton = 25\nknob = "limit"')
+    with pytest.raises(BadConfig, match=r"panel.knob_clk and panel.knob_dt are both 22"):
+        parse('[panel]\nknob = "limit"\nknob_clk = 22\nknob_dt = 22')
+    assert parse("[panel]\nbutton = 25").panel.button == 25, "without a knob its pins are free"
 
 
 # The drawing and its text.

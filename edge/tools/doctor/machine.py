@@ -67,8 +67,8 @@ def panel(context: Context) -> Iterator[Finding]:
     package, why = boards.gpio_package(context.board)
     chips = sorted(chip.name for chip in context.dev.glob("gpiochip*"))
     figures: dict[str, Any] = {"package": package, "why": why, "chips": chips}
-    check, without = "light and button", "the box works without light and button"
-    if settings.backend == "off" or (settings.led, settings.button) == ("off", "off"):
+    check, without = "light and button", "the box works without light, button and knob"
+    if settings.backend == "off" or not pins.wiring(settings).pins:
         yield Finding(check, OK, "switched off in the settings", figures=figures)
     elif not chips and not context.board.is_pi:
         yield Finding(check, OK, f"no GPIO here; {without}", figures=figures)
