@@ -73,7 +73,7 @@ TAKEN_PINS = {
     16: "the amplifier switch of the I2S overlay",
     **dict.fromkeys((18, 19, 20, 21), "I2S, the microphone"),
 }
-"""GPIO number (BCM) -> what uses it, the same on every model's header; neither LED nor button may be there."""
+"""GPIO number (BCM) -> what uses it, the same on every model's header; no LED, button or knob may be there."""
 
 _BY_CODE = {model.type_code: model for model in MODELS}
 _LONGEST_FIRST = sorted(MODELS, key=lambda model: -len(model.begins))

@@ -641,8 +641,16 @@ def test_the_wiring_table_is_right_and_agrees_with_the_settings() -> None:
             assert (name == "ground" and pin in GROUNDS) or (name == "3.3 V" and pin in VOLTS), (name, pin)
     assert len({pin for pin, _ in wires.values()}) == len(wires), "one wire a pin"
     settings = PanelConfig()
-    by_part = {part: name for (part, _), (_, name) in wires.items() if name.startswith("GPIO") and part != "microphone"}
-    assert by_part == {"LED": f"GPIO {settings.led}", "button": f"GPIO {settings.button}"}
+    by_part = [
+        (part, name) for (part, _), (_, name) in wires.items() if name.startswith("GPIO") and part != "microphone"
+    ]
+    led, button, clk, dt = settings.led, settings.button, settings.knob_clk, settings.knob_dt
+    assert by_part == [
+        ("LED", f"GPIO {led}"),
+        ("button", f"GPIO {button}"),
+        *(("knob", f"GPIO {n}") for n in (clk, dt)),
+    ]
+    assert wires["knob", "CLK"][1] == f"GPIO {clk}"
 
 
 def test_the_taken_pins_are_those_the_settings_refuse() -> None:
