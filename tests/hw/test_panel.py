@@ -11,6 +11,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machine import wait_for as until
 
-from edge.config import PanelConfig
+from edge.config import Config, PanelConfig
 from edge.config_file import BadConfig, parse
+from edge.tools.doctor import machine
+from edge.tools.doctor.context import Context
 from hw.board import led, panel, pins
 from hw.board.button import Button
 from hw.board.led import LedPattern, brightness
@@ -701,3 +704,14 @@ def test_the_gpio_process_is_no_real_time_process() -> None:
         time.sleep(0.02)
     panel.stop()
     assert reported == [os.SCHED_FIFO, os.SCHED_OTHER]
+
+
+def test_the_doctor_tries_a_knob_even_without_led_and_button(library: Library) -> None:
+    context = Context()
+    context.board = replace(context.board, is_pi=True)
+    context.config = replace(Config(), panel=PanelConfig(led="off", button="off", knob="volume"))
+    (row,) = machine.panel(context)
+    assert row.found.startswith("no LED, no button, volume knob on GPIO 24 and 25, through RPi.GPIO 9.9")
+    context.config = replace(Config(), panel=PanelConfig(led="off", button="off"))
+    (row,) = machine.panel(context)
+    assert row.found == "switched off in the settings"
