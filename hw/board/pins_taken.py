@@ -119,20 +119,26 @@ class Header:
         "off".
         """
         own_led, own_button = self._own("led"), self._own("button")
-        rows = [hat for group in self.groups for hat in group]
-        used = set(self.taken()) | {pin for hat in rows for pin in hat.takes} | set(models.TAKEN_PINS)
-        free = [pin for pin in FREE_FIRST if pin not in used]
+        free = self.free()
         first = own_led or _free(led, free, own_button or button)
         return first, own_button or _free(button, free, first)
 
-    def collisions(self, led: int | str, button: int | str) -> dict[str, str]:
-        """ "led" and "button" -> what has the pin; the board's own LED and button are the box's to use."""
+    def free(self) -> list[int]:
+        """The pins that nothing uses, whichever boards these are, the best first."""
+        rows = [hat for group in self.groups for hat in group]
+        used = set(self.taken()) | {pin for hat in rows for pin in hat.takes} | set(models.TAKEN_PINS)
+        return [pin for pin in FREE_FIRST if pin not in used]
+
+    def collisions(self, led: int | str, button: int | str, **others: int | str) -> dict[str, str]:
+        """The names of those that are taken, "led" and "button" among them -> what has the pin; the board's own LED and
+        button are the box's to use.
+        """
         taken = self.taken()
-        pins = {"led": led, "button": button}
+        pins = {"led": led, "button": button, **others}
         return {
             name: taken[pin]
             for name, pin in pins.items()
-            if isinstance(pin, int) and pin in taken and pin != self._own(name)
+            if isinstance(pin, int) and pin in taken and (name in others or pin != self._own(name))
         }
 
     def _own(self, name: str) -> int | None:

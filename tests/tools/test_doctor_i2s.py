@@ -59,6 +59,19 @@ def test_pins_of_light_and_button(tmp_path: Path) -> None:
     assert not list(i2s.pins(context))
 
 
+def test_pins_of_the_knob(tmp_path: Path) -> None:
+    context = pi(tmp_path, "dtoverlay=rotary-encoder,pin_a=24,pin_b=25\n")
+    assert not list(i2s.pins(context)), "without a knob its pins are anybody's"
+    context.config = Config(panel=PanelConfig(knob="volume"))
+    clk, dt = i2s.pins(context)
+    assert (clk.check, dt.check) == ("pin of the knob_clk", "pin of the knob_dt")
+    assert "GPIO 24 is taken by dtoverlay=rotary-encoder" in clk.found
+    assert (clk.fix, dt.fix) == ("set [panel] knob_clk = 22", "set [panel] knob_dt = 23")
+    context = pi(tmp_path, "dtoverlay=sdio\ndtoverlay=smi\n")
+    context.config = Config(panel=PanelConfig(led="off", button="off", knob="volume"))
+    assert {row.fix for row in i2s.pins(context)} == {'set [panel] knob = "off"'}
+
+
 def test_a_missing_microphone_names_the_card_that_has_the_bus(tmp_path: Path) -> None:
     fix = cards.find_card(pi(tmp_path, WM8960), "capture", "auto").fix
     assert "line 1: dtoverlay=wm8960-soundcard" in fix and 'device = "wm8960soundcard"' in fix

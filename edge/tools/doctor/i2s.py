@@ -1,4 +1,4 @@
-"""The one I2S bus, and the pins of LED and button: what else on the header has them."""
+"""The one I2S bus, and the pins of LED, button and knob: what else on the header has them."""
 
 from collections.abc import Iterator
 
@@ -28,16 +28,18 @@ def bus(context: Context) -> Iterator[Finding]:
 
 
 def pins(context: Context) -> Iterator[Finding]:
-    """A row only where the LED's or the button's pin is taken."""
+    """A row only where a pin of LED, button or knob is taken."""
     settings, header = context.config.panel, on_header(context)
     if not context.board.is_pi or settings.backend in ("off", "fake"):
         return
     led, button = header.panel(settings.led, settings.button)
-    better = {"led": led, "button": button}
-    for name, by in header.collisions(settings.led, settings.button).items():
-        value = f'"{better[name]}"' if isinstance(better[name], str) else better[name]
-        words = f"GPIO {getattr(settings, name)} is taken by {by}"
-        yield Finding(f"pin of the {name}", WARN, words, f"set [panel] {name} = {value}")
+    knob = {} if settings.knob == "off" else {"knob_clk": settings.knob_clk, "knob_dt": settings.knob_dt}
+    better: dict[str, int | str] = {"led": led, "button": button}
+    left = (pin for pin in header.free() if pin not in (led, button, *knob.values()))
+    for name, by in header.collisions(settings.led, settings.button, **knob).items():
+        pin = better[name] if name in better else next(left, None)
+        fix = f"set [panel] {name} = {pin!r}".replace("'", '"') if pin is not None else 'set [panel] knob = "off"'
+        yield Finding(f"pin of the {name}", WARN, f"GPIO {getattr(settings, name)} is taken by {by}", fix)
 
 
 def claims(context: Context) -> tuple[i2s.Claim, ...]:
