@@ -21,6 +21,7 @@ from edge.console import run_main
 from edge.files import atomic
 from edge.tools import preset, tables
 from edge.tools.enhance import enhance_samples
+from models.command import need, status_of
 from models.measures import dnsmos, level_change_db, pauses, pesq_wb, stoi
 
 SOUNDS = Path(__file__).parents[1] / "tests" / "sounds"
@@ -29,15 +30,21 @@ FIGURES = ("PESQ", "STOI", "DNSMOS OVRL", "noise removed in pauses dB", "speech 
 
 
 def main() -> int:
-    """Measure, print, and put the figures beside the presets."""
+    """0, or 2 after one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m quant.presets", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "presets", nargs="*", type=Path, metavar="FILE", help="presets of yours (default: those shipped)"
     )
     options = parser.parse_args()
+    return status_of(lambda: run(options.presets), "presets")
+
+
+def run(presets: list[Path]) -> None:
+    """Measure, print, and put the figures beside the presets; raises UserError."""
+    need("evaluate", "pesq", "pystoi", "speechmos", "onnxruntime")
     if not SOUNDS.is_dir():
         raise UserError(f"{SOUNDS} is missing: this runs in a checkout, where the test recordings lie")
-    paths = options.presets or sorted(preset.SHIPPED.glob("*.toml"))
+    paths = presets or sorted(preset.SHIPPED.glob("*.toml"))
     table = Table(title="presets on the test recordings", title_justify="left")
     for name in ("preset", "recording", *FIGURES):
         table.add_column(name, justify="left" if name in ("preset", "recording") else "right")
@@ -48,7 +55,6 @@ def main() -> int:
             table.add_row(found.name, recording, *(f"{values[name]:g}" for name in FIGURES))
         keep(path, figures)
     tables.show(table)
-    return 0
 
 
 def measured(chosen: preset.Preset) -> dict[str, dict[str, float]]:

@@ -31,6 +31,7 @@ REQUESTS = {
     "quant.distil": ("quantize,train", f"--teacher dsp --noisy {PAIRS} --init {WEIGHTS} --out new"),
     "quant.evaluate": ("evaluate", f"--pairs {PAIRS} --engines dsp"),
     "quant.export": ("quantize,train", f"--weights {WEIGHTS} --out new.onnx"),
+    "quant.presets": ("evaluate", ""),
     "quant.prune": ("quantize,train", f"--weights {WEIGHTS} --shape {{}} --out new.pt"),
     "quant.quantize": ("quantize", "--model m.onnx --out new.onnx"),
     "quant.ulunas": ("evaluate,train", f"m.onnx {PAIRS}/noisy/NOWHERE.flac"),
