@@ -5,13 +5,14 @@ import subprocess
 import pytest
 
 from edge.cli import main
-from edge.tools.completion import SHELLS, made, path_of
+from edge.tools.completion import SHELLS, path_of
+from edge.write_completion import made
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_what_ships_is_of_todays_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
-    assert capsys.readouterr().out == made(shell), "python -m edge.tools.completion"
+    assert capsys.readouterr().out == made(shell), "python -m edge.write_completion"
 
 
 @pytest.mark.parametrize(
