@@ -4,6 +4,7 @@
 
 plays `tests/sounds/noisy/rain_en_5dB.flac` (or any pair named) into a user-space sound card, lets `quietbox run` clean
 it, records what it plays, and leaves the sound, a picture and a table.
+docs/pictures/before-after.png is its picture.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from edge.console import run_main
 from edge.dsp.highpass import HighPass
 from edge.dsp.spectrum import Floats
 from edge.tools.tables import show
+from hw.prove import spectrogram
 from hw.virtual.rigs import NoVirtualSound, PacedRig
 from models.measures import si_sdr_db
 
@@ -125,23 +127,18 @@ def measured_latency(folder: Path) -> dict[str, Any]:
     return found
 
 
-def picture(path: Path, noisy: Floats, enhanced: Floats) -> None:
-    """Spectrograms before and after, one above the other."""
-    import matplotlib
+def picture(path: Path, pair: str, clean: Floats, noisy: Floats, enhanced: Floats) -> None:
+    """Spectrograms of the clean voice, of the microphone and of the headphones, one below the other, with a caption."""
+    rows = {"clean voice": clean, "microphone: the voice in noise": noisy, "headphones: the output": enhanced}
+    spectrogram.draw(path, rows, caption(pair), stacked=True)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, rows = pyplot.subplots(2, 1, sharex=True, figsize=(10, 6), layout="constrained")
-    for row, sound, title in zip(rows, (noisy, enhanced), ("microphone", "jack"), strict=True):
-        _, _, _, image = row.specgram(
-            sound + 1e-9, NFFT=512, Fs=RATE_HZ, noverlap=384, vmin=-130, vmax=-40, cmap="magma"
-        )
-        row.set(title=title, ylabel="Hz")
-    rows[-1].set_xlabel("s")
-    figure.colorbar(image, ax=rows, label="dB")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+def caption(pair: str) -> str:
+    """What the picture of one of tests/sounds shows."""
+    return (
+        f"{pair} through the running box. Bright is loud, on one scale for all rows. "
+        "Between the words the output is dark, as the clean voice is: there the noise was removed."
+    )
 
 
 def table(outcome: Outcome, status: dict[str, Any], latency: dict[str, Any]) -> Table:
@@ -187,7 +184,7 @@ def main() -> int:
             print(f"demo: {error}", file=sys.stderr)
             return 1
     soundfile.write(options.out / "enhanced.wav", enhanced, RATE_HZ, "PCM_16")
-    picture(options.out / "spectrogram.png", noisy, enhanced)
+    picture(options.out / "spectrogram.png", options.pair, clean, noisy, enhanced)
     show(table(judge(clean, noisy, enhanced), status, latency))
     print(f"{options.out}/enhanced.wav and {options.out}/spectrogram.png")
     return 0

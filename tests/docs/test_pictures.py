@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hw.board.led import DIM, LedPattern, brightness
+from hw.prove import demo, spectrogram
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs/pictures"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,3 +51,12 @@ def test_the_packages_are_drawn_in_the_order_of_the_import_rule() -> None:
         rows = [{drawn[name] for name in re.split(r" [|:] ", layer) if name in drawn} for layer in layers]
         heights = [height for row in rows for height in row]
         assert heights == sorted(heights) and sum(map(len, rows)) >= least - 3
+
+
+def test_the_demonstration_s_picture_is_the_one_that_it_draws() -> None:
+    """Three rows and a caption, 750 pixels wide: 8 point letters are 11 pixels high on a phone."""
+    from PIL import Image
+
+    with Image.open(PICTURES / "before-after.png") as picture:
+        assert picture.info["Description"] == demo.caption("rain_en_5dB")
+        assert picture.width == round(spectrogram.WIDTH_IN * spectrogram.DOTS_PER_INCH) and picture.height > 600
