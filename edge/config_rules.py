@@ -96,6 +96,8 @@ def _outputs(config: Config) -> Iterator[Conflict]:
         yield devices[1:], "cable.device cannot be auto; name a card of `quietbox devices`, or set cable.usb"
     if config.cable.usb and USB_CARD not in config.cable.pcm:
         yield ("cable.usb", "cable.device"), "cable.usb is true and cable.device another card; set device to off"
+    if config.cable.usb_orders and not config.cable.usb:
+        yield ("cable.usb_orders", "cable.usb"), "cable.usb_orders is true and cable.usb false; set both or neither"
     if config.output and config.second_output == config.output:
         yield devices, f"{' and '.join(devices)} are both {config.output!r}; set one to off"
 

@@ -242,6 +242,10 @@ class CableConfig:
     usb: bool = key(
         False, "makes the board's USB port (Zero 2, 4, 5) a microphone for a PC; cable.device must be off then"
     )
+    usb_orders: bool = key(
+        False,
+        "lets that PC give orders, too, by a serial port (/dev/ttyACM0, COM) beside the microphone; needs usb",
+    )
     queue_ms: float = key(25.0, "target of the cable's queue", unit="ms", low=5, high=500)
 
     @property

@@ -3,7 +3,8 @@
     python -m edge.tools.usb_microphone up|down|status [--config FILE] [--root DIR]
 
 ``up`` (as root; ``quietbox-gadget.service`` runs it at boot) creates the gadget if the settings have
-``[cable] usb = true``, else does nothing. ``down`` removes it.
+``[cable] usb = true``, else does nothing; with ``usb_orders = true`` a serial port for orders beside it. ``down``
+removes it.
 """
 
 import argparse
@@ -27,10 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     gadget = Gadget(options.root)
     try:
         if options.order == "up":
-            if not config_file.find(options.config).cable.usb:
+            cable = config_file.find(options.config).cable
+            if not cable.usb:
                 print("USB microphone: not wanted ([cable] usb = false)")
                 return 0
-            print(f"USB microphone: {gadget.up()}")
+            print(f"USB microphone: {gadget.up(serial=cable.usb_orders)}")
         elif options.order == "down":
             print(f"USB microphone: {gadget.down()}")
         else:

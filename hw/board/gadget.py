@@ -4,6 +4,9 @@
 is as good as once, and a failure leaves nothing behind. ``down`` removes it. The kernel then has a sound card
 ``UAC1Gadget``; what is played there, the PC records: 48 kHz mono, 16 bits.
 
+With ``[cable] usb_orders`` there is a serial port beside it (CDC ACM): /dev/ttyGS0 here, /dev/ttyACM0 or a COM port
+there, for ``edge.serial_orders``. It carries no sound.
+
 USB Audio Class 1, not 2: Windows, macOS and Linux all bring a driver for class 1. With class 2 the kernel's gadget was
 refused by Windows for years ("This device cannot start", code 10; raspberrypi/linux#4587, libusbgx#24) and by
 PulseAudio at times (raspberrypi/linux#3888), and one voice channel has no use for what class 2 adds.
@@ -62,6 +65,22 @@ IF_THERE = {
 FOLDERS = (ENGLISH, f"functions/{FUNCTION}", CONFIGURATION, f"{CONFIGURATION}/{ENGLISH}")
 """What is made, in this order, and removed in the opposite one."""
 LINK = f"{CONFIGURATION}/{FUNCTION}"
+SERIAL = "acm.usb0"
+SERIAL_FOLDER, SERIAL_LINK = f"functions/{SERIAL}", f"{CONFIGURATION}/{SERIAL}"
+SERIAL_ATTRIBUTES = {
+    "idProduct": "0x0104",
+    "bDeviceClass": "0xEF",
+    "bDeviceSubClass": "0x02",
+    "bDeviceProtocol": "0x01",
+    f"{CONFIGURATION}/{ENGLISH}/configuration": "microphone and orders",
+}
+"""With the serial port beside the microphone. 1d6b:0104 is the Linux Foundation's number for a gadget of several
+functions: under the other one Windows remembers a device of one. The class says that interface association descriptors
+follow (USB-IF, Interface Association Descriptor Device Class Code and Use Model): without it Windows does not join the
+two interfaces of the port."""
+CONTROLLERS = "sys/class/udc"
+PLUGGED_IN = ("configured", "suspended")
+"""States of a controller with a PC at the cable (Documentation/ABI/stable/sysfs-class-udc)."""
 WAIT_S = 5.0
 """The controller's driver may still be loading at boot."""
 
@@ -75,7 +94,7 @@ class Gadget:
 
     def __init__(self, root: Path = Path("/"), wait_s: float = WAIT_S) -> None:
         self._root = root
-        self._controllers = root / "sys/class/udc"
+        self._controllers = root / CONTROLLERS
         self._all = root / "sys/kernel/config/usb_gadget"
         self._ours = self._all / NAME
         self._wait_s = wait_s
@@ -85,21 +104,35 @@ class Gadget:
         """The controller that ours drives; empty if it does not exist or drives none."""
         return _read(self._ours / "UDC")
 
-    def up(self) -> str:
-        """Build and bind it; returns one sentence. Raises NoGadget, after removing whatever it had made."""
+    def up(self, serial: bool = False) -> str:
+        """Build and bind it, with the serial port if ``serial``; returns one sentence. Where the port cannot be had the
+        microphone comes without. Raises NoGadget, after removing whatever it had made."""
         if bound := self.bound_to:
-            return f"already up on {bound}"
+            differs = serial != (self._ours / SERIAL_LINK).is_symlink()
+            restart = "; for the serial port as set: systemctl restart quietbox-gadget" if differs else ""
+            return f"already up on {bound}{restart}"
         controller = self._free_controller()
         self._need_configfs()
+        found = f"up on {controller}: a PC at the USB port sees {PRODUCT!r}"
+        if not serial:
+            self._make(controller, serial=False)
+            return found
+        try:
+            self._make(controller, serial=True)
+            return f"{found} and a serial port for orders"
+        except NoGadget as refusal:
+            self._make(controller, serial=False)
+            return f"{found}, and no serial port for orders ({refusal})"
+
+    def _make(self, controller: str, serial: bool) -> None:
         self.down()  # of an earlier try that was killed
         try:
-            self._build()
+            self._build(serial)
             _write(self._ours / "UDC", controller)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.down()
             raise self._explained(error, controller) from None
-        return f"up on {controller}: a PC at the USB port sees {PRODUCT!r}"
 
     def down(self) -> str:
         """Remove all of it; returns one sentence, harmless if there is nothing. May raise OSError."""
@@ -107,8 +140,9 @@ class Gadget:
             return "there is none"
         if self.bound_to:
             _write(self._ours / "UDC", "")
-        (self._ours / LINK).unlink(missing_ok=True)
-        for folder in (*reversed(FOLDERS), ""):
+        for link in (LINK, SERIAL_LINK):
+            (self._ours / link).unlink(missing_ok=True)
+        for folder in (*reversed(FOLDERS), SERIAL_FOLDER, ""):
             _remove(self._ours / folder)
         return "removed"
 
@@ -119,18 +153,29 @@ class Gadget:
         state = _read(self._controllers / bound / "state") or "unknown"
         return f"up on {bound}, port {state}"  # "configured" once a PC has taken it, else "not attached" and the like
 
-    def _build(self) -> None:
+    def _build(self, serial: bool) -> None:
         self._ours.mkdir()
-        for folder in FOLDERS:
+        for folder in (*FOLDERS, *([SERIAL_FOLDER] if serial else [])):
             (self._ours / folder).mkdir(parents=True)
-        for name, value in ATTRIBUTES.items():
+        for name, value in (ATTRIBUTES | (SERIAL_ATTRIBUTES if serial else {})).items():
             _write(self._ours / name, value)
         for name, value in IF_THERE.items():
             if (self._ours / name).exists():
                 _write(self._ours / name, value)
-        serial = _read(self._root / "proc/device-tree/serial-number").strip("\0") or NAME
-        _write(self._ours / ENGLISH / "serialnumber", serial)
+        number = _read(self._root / "proc/device-tree/serial-number").strip("\0") or NAME
+        _write(self._ours / ENGLISH / "serialnumber", number)
         (self._ours / LINK).symlink_to(self._ours / "functions" / FUNCTION)
+        if serial:
+            self._need_first_port()
+            (self._ours / SERIAL_LINK).symlink_to(self._ours / SERIAL_FOLDER)
+
+    def _need_first_port(self) -> None:
+        """The box listens at ttyGS0; another gadget may have it."""
+        number = self._ours / SERIAL_FOLDER / "port_num"
+        if (found := _read(number)) not in ("", "0"):
+            raise OSError(
+                errno.EEXIST, f"another gadget has the serial port ttyGS0, this one would be ttyGS{found}", number
+            )
 
     def _free_controller(self) -> str:
         """The first controller that nobody drives."""
@@ -181,12 +226,25 @@ class Gadget:
             return NoGadget(f"{where} can be written by root only")
         if error.errno == errno.ENOENT and where.name == FUNCTION:
             return NoGadget("the kernel has no USB audio gadget of class 1 (module usb_f_uac1)")
+        if error.errno == errno.ENOENT and where.name == SERIAL:
+            return NoGadget("the kernel has no serial gadget (module usb_f_acm)")
         if error.errno == errno.EBUSY:
             return NoGadget(
                 f"{controller} rejected the gadget: another gadget uses it, or it has no endpoint for sound; see "
                 "`journalctl -k -g udc`"
             )
         return NoGadget(f"{where}: {error.strerror}; everything was undone")
+
+
+def is_plugged_in(root: Path = Path("/")) -> bool:
+    """Whether a PC has taken the gadget that a controller drives, ours or another."""
+    controllers = (root / CONTROLLERS).glob("*")
+    return any(_read(each / "state") in PLUGGED_IN and _is_driven(each) for each in controllers)
+
+
+def _is_driven(controller: Path) -> bool:
+    """Old kernels have no such file."""
+    return bool(_read(controller / "function")) or not (controller / "function").exists()
 
 
 def _read(path: Path) -> str:

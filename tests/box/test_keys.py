@@ -5,6 +5,7 @@
 
 import dataclasses
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from edge.suppress import remote
 from edge.suppress.foreign import window
 from edge.tools import bench
 from hw.board import panel
+from hw.board.gadget import Gadget
 from hw.board.pins import FakePins, open_pins_for, wiring
 
 KEYS = [(section, entry) for section, made in SECTIONS.items() for entry in dataclasses.fields(made)]
@@ -163,6 +165,16 @@ def of_usb(config: Config) -> dict[str, object]:
     return snapshot(Box(with_key(config, "cable", "device", "off")).cable)
 
 
+def of_gadget(config: Config) -> dict[str, object]:
+    """What the command that makes the USB port a device writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "sys/class/udc/one.usb").mkdir(parents=True)
+        (root / "sys/kernel/config/usb_gadget").mkdir(parents=True)
+        Gadget(root, wait_s=0).up(serial=config.cable.usb_orders)
+        return snapshot(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
+
+
 def of_panel(config: Config) -> dict[str, object]:
     settings = config.panel
     return snapshot([wiring(settings), FakePins(settings), open_pins_for(settings).__name__, panel.describe(settings)])
@@ -234,6 +246,7 @@ SEEN: dict[str, Built] = {
     "suppress.sleep_s": of_engine("rnn"),
     "playback.clock": of_clock,
     "cable.usb": of_usb,
+    "cable.usb_orders": of_gadget,
     "box.priority": of_priority,
     "panel.long_press_ms": of_button,
     **dict.fromkeys(("bridge.boxes_port", "bridge.most_boxes", "bridge.key_file", "bridge.clients_file"), of_boxes),

@@ -344,6 +344,7 @@ def orders(count: int) -> Iterator[int]:
         ('[playback]\ndevice = "A"\n[cable]\ndevice = "A"', "both 'A'"),
         ('[cable]\ndevice = "Loopback"\nusb = true', "cable.usb"),
         ("[cable]\nusb = 1", "true or false"),
+        ("[cable]\nusb_orders = true", "cable.usb_orders is true and cable.usb false"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(text: str, words: str) -> None:

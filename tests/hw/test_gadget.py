@@ -8,7 +8,7 @@ import pytest
 
 from edge.tools.usb_microphone import main
 from hw.board import gadget as gadget_module
-from hw.board.gadget import ATTRIBUTES, CONFIGURATION, FUNCTION, PRODUCT, Gadget, NoGadget
+from hw.board.gadget import ATTRIBUTES, CONFIGURATION, FUNCTION, PRODUCT, SERIAL, SERIAL_ATTRIBUTES, Gadget, NoGadget
 
 CONTROLLER = "3f980000.usb"
 ON = "[cable]\nusb = true\n"
@@ -191,6 +191,107 @@ def test_the_command(root: Path, tmp_path_factory: pytest.TempPathFactory, capsy
     assert call("up")[0] == 0
     assert call("status") == (0, f"USB microphone: up on {CONTROLLER}, port not attached\n")
     assert call("down")[0] == 0 and everything(root) == before
+    settings.write_text(f"{ON}usb_orders = true\n")
+    assert "serial port for orders" in call("up")[1] and (ours(root) / CONFIGURATION / SERIAL).is_symlink()
+    assert call("down")[0] == 0 and everything(root) == before
     settings.write_text("[cable]\nusb = 3\n")
     status, said = call("up")
     assert status == 1 and "true or false" in said and everything(root) == before
+
+
+def test_the_serial_port_stands_beside_the_microphone_and_off_is_the_default(root: Path) -> None:
+    before = everything(root)
+    assert "serial" not in made(root).up()
+    assert not (ours(root) / "functions" / SERIAL).exists()
+    assert not {"bDeviceClass", "bDeviceSubClass"} & {path.name for path in ours(root).iterdir()}
+    assert "restart quietbox-gadget" in made(root).up(serial=True)
+    made(root).down()
+    assert "and a serial port for orders" in made(root).up(serial=True)
+    assert made(root).up(serial=True) == f"already up on {CONTROLLER}"
+    assert {path.name for path in (ours(root) / "functions").iterdir()} == {FUNCTION, "acm.usb0"}
+    for function in (FUNCTION, SERIAL):
+        assert (ours(root) / CONFIGURATION / function).resolve() == ours(root) / "functions" / function
+    for name, value in (ATTRIBUTES | SERIAL_ATTRIBUTES).items():
+        assert (ours(root) / name).read_text() == f"{value}\n"
+    assert made(root).down() == "removed"
+    assert everything(root) == before
+
+
+@pytest.mark.parametrize("step", range(0, len(ATTRIBUTES | SERIAL_ATTRIBUTES) + 2, 3))
+def test_without_the_serial_port_the_microphone_is_still_made(
+    root: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    made(root).up()
+    wanted = everything(root)
+    made(root).down()
+    write, calls = gadget_module._write, []
+
+    def failing(path: Path, value: str) -> None:
+        calls.append(path)
+        if len(calls) == step + 1:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        write(path, value)
+
+    monkeypatch.setattr(gadget_module, "_write", failing)
+    said = made(root).up(serial=True)
+    assert "no serial port for orders (" in said and "Invalid argument" in said and "\n" not in said
+    assert everything(root) == wanted
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [(errno.ENOENT, "the kernel has no serial gadget (module usb_f_acm)"), (None, "this one would be ttyGS1")],
+)
+def test_a_serial_port_that_cannot_be_had_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch, fault: int | None, named: str
+) -> None:
+    mkdir = Path.mkdir
+
+    def acm(self: Path, *args: object, **more: object) -> None:
+        if self.name == SERIAL and fault:
+            raise OSError(fault, os.strerror(fault), str(self))
+        mkdir(self, *args, **more)  # type: ignore[arg-type]
+        if self.name == SERIAL:
+            (self / "port_num").write_text("1\n")
+
+    monkeypatch.setattr(Path, "mkdir", acm)
+    said = made(root).up(serial=True)
+    assert named in said and said.startswith(f"up on {CONTROLLER}")
+    assert (ours(root) / CONFIGURATION / FUNCTION).is_symlink()
+    assert not (ours(root) / "functions" / SERIAL).exists()
+
+
+@pytest.mark.parametrize("reached", range(1, 18, 4))
+def test_a_try_with_a_serial_port_that_was_killed_is_cleared_away(
+    root: Path, monkeypatch: pytest.MonkeyPatch, reached: int
+) -> None:
+    calls = []
+    write = gadget_module._write
+
+    def killed(path: Path, value: str) -> None:
+        calls.append(path)
+        if len(calls) > reached:
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(gadget_module, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(root).up(serial=True)
+    monkeypatch.undo()
+    assert CONTROLLER in made(root).up()
+    assert not (ours(root) / "functions" / SERIAL).exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "function", "plugged_in"),
+    [
+        ("configured", "configfs-gadget.quietbox", True),
+        ("suspended", "configfs-gadget.quietbox", True),
+        ("not attached", "configfs-gadget.quietbox", False),
+        ("configured", "", False),
+    ],
+)
+def test_a_pc_is_there_while_it_has_taken_the_gadget(root: Path, state: str, function: str, plugged_in: bool) -> None:
+    (root / "sys/class/udc" / CONTROLLER / "state").write_text(f"{state}\n")
+    (root / "sys/class/udc" / CONTROLLER / "function").write_text(f"{function}\n")
+    assert gadget_module.is_plugged_in(root) == plugged_in
