@@ -56,7 +56,7 @@ FIELDS = (
     Field("event", "", "kind of record, see the next table; in every record"),
     Field("state", "", "waiting, running, bypass, muted, degraded or fault"),
     Field("engine", "", "active noise suppressor"),
-    Field("source", "", "source of a command: button or signal"),
+    Field("source", "", "source of a command: button, signal, knob, usb (the PC at the cable) or order (the FIFO)"),
     Field("seconds", "s", "duration of sound that this record covers"),
     Field("level_in_dbfs", "dBFS", "mean level of the microphone"),
     Field("level_out_dbfs", "dBFS", "mean level of the output, volume included"),

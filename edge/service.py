@@ -24,6 +24,7 @@ from edge.journal import Journal, notify
 from edge.knob import Knob
 from edge.net.log_limit import LogLimit
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
+from edge.serial_orders import SerialOrders
 from hw.board import boards
 from hw.board.led import LedPattern
 from hw.board.panel import Panel
@@ -67,17 +68,16 @@ class Service:
         self._orders_failed = False
         self.box = Box(config, opener)
         self._journal = journal or Journal()
-        self._control = Control(
-            self.box,
-            report=lambda words: self._commands.append((words, "order")),
-            complain=LogLimit(lambda words: self._journal.report(words, "order")),
-            in_background=self._in_background,
-            is_busy=lambda: self._reloading,
-        )
+        self._control = self._new_control(lambda words: self._commands.append((words, "order")))
         self._knob = Knob(
             self._control,
             report=lambda words: self._commands.append((words, "knob")),
             complain=LogLimit(lambda words: self._journal.report(words, "order")),
+        )
+        self._serial = SerialOrders(
+            self._new_control(LogLimit(lambda words: self._commands.append((words, "usb")))),
+            status=lambda: runtime.in_words(self.status()),
+            report=lambda words: self._journal.report(words, "order"),
         )
         self.panel = self._new_panel(config)
         self._state: State | None = None
@@ -111,7 +111,7 @@ class Service:
             if self._reload and not self._reloading:
                 self._reload = False
                 self._in_background(self._reload_settings)
-            obeyed = self._take_orders() | self._knob.take(now)
+            obeyed = self._take_orders() | self._take_serial_orders(now) | self._knob.take(now)
             changed = self._report_changes() or obeyed
             if changed or now >= next_status:  # so that nobody who waits for the box waits for the next second
                 next_status = now + STATUS_S
@@ -148,6 +148,7 @@ class Service:
         led_off.join(max(0.0, over - time.monotonic()))
         if self._orders:
             self._orders.close()
+        self._serial.close()
         with contextlib.suppress(OSError):
             self._status.remove()
         self._claim.release()
@@ -183,6 +184,19 @@ class Service:
                 self._journal.report(f"no orders can be taken ({error}); sound continues", "order")
             self._orders_failed = True
             return False
+
+    def _take_serial_orders(self, now_s: float) -> bool:
+        """Obey the PC at the USB cable, if the settings let it. A box that came second does not."""
+        return self._serial.take(now_s, self._status.ours and self.box.latest.cable.usb_orders)
+
+    def _new_control(self, report: Callable[[str], None]) -> Control:
+        return Control(
+            self.box,
+            report=report,
+            complain=LogLimit(lambda words: self._journal.report(words, "order")),
+            in_background=self._in_background,
+            is_busy=lambda: self._reloading,
+        )
 
     def _in_background(self, work: Callable[[], None]) -> None:
         """In a thread of its own: an engine may take seconds to build, and the watchdog must be fed meanwhile."""

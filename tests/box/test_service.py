@@ -1,11 +1,14 @@
 """The whole command on real ALSA in user space: exact samples, signals, reload, a second run, a clean end."""
 
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,6 +255,62 @@ def test_button_and_signal_do_the_same_and_the_journal_knows_which(faked: Faked)
     )  # the state is reported after the order
     states = [entry["QUIETBOX_STATE"] for entry in faked.records("state")]
     assert [state for state in states if state != "waiting"] == ["running", "bypass", "running", "muted"]
+
+
+def test_a_pc_at_the_usb_cable_gives_orders_and_gets_answers(faked: Faked, tmp_path: Path) -> None:
+    """A pseudo-terminal in place of the cable; the PC floods, is unplugged and comes again."""
+
+    ends: list[int] = []
+
+    def plug_in() -> int:
+        pc, end = os.openpty()
+        ends.append(end)
+        faked.order(f"service._serial.path = type(service._serial.path)({os.ttyname(end)!r})")
+        return pc
+
+    def opened() -> bool:
+        return not termios.tcgetattr(ends[-1])[3] & termios.ECHO
+
+    def ask(line: bytes) -> str:
+        os.write(pc, line + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            assert select.select([pc], [], [], 20)[0], answer
+            answer += os.read(pc, 1)
+        return answer.decode().rstrip()
+
+    faked.running()
+    controller = tmp_path / "sys/class/udc/3f980000.usb"
+    controller.mkdir(parents=True)
+    (controller / "state").write_text("configured\n")
+    (controller / "function").write_text("configfs-gadget.quietbox\n")
+    faked.order(f"service._serial.root = type(service._serial.root)({str(tmp_path)!r})")
+    pc = plug_in()
+    faked.order("config = replace(config, cable=replace(config.cable, usb_orders=True)); service._reload = True")
+    faked.until(opened)
+    assert ask(b"volume -30") == "ok volume -30 dB"
+    assert ask(b"bypass on") == "ok bypass on"
+    assert ask(b"volume 3").startswith("error [playback] volume_db = 3.0 is not a number")
+    faked.until(lambda: faked.records("state")[-1]["QUIETBOX_STATE"] == "bypass")
+    assert ask(b"status").startswith("ok bypass, engine ")
+    assert json.loads((tmp_path / "status.json").read_text())["orders"] == []
+    os.set_blocking(pc, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pc, b"limit 3\n" * 100)
+    fed = faked.fed()
+    done = quietbox(tmp_path, "bypass", "off")
+    assert (done.returncode, done.stdout) == (0, "bypass off\n")
+    faked.until(lambda: faked.fed() >= fed + 2)
+    os.close(pc)
+    pc = plug_in()
+    faked.until(opened)
+    assert ask(b"mute on") == "ok mute on"
+    for end in (pc, *ends):
+        os.close(end)
+    received = [entry["MESSAGE"] for entry in faked.records("order") if entry.get("QUIETBOX_SOURCE") == "usb"]
+    assert received[:2] == ["volume -30 dB, by usb", "bypass on, by usb"]
+    assert len(received) < 30
 
 
 def test_orders_are_obeyed_while_it_runs_and_kept_only_if_asked(faked: Faked, tmp_path: Path) -> None:

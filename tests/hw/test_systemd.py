@@ -94,7 +94,7 @@ def test_nothing_that_the_box_needs_is_forbidden() -> None:
     assert "RestrictRealtime" not in unit and "CPUSchedulingPolicy" not in unit
     assert "PrivateDevices" not in unit and "ProcSubset" not in unit
     assert int(unit["LimitRTPRIO"][0]) >= 95 and unit["LimitMEMLOCK"] == ["infinity"]
-    assert {"char-alsa rw", "char-gpiochip rw"} <= {*unit["DeviceAllow"]}
+    assert {"char-alsa rw", "char-gpiochip rw", "char-ttyGS rw"} <= {*unit["DeviceAllow"]}
     assert {"audio", "gpio"} <= {*unit["SupplementaryGroups"][0].split()}
     assert "AF_UNIX" in unit["RestrictAddressFamilies"]
     assert unit["RuntimeDirectoryPreserve"] == ["restart"], "a trial that passed is remembered over a crash"
@@ -172,6 +172,22 @@ def test_each_rule_is_made_of_matches_and_assignments() -> None:
     part = re.compile(r'[A-Z]+(\{\w+\})?(==|!=|\+=|=)"[^"]*"')
     for rule in RULES:
         assert all(part.fullmatch(word) for word in re.split(r", (?=[A-Z])", rule)), rule
+
+
+def test_the_port_for_orders_is_the_box_groups_and_allowed_once_it_is_there() -> None:
+    """Only the first one: a serial console of somebody else stays theirs. The number of its driver is not known when
+    the box starts, so systemd is asked to apply the list again."""
+    (rule,) = [rule for rule in RULES if "ttyGS" in rule]
+    assert rule == 'SUBSYSTEM=="tty", KERNEL=="ttyGS0", GROUP="quietbox", MODE="0660"'
+    (after,) = settings("quietbox-gadget.service")["ExecStartPost"]
+    (allowed,) = [line for line in settings("quietbox.service")["DeviceAllow"] if "ttyGS" in line]
+    prefix, command = after.split("/", 1)
+    assert sorted(prefix) == ["+", "-"] and f'quietbox.service "DeviceAllow={allowed}"' in command
+    script = shlex.split("/" + command)[2]
+    asked = run("/bin/sh", "-c", script.replace("systemctl", "echo").replace("/dev/ttyGS0", "/dev/null"))
+    assert asked.stdout == f"set-property --runtime quietbox.service DeviceAllow={allowed}\n"
+    nothing = run("/bin/sh", "-c", script.replace("systemctl", "echo").replace("/dev/ttyGS0", "/dev/nowhere"))
+    assert (nothing.returncode, nothing.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(
