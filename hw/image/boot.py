@@ -73,7 +73,11 @@ quietbox.toml         the settings: remove the # of a line and change it. Invali
                       blinks fast for some seconds after power-on, and the last good settings are used.
                       volume_db sets the volume: set it before you put the headphones on, raise it by 3 at a time.
 ssh/authorized_keys   add your public key here (create the folder) to log in by SSH as root
-wifi.conf             network={ ssid="NAME" psk="PASSWORD" } in the format of wpa_supplicant, one entry a line
+wifi.conf             Wi-Fi: the code of your country, then one line for each network:
+                          country=DE
+                          network={ ssid="NAME" psk="PASSWORD" }
+                      Add scan_ssid=1 before the } if the network hides its name; write key_mgmt=NONE instead of psk
+                      if it has no password. The box then has the name quietbox-XXXX.local.
 update.quietbox       an update, made and signed by hw/image/update --make; it is installed at the next power-on
 
 Whoever holds this card can read wifi.conf and change everything on it.

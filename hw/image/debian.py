@@ -30,6 +30,7 @@ WANTED = (
     *("linux-image-arm64", "raspi-firmware"),
     "openssh-client",  # ssh-keygen checks the signatures of updates
     *("openssh-server", "wpasupplicant", "wireless-regdb", "firmware-brcm80211", "iproute2"),  # off until asked for
+    "systemd-resolved",  # multicast DNS, with Wi-Fi only
 )
 UNUSED: tuple[str, ...] = (
     "perl",
@@ -44,7 +45,7 @@ UNUSED: tuple[str, ...] = (
     "libklibc",
 )
 UNUSED += ("linux-base", "runit-helper", "sensible-utils", "cpio", "lsb-base", "media-types", "passwd$", "libsemanage")
-UNUSED += ("libsepol", "linux-image-arm64$", "logsave", "libdb5", "libgdbm")
+UNUSED += ("libsepol", "linux-image-arm64$", "logsave", "libdb5", "libgdbm", "dbus")
 """Dependencies of scripts that never run here, by how their names begin."""
 BARE: tuple[str, ...] = (
     "usr/share/man",
@@ -59,6 +60,9 @@ MERGED = ("bin", "sbin", "lib")
 LOCKED = "/usr/sbin/nologin"
 GROUPS = ("input", "kvm", "render", "sgx")
 """What udev's rules name and its package's script would make."""
+ALTERNATIVES = {name: f"{name}-debian" for name in ("regulatory.db", "regulatory.db.p7s")}
+"""Links in /usr/lib/firmware that wireless-regdb's script makes (update-alternatives): without them the kernel has no
+country's limits for the radio, and ``country=`` of wifi.conf changes nothing."""
 
 DRIVERS = (
     *("arch", "crypto", "fs/ext4", "fs/jbd2", "fs/fat", "fs/nls", "fs/configfs", "fs/mbcache.ko", "fs/overlayfs"),
@@ -163,7 +167,18 @@ def tree(packages: Iterable[Package], root: Path) -> None:
             shutil.copyfile(kept, root / "etc" / target)
     (root / "usr/bin/awk").unlink(missing_ok=True)
     (root / "usr/bin/awk").symlink_to("busybox")
+    link_alternatives(root)
     strip_drivers(root)
+
+
+def link_alternatives(root: Path) -> None:
+    """The links of ``ALTERNATIVES``. Raises UserError where a package no longer has what they point to."""
+    for name, target in ALTERNATIVES.items():
+        link = root / "usr/lib/firmware" / name
+        if not (link.parent / target).is_file():
+            raise UserError(f"wireless-regdb has no {target}; correct ALTERNATIVES in hw/image/debian.py")
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 def keep_copyright(folder: Path) -> None:

@@ -22,7 +22,7 @@ MOST_EXPOSED = {
 }
 """By ``systemd-analyze security``, 0 to 10; each was 9.5 or more before its sandbox. quietbox-ssh has none: a login is
 root's, and does what root does."""
-SECRETS = {"/boot/firmware/wifi.conf", "/boot/firmware/ssh", "/data/ssh", "/etc/shadow"}
+SECRETS = {"/boot/firmware/wifi.conf", "/run/quietbox-wifi.conf", "/boot/firmware/ssh", "/data/ssh", "/etc/shadow"}
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
