@@ -12,7 +12,7 @@ Found = dict[str, Any]
 KINDS = ("clean", "noisy", "output")
 """The sounds of a recording, in the order in which they are shown."""
 MEANING = (
-    "SNR: level of the voice over the noise in these seconds, pauses included. PESQ (wide band): 1.0 to 4.64. STOI: "
+    "SNR: level of the voice over the noise in this excerpt, pauses included. PESQ (wide band): 1.0 to 4.64. STOI: "
     "intelligibility, 0 to 1. SI-SDR: how much nearer the wave is to the clean voice. Noise removed: how much quieter "
     "the pauses between the words became. Voice kept: level of the voice in the output, 0 dB is all of it."
 )
