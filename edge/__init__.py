@@ -5,8 +5,8 @@ it with its ``status``, ``cli`` the command with its ``arguments`` and ``version
 ``sections`` defines their keys, ``config_file`` reads them by ``config_rules`` and ``config_names``, ``engines`` lists
 what can suppress noise, ``health`` counts, ``journal`` reports, ``runtime`` claims the cards, ``realtime`` asks for
 priority, ``console`` ends every command. ``orders`` carries what people ask of a running box, ``serial_orders`` brings
-it from the PC at the USB cable, ``control`` obeys it, ``config_edit`` keeps it for the next start. The packages, each
-importing only from those after it:
+it from the PC at the USB cable, ``control`` obeys it, ``config_edit`` keeps it for the next start. ``meters`` is the
+page of figures for whoever watches, ``metering`` fills it. The packages, each importing only from those after it:
 
     serve, tools   what people call: a server for other boxes and programs; files, measurements, the doctor, the report
     suppress       the engines that suppress noise; ``foreign`` holds other people's networks

@@ -178,6 +178,11 @@ class Arguments:
 
     def _add_records(self) -> None:
         self._verb("status", "prints what the running box does", as_json=True)
+        made = self._verb("watch", "shows the running box live: levels, noise, gains, delay, hop times, events")
+        made.add_argument(
+            "--record", type=Path, metavar="FILE.html", help="leave a page that replays the last 5 minutes shown"
+        )
+        made.add_argument("--seconds", type=SECONDS, metavar="N", help="stop after N seconds (default: at Ctrl-C)")
         made = self._verb("report", "writes the last day of the journal as one HTML page")
         made.add_argument("--hours", type=HOURS, default=24.0, metavar="N", help="hours to report (24)")
         made.add_argument(

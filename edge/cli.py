@@ -226,6 +226,13 @@ def status(options: argparse.Namespace) -> int:
     return 0 if found else 1
 
 
+def watch(options: argparse.Namespace) -> int:
+    """The running box, live."""
+    from edge.tools import watch
+
+    return watch.watch(options.record, options.seconds)
+
+
 def report(options: argparse.Namespace) -> int:
     """The last day as an HTML page."""
     from edge.files import atomic
@@ -348,6 +355,7 @@ VERBS: dict[str, Verb] = {
     "calibrate": calibrate_path,
     "bench": measure_speed,
     "status": status,
+    "watch": watch,
     "report": report,
     "serve": serve,
     "keys": make_keys,

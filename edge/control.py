@@ -28,14 +28,16 @@ class Control:
         complain: Callable[[str], None],
         in_background: Callable[[Callable[[], None]], None],
         is_busy: Callable[[], bool],
+        watched: Callable[[], None] | None = None,
     ) -> None:
         """``report`` hears what was done, ``complain`` what was refused; ``in_background`` runs what may take seconds,
-        and until it is done ``is_busy``."""
+        and until it is done ``is_busy``; ``watched`` is called for each order ``watch``; None refuses it."""
         self.box = box
         self.answers: deque[dict[str, Any]] = deque(maxlen=ANSWERS_KEPT)
         """The last ones, oldest first: ``order``, ``answer``, whether ``done``, ``token``."""
         self._report, self._complain = report, complain
         self._in_background, self.is_busy = in_background, is_busy
+        self._watched = watched
         self._waiting: deque[Order] = deque()
         self._seen: dict[str, Any] | None = None
 
@@ -44,6 +46,11 @@ class Control:
         for line in lines:
             try:
                 order = orders.parse(line)
+                if order.verb == orders.WATCH and self._watched:
+                    self._watched()  # repeated every few seconds: neither answered nor reported
+                    continue
+                if order.verb == orders.WATCH:
+                    raise NotObeyed("the figures are shown on the box itself: quietbox watch")
                 if len(self._waiting) >= MOST_WAITING:
                     raise NotObeyed(f"more than {MOST_WAITING} orders are waiting; this one was dropped")
             except (BadOrder, NotObeyed) as error:

@@ -152,6 +152,11 @@ class Health:
             totals.floors_clean += self._floor_clean.power
             totals.floors += 1
 
+    @property
+    def noise_floors(self) -> tuple[float, float]:
+        """Mean squares of the noise before and after cleaning, of the last second or so; 0 until they are known."""
+        return self._floor_in.power, self._floor_clean.power
+
     def event(self, kind: str, text: str) -> None:
         """Store an event for the journal; reported later by the caller of ``news``."""
         self._events.append((kind, text))

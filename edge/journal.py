@@ -13,6 +13,8 @@ import queue
 import socket
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ from edge.console import journal_reads_stderr, printable, run_main
 PREFIX = "QUIETBOX_"
 SOCKET = "/run/systemd/journal/socket"
 RECORDS_KEPT = 200
+RECENT_KEPT = 8
+"""Sentences kept for whoever watches the box."""
 SEND_S = 1.0
 """How long journald may make a record wait before the plain line on stderr has to do."""
 FINISH_S = 0.2
@@ -208,6 +212,8 @@ class Journal(threading.Thread):
         self._under_journal = journal_reads_stderr()
         self._path = path or (SOCKET if self._under_journal else "")
         self._waiting: queue.Queue[dict[str, str] | None] = queue.Queue(RECORDS_KEPT)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT_KEPT)
+        """The newest records but the statistics, oldest first: (seconds since the epoch, sentence)."""
         self._lost = 0
         self._reported: set[str] = set()
         """Names missing from the tables that were already reported."""
@@ -217,7 +223,10 @@ class Journal(threading.Thread):
         """Send one record; never blocks. ``kind`` and ``fields`` are names of the tables, the default of ``priority``
         is the kind's; what the tables do not name is left out, and reported once. Not to be called from a signal
         handler."""
-        self._put(record(sentence, kind, priority, **fields))
+        entry = record(sentence, kind, priority, **fields)
+        if kind not in ("statistics", "total"):
+            self.recent.append((time.time(), entry["MESSAGE"]))
+        self._put(entry)
         fresh = [name for name in unnamed(kind, fields) if name not in self._reported]
         if fresh:
             self._reported.update(fresh)

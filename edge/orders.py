@@ -31,11 +31,15 @@ STEP_DB = 3.0
 ANSWER_S, ENGINE_ANSWER_S = 3.0, 60.0
 """How long an answer may take; an engine may have to be built on a slow board first."""
 LOOK_S = 0.02
+NOT_RUNNING = "quietbox is not running: systemctl start quietbox"
 
 SWITCHES = ("on", "off", "toggle")
 SETTINGS = {"limit": ("suppress", "limit_db"), "volume": ("playback", "volume_db")}
 """Order -> the setting it changes, a number."""
 VERBS = ("bypass", "mute", *SETTINGS, "engine")
+WATCH = "watch"
+"""What `quietbox watch` writes, no order for people: the answer is the page of figures (``edge.meters``), and nothing
+of it stands in status or journal."""
 LINE = re.compile(r"(?P<words>[^#]*)(?:#(?P<token>[0-9a-f]{1,32}))?\s*")
 
 
@@ -52,9 +56,9 @@ class Order:
     """One order that can be obeyed."""
 
     verb: str
-    """One of ``VERBS``."""
+    """One of ``VERBS``, or ``WATCH``."""
     value: str | float
-    """``on``, ``off`` or ``toggle``; dB; ``up`` or ``down``; the name of an engine."""
+    """``on``, ``off`` or ``toggle``; dB; ``up`` or ``down``; the name of an engine; nothing to ``watch``."""
     token: str = ""
     """Returned with the answer, so that whoever asked knows it for theirs."""
 
@@ -66,11 +70,15 @@ def parse(line: str) -> Order:
     """The order that a line holds: ``VERB VALUE [#TOKEN]``. Raises BadOrder."""
     found = LINE.fullmatch(line) if len(line) <= MOST_LINE_BYTES else None
     words = found["words"].split() if found else []
-    if not found or len(words) not in (1, 2) or words[0] not in VERBS:
+    if not found or len(words) not in (1, 2) or words[0] not in (*VERBS, WATCH):
         raise BadOrder(f"{_shown(line)} is not an order; there are: {', '.join(VERBS)}")
     verb, value, token = words[0], words[1] if len(words) == 2 else "", found["token"] or ""
     if verb in ("bypass", "mute"):
         return Order(verb, _choice(verb, value or "toggle", SWITCHES), token)
+    if verb == WATCH and not value:
+        return Order(verb, "", token)
+    if verb == WATCH:
+        raise BadOrder(f"{_shown(line)} is not an order; {WATCH} takes no value")
     if verb == "engine":
         return Order(verb, _choice(verb, value, engines.CHOICES), token)
     if verb == "volume" and value in ("up", "down"):
@@ -152,7 +160,7 @@ def send(order: Order) -> str:
     """Give a running box an order and wait for what it answers. Raises NotObeyed."""
     folder = runtime.running_folder()
     if folder is None:
-        raise NotObeyed("quietbox is not running: systemctl start quietbox")
+        raise NotObeyed(NOT_RUNNING)
     token = secrets.token_hex(8)
     _write(folder / NAME, f"{order} #{token}\n".encode())
     over_s = time.monotonic() + (ENGINE_ANSWER_S if order.verb == "engine" else ANSWER_S)
@@ -164,6 +172,16 @@ def send(order: Order) -> str:
                     raise NotObeyed(str(entry.get("answer")))
                 return str(entry.get("answer"))
     raise NotObeyed("the box did not answer; see journalctl -u quietbox")
+
+
+def ask_for_figures() -> Path:
+    """Have the running box fill its page for some seconds (``metering.ASKED_S``); returns the folder where it lies.
+    Raises NotObeyed."""
+    folder = runtime.running_folder()
+    if folder is None:
+        raise NotObeyed(NOT_RUNNING)
+    _write(folder / NAME, f"{WATCH}\n".encode())
+    return folder
 
 
 def _answers(status: dict[str, Any] | None) -> list[dict[str, Any]]:

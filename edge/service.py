@@ -22,6 +22,7 @@ from edge.devices.cards import port_of
 from edge.devices.pcm import OpenPcm
 from edge.journal import Journal, notify
 from edge.knob import Knob
+from edge.metering import Metering
 from edge.net.log_limit import LogLimit
 from edge.realtime import HOUSEKEEPING_PRIORITY, lock_memory_and_freeze_gc, request_realtime_priority
 from edge.serial_orders import SerialOrders
@@ -68,7 +69,11 @@ class Service:
         self._orders_failed = False
         self.box = Box(config, opener)
         self._journal = journal or Journal()
-        self._control = self._new_control(lambda words: self._commands.append((words, "order")))
+        self._metering = Metering(self.box, self._journal.recent)
+        self._metering_failed = False
+        self._control = self._new_control(
+            lambda words: self._commands.append((words, "order")), watched=self._metering.ask
+        )
         self._knob = Knob(
             self._control,
             report=lambda words: self._commands.append((words, "knob")),
@@ -113,6 +118,7 @@ class Service:
                 self._in_background(self._reload_settings)
             obeyed = self._take_orders() | self._take_serial_orders(now) | self._knob.take(now)
             changed = self._report_changes() or obeyed
+            self._fill_meters()
             if changed or now >= next_status:  # so that nobody who waits for the box waits for the next second
                 next_status = now + STATUS_S
                 self._watch_board()
@@ -149,8 +155,9 @@ class Service:
         if self._orders:
             self._orders.close()
         self._serial.close()
-        with contextlib.suppress(OSError):
-            self._status.remove()
+        for leave in (self._metering.close, self._status.remove):
+            with contextlib.suppress(OSError):
+                leave()
         self._claim.release()
         self._journal.finish()
         if audio.is_alive() or self._reloading:
@@ -189,13 +196,14 @@ class Service:
         """Obey the PC at the USB cable, if the settings let it. A box that came second does not."""
         return self._serial.take(now_s, self._status.ours and self.box.latest.cable.usb_orders)
 
-    def _new_control(self, report: Callable[[str], None]) -> Control:
+    def _new_control(self, report: Callable[[str], None], watched: Callable[[], None] | None = None) -> Control:
         return Control(
             self.box,
             report=report,
             complain=LogLimit(lambda words: self._journal.report(words, "order")),
             in_background=self._in_background,
             is_busy=lambda: self._reloading,
+            watched=watched,
         )
 
     def _in_background(self, work: Callable[[], None]) -> None:
@@ -289,6 +297,15 @@ class Service:
             if not self._status_failed:
                 self._journal.report(f"the status file cannot be written ({error.strerror}); sound continues", "status")
             self._status_failed = True
+
+    def _fill_meters(self) -> None:
+        """The figures for whoever watches."""
+        try:
+            self._metering.fill(self._throttling)
+        except (OSError, UserError) as error:
+            if not self._metering_failed:
+                self._journal.report(f"no figures for `quietbox watch` ({error}); sound continues", "status")
+            self._metering_failed = True
 
     def _report_changes(self) -> bool:
         """Events, and the state if it has changed: then True."""

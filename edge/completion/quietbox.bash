@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/quietbox
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_quietbox_subparsers=(run passthrough devices bypass mute limit volume engine preset enhance latency calibrate bench status report serve keys doctor completion)
+_shtab_quietbox_subparsers=(run passthrough devices bypass mute limit volume engine preset enhance latency calibrate bench status watch report serve keys doctor completion)
 
 _shtab_quietbox_run_option_strings=(-h --help --config --seconds)
 _shtab_quietbox_passthrough_option_strings=(-h --help --config --seconds)
@@ -21,6 +21,7 @@ _shtab_quietbox_latency_option_strings=(-h --help --config --json)
 _shtab_quietbox_calibrate_option_strings=(-h --help --config --json -o --output --level-dbfs)
 _shtab_quietbox_bench_option_strings=(-h --help --config --json --seconds --engines)
 _shtab_quietbox_status_option_strings=(-h --help --config --json)
+_shtab_quietbox_watch_option_strings=(-h --help --config --record --seconds)
 _shtab_quietbox_report_option_strings=(-h --help --config --hours -o --output --file)
 _shtab_quietbox_serve_option_strings=(-h --help --config --json --engine --rate --chain --boxes --host --key --clients --bench --seconds)
 _shtab_quietbox_keys_option_strings=(-h --help --config)
@@ -47,6 +48,8 @@ _shtab_quietbox_calibrate__o_COMPGEN=_shtab_compgen_files
 _shtab_quietbox_calibrate___output_COMPGEN=_shtab_compgen_files
 _shtab_quietbox_bench___config_COMPGEN=_shtab_compgen_files
 _shtab_quietbox_status___config_COMPGEN=_shtab_compgen_files
+_shtab_quietbox_watch___config_COMPGEN=_shtab_compgen_files
+_shtab_quietbox_watch___record_COMPGEN=_shtab_compgen_files
 _shtab_quietbox_report___config_COMPGEN=_shtab_compgen_files
 _shtab_quietbox_report__o_COMPGEN=_shtab_compgen_files
 _shtab_quietbox_report___output_COMPGEN=_shtab_compgen_files
@@ -68,7 +71,7 @@ _shtab_quietbox_preset_pos_0_choices=(list show use)
 _shtab_quietbox_enhance___engine_choices=(auto network rnn dsp off deepfilternet3 dtln gtcrn rnnoise ulunas window remote)
 _shtab_quietbox_serve___engine_choices=(auto network rnn dsp off deepfilternet3 dtln gtcrn rnnoise ulunas window remote)
 _shtab_quietbox_completion_pos_0_choices=(bash zsh)
-_shtab_quietbox_pos_0_choices=(run passthrough devices bypass mute limit volume engine preset enhance latency calibrate bench status report serve keys doctor completion)
+_shtab_quietbox_pos_0_choices=(run passthrough devices bypass mute limit volume engine preset enhance latency calibrate bench status watch report serve keys doctor completion)
 
 _shtab_quietbox_run__h_nargs=0
 _shtab_quietbox_run___help_nargs=0
@@ -116,6 +119,8 @@ _shtab_quietbox_bench___json_nargs=0
 _shtab_quietbox_status__h_nargs=0
 _shtab_quietbox_status___help_nargs=0
 _shtab_quietbox_status___json_nargs=0
+_shtab_quietbox_watch__h_nargs=0
+_shtab_quietbox_watch___help_nargs=0
 _shtab_quietbox_report__h_nargs=0
 _shtab_quietbox_report___help_nargs=0
 _shtab_quietbox_serve__h_nargs=0

@@ -29,6 +29,7 @@ _shtab_quietbox_commands() {
     serve:'serves the noise suppressor to another program (ZeroMQ), or to other boxes'
     status:'prints what the running box does'
     volume:'headphone volume from -60 to 0 dB, or up or down by 3 dB, while the box runs'
+    watch:'shows the running box live: levels, noise, gains, delay, hop times, events'
   )
   _describe 'quietbox commands' _commands
 }
@@ -250,6 +251,16 @@ _shtab_quietbox_volume_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_quietbox_volume_defaults_added=0
 
+_shtab_quietbox_watch_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[settings (default\: \/etc\/quietbox\/quietbox.toml)]:FILE:_files"
+  "--record[leave a page that replays the last 5 minutes shown]:FILE.html:_files"
+  "--seconds[stop after N seconds (default\: at Ctrl-C)]:N:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_quietbox_watch_defaults_added=0
+
 
 _shtab_quietbox() {
   local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->quietbox'
@@ -288,6 +299,7 @@ _shtab_quietbox() {
         serve) _arguments -C -s $_shtab_quietbox_serve_options ;;
         status) _arguments -C -s $_shtab_quietbox_status_options ;;
         volume) _arguments -C -s $_shtab_quietbox_volume_options ;;
+        watch) _arguments -C -s $_shtab_quietbox_watch_options ;;
       esac
   esac
 }

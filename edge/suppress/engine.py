@@ -89,6 +89,14 @@ class Engine(ABC):
     def limit_db(self, limit_db: float) -> None:
         """One without a limit has nothing to set."""
 
+    # What it may offer: its gains.
+
+    @property
+    def band_gains(self) -> Floats | None:
+        """Gains of the last hop in the 64 bands of ``edge.dsp.spectrum``, float32[64], 0..1; None where what works just
+        now has none. The array is the engine's own, changed by the audio thread: copy it, never write to it."""
+        return None
+
     # What it may offer: facts about its work.
 
     @property

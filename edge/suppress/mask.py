@@ -76,6 +76,10 @@ class MaskEngine(Engine):
         return self.level == len(self._levels) - 1
 
     @property
+    def band_gains(self) -> Floats:
+        return self._gains
+
+    @property
     def skipped(self) -> bool:
         return self._levels[self.level].skipped
 

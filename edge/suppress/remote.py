@@ -101,6 +101,11 @@ class RemoteEngine(Engine):
         self._below.failure = failure
 
     @property
+    def band_gains(self) -> Floats | None:
+        """Those of our own engine while it is played; the server sends none."""
+        return None if self._playing else self._below.band_gains
+
+    @property
     def invalid(self) -> int:
         return self._below.invalid
 

@@ -1,11 +1,13 @@
 """The whole command on real ALSA in user space: exact samples, signals, reload, a second run, a clean end."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -19,7 +21,7 @@ import soundfile
 from journal_socket import Listener, decoded
 from signals import SOUNDS
 
-from edge import RATE_HZ
+from edge import RATE_HZ, meters
 from edge.chain import Chain
 from edge.config import Config
 from edge.config_file import load
@@ -339,6 +341,56 @@ def test_orders_are_obeyed_while_it_runs_and_kept_only_if_asked(faked: Faked, tm
     done = quietbox(tmp_path, "mute")
     assert (done.returncode, done.stdout) == (1, "")
     assert "not running" in done.stderr
+
+
+def on_a_terminal(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
+    """`quietbox` on a terminal of 80 by 24, and the other end of it."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = os.environ | {"RUNTIME_DIRECTORY": str(folder), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge.cli", *arguments],
+        env={name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def test_the_box_can_be_watched_and_does_nothing_for_it_while_nobody_does(faked: Faked, tmp_path: Path) -> None:
+    faked.running()
+    faked.until(lambda: (tmp_path / "orders").exists())
+    assert meters.read(tmp_path) is None
+    page = tmp_path / "watched.html"
+    process, terminal = on_a_terminal(tmp_path, "watch", "--record", str(page))
+    drawn = b""
+    over = time.monotonic() + 20
+    while b"high-pass only" not in drawn or b"state: running" not in drawn or drawn.count(b"queue ") < 5:
+        assert time.monotonic() < over, drawn[-2000:]
+        drawn += os.read(terminal, 65_536)
+    found = meters.read(tmp_path)
+    assert found and -27 < found.level_in_dbfs < -18 and found.state == "running"
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while more := os.read(terminal, 65_536):
+            drawn += more
+    os.close(terminal)
+    assert process.wait(5) == 0
+    assert b"Traceback" not in drawn and b"\x1b[?1049l" in drawn
+    assert drawn.rstrip().endswith(str(page).encode())
+    assert "high-pass only" in page.read_text()
+    assert not faked.records("order")  # it would fill the journal
+    assert json.loads((tmp_path / "status.json").read_text())["orders"] == []
+    faked.order("service._metering._until_s = 0")  # as 5 s after the last order
+    faked.until(lambda: not (tmp_path / "meters").exists())
+    faked.process.terminate()
+    assert faked.process.wait(5) == 0
+    done = quietbox(tmp_path, "watch", "--record", str(tmp_path / "none.html"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "quietbox: quietbox is not running: systemctl start quietbox\n"
+    assert not (tmp_path / "none.html").exists()
 
 
 MINUTE = {

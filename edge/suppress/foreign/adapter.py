@@ -95,6 +95,11 @@ class Adapter(Engine):
         """Whether there is no further engine to fall back to."""
         return not self._working and self._below.lowest
 
+    @property
+    def band_gains(self) -> Floats | None:
+        """Those of our own engines while they work; a core has none."""
+        return None if self._working else self._below.band_gains
+
     def process(self, hop: Floats) -> float:
         """Clean float32, 80 samples in place; returns the speech probability of what has just come in.
 
