@@ -2,6 +2,7 @@
 
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,18 @@ def test_the_kernel_finds_the_countries_limits_without_the_package_s_script(tmp_
     (firmware / "regulatory.db-debian").unlink()
     with pytest.raises(UserError, match=r"wireless-regdb has no regulatory\.db-debian"):
         debian.link_alternatives(tmp_path)
+
+
+def test_a_board_without_a_usable_radio_is_named(tmp_path: Path) -> None:
+    """Debian 12 lacks brcmfmac43430b0-sdio.bin, the firmware of some Zero 2 W."""
+    text = (FILES / "system/quietbox-wifi.service").read_text()
+    script = re.search(r"(?m)^ExecStartPre=/bin/sh -c '(.*)'$", text)
+    assert script
+    radio = tmp_path / "wlan0"
+    command = script[1].replace("/sys/class/net/wlan0", str(radio)).replace("sleep 1", ":")
+    for there in (False, True):
+        if there:
+            radio.mkdir()
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == (0 if there else 1)
+        assert [line[:20] for line in done.stdout.splitlines()] == ([] if there else ["there is no wlan0: t"])
