@@ -175,11 +175,12 @@ def test_the_network_starts_only_with_a_file_on_the_card_that_asks_for_it() -> N
     wanted = {name: (units / name).read_text() for name in asking}
     assert "systemd-resolved.service" in wanted["quietbox-wifi.service"]
     assert "systemd-resolved" not in wanted["quietbox-ssh.service"]
-    networkd = conditions(units / "systemd-networkd.service.d/quietbox.conf")
-    assert networkd == {f"|{path}" for files in asking.values() for path in files}
+    service, socket = (units / f"systemd-networkd.{kind}.d/quietbox.conf" for kind in ("service", "socket"))
+    assert conditions(service) == {f"|{path}" for files in asking.values() for path in files}
+    assert conditions(socket) == conditions(service), "a listening socket would start the service over and over"
     assert conditions(units / "systemd-resolved.service.d/quietbox.conf") == asking["quietbox-wifi.service"]
-    for name in ("networkd", "resolved"):
-        assert "After=boot-firmware.mount" in (units / f"systemd-{name}.service.d/quietbox.conf").read_text()
+    for path in (service, socket, units / "systemd-resolved.service.d/quietbox.conf"):
+        assert "After=boot-firmware.mount" in path.read_text()
 
 
 def test_wpa_supplicant_reads_what_was_checked() -> None:
