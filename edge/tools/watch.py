@@ -23,6 +23,7 @@ from edge.orders import NotObeyed
 from edge.tools.watch_record import Recording
 from edge.tools.watch_screen import ASCII, BLOCKS, Glyphs, Line, View
 
+PAGE_SUFFIXES = (".html", ".htm")
 FRAME_S = 0.1
 MOST_SHARE = 0.02
 """Of a core, for drawing: on a board where a frame costs more than 2 ms there are fewer, so that the box has its time.
@@ -46,6 +47,10 @@ def watch(record: Path | None, seconds: float | None) -> int:
     is_shown = screen.is_terminal and not screen.is_dumb_terminal
     if not is_shown and record is None:
         raise UserError("watch draws on a terminal; without one use `quietbox status --json`, or --record FILE.html")
+    if record is not None and record.suffix.lower() not in PAGE_SUFFIXES:
+        raise UserError(
+            f"{record}: the page needs a name in .html, so that a browser opens it and nothing else is lost"
+        )
     orders.ask_for_figures()  # before anything is drawn or made: is there a box, and may we ask it?
     recording = None
     if record is not None:

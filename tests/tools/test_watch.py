@@ -203,6 +203,17 @@ def test_without_a_box_it_is_one_line_and_no_file(tmp_path: Path, monkeypatch: p
     assert [*tmp_path.iterdir()] == []
 
 
+def test_only_a_page_is_ever_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "quietbox.toml"
+    settings.write_text("mine")
+    monkeypatch.setattr(orders, "ask_for_figures", lambda: tmp_path)
+    with pytest.raises(UserError, match=r"needs a name in \.html"):
+        watch.watch(settings, 1.0)
+    assert settings.read_text() == "mine"
+    with pytest.raises(OSError, match=r"no/page\.html"):
+        watch.watch(tmp_path / "no/page.html", 1.0)
+
+
 def without_waiting(
     monkeypatch: pytest.MonkeyPatch, at_each: Callable[[float], None], frame_costs_s: float = 0.0
 ) -> None:
