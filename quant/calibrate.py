@@ -27,6 +27,7 @@ from edge.files.arrays import read_npz
 from edge.tools.sound_kinds import BadSound, why_no_sound
 from edge.tools.sound_opening import open_sound
 from models.command import BadRequest, need, status_of
+from quant.history import step
 from quant.hops import Hops
 
 SOUNDS = Path(__file__).parents[1] / "tests" / "sounds" / "noisy"
@@ -50,8 +51,9 @@ class Samples:
     state: Floats
     """float32 [samples, S], before the hop."""
 
-    def save(self, file: BinaryIO) -> None:
-        np.savez_compressed(file, features=self.features, state=self.state)
+    def save(self, file: BinaryIO, history: str = "") -> None:
+        """As an .npz; ``history``: how they were made, see ``quant.history``."""
+        np.savez_compressed(file, features=self.features, state=self.state, history=np.array(history))
 
 
 class Reader:
@@ -178,11 +180,14 @@ def run(asked: argparse.Namespace) -> None:
     if not is_ours(model):
         raise BadRequest(f"{asked.model}: not a network of this project; python -m quant.export makes one")
     hops = Hops(open_session(model), silence_of(model))
-    sounds = [read(file) for file in find(asked.sounds)]
+    files = find(asked.sounds)
+    can_write(asked.out, *files)
+    sounds = [read(file) for file in files]
     with progress() as bar:
         task = bar.add_task(f"{len(sounds)} streams", total=len(sounds))
         samples = collect(hops, sounds, asked.every, lambda: bar.advance(task))
-    size = write_whole(asked.out, samples.save)
+    made_by = step("calibrate", asked.model)
+    size = write_whole(asked.out, lambda content: samples.save(content, made_by))
     print(f"{asked.out}: {len(samples.features)} hops of {len(sounds)} streams, {size} bytes")
 
 

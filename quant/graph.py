@@ -82,9 +82,8 @@ def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 
 
 def can_write(file: Path, *sources: Path | None) -> None:
-    """Raises BadRequest for a place where no file can come to lie, or where one of ``sources`` lies."""
-    if named := [source for source in sources if source is not None and atomic.same(file, source)]:
-        raise BadRequest(f"{file}: --out would overwrite the input {named[0]}; give another name")
+    """Raises UserError for a place where no file can come to lie, or where one of ``sources`` lies (by any link)."""
+    atomic.refuse_overwriting(file, sources, "--out")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise BadRequest(f"{file} cannot be written: it is a folder, or its folder does not exist")
     if not os.access(file.absolute().parent, os.W_OK):

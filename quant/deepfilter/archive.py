@@ -12,12 +12,15 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from edge.files import BadFile, read_bounded
 from edge.suppress.foreign.deepfilter import STAGES
 from models.command import BadRequest
-from quant.graph import write_whole
+from quant.graph import metadata_of, write_whole
+from quant.history import recorded, step
 
 SHA256 = "c94d91f70911001c946e0fabb4aa9adc37045f45a03b56008cb0c8244cb63616"
 """Of the owners' DeepFilterNet3_onnx.tar.gz, as the package carries it."""
 
 MOST_BYTES = 64_000_000
+
+LICENCE = "MIT or Apache 2.0"
 
 
 def read_archive(archive: Path, sha256: str) -> dict[str, onnx.ModelProto]:
@@ -50,6 +53,19 @@ def read_archive(archive: Path, sha256: str) -> dict[str, onnx.ModelProto]:
     return models
 
 
+def names_in(folder: Path) -> list[Path]:
+    """The files that ``write`` replaces."""
+    return [folder / "CARD.md", *(folder / f"{folder.name}.{stage}.onnx" for stage in STAGES)]
+
+
+def licensed(model: onnx.ModelProto, sha256: str, weights: str) -> onnx.ModelProto:
+    """The graph with its owners' licence, unless it states one, and how it was made."""
+    made: onnx.ModelProto = recorded(model, step("deepfilter", sha256, f"{weights} weights"))
+    if "licence" not in metadata_of(made):
+        made.metadata_props.add(key="licence", value=LICENCE)
+    return made
+
+
 def write(folder: Path, stages: dict[str, onnx.ModelProto], sha256: str, weights: str) -> None:
     """The model's folder: graphs first, then the card, so that an interrupted run leaves nothing that opens."""
     card = folder / "CARD.md"
@@ -62,11 +78,11 @@ def write(folder: Path, stages: dict[str, onnx.ModelProto], sha256: str, weights
         "# DeepFilterNet3, one frame at a time",
         "",
         f"Made by quant.deepfilter from the owners' archive with the sha256 {sha256}, weights {weights}.",
-        "Hendrik Schröter et al. 2023, https://github.com/Rikorose/DeepFilterNet, MIT or Apache 2.0.",
+        f"Hendrik Schröter et al. 2023, https://github.com/Rikorose/DeepFilterNet, {LICENCE}.",
         "",
     ]
     for stage, model in stages.items():
-        content = model.SerializeToString()
+        content = licensed(model, sha256, weights).SerializeToString()
         name = f"{folder.name}.{stage}.onnx"
         write_whole(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
         lines.append(f"| `{name}` | sha256 `{hashlib.sha256(content).hexdigest()}` |")

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from quant.deepfilter.streaming import constant
 from quant.graph import initializers
+from quant.history import keep_header
 from quant.quantize.activations import quiet
 from quant.quantize.weights import weights_only
 
@@ -23,7 +24,7 @@ def int8(model: onnx.ModelProto) -> onnx.ModelProto:
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(plain, source)
         quantize_dynamic(source, target, nodes_to_quantize=names, per_channel=True, weight_type=QuantType.QInt8)
-        return weights_only(onnx.load(target))
+        return keep_header(weights_only(onnx.load(target)), model)
 
 
 def recurrent_as_products(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:

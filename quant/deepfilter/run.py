@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from edge.files import atomic
 from edge.suppress.foreign.deepfilter import STAGES
 from models.command import BadRequest, need
-from quant.deepfilter.archive import SHA256, read_archive, write
+from quant.deepfilter.archive import SHA256, names_in, read_archive, write
 from quant.deepfilter.compare import compare, table_of, variants
 from quant.deepfilter.integers import int8
 from quant.deepfilter.streaming import CHECKED_FRAMES, check, streaming
@@ -27,6 +28,8 @@ def run(asked: argparse.Namespace) -> int:
     if asked.compare:
         need("quantize,peers", "pesq", "pystoi")
     archive = asked.archive or dfn3_files()[0]
+    for target in names_in(asked.out) if asked.out else []:
+        atomic.refuse_overwriting(target, [archive], "--out")
     sha256 = (asked.sha256 or SHA256).lower()
     published = read_archive(archive, sha256)
     stages = {stage: streaming(stage, published[stage]) for stage in STAGES}

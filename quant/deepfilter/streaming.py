@@ -10,6 +10,7 @@ from edge.dsp.spectrum import Floats
 from edge.suppress.foreign.deepfilter import STAGES, Shapes
 from models.command import BadRequest
 from quant.graph import initializers, open_session
+from quant.history import keep_header
 from quant.quantize.weights import every_node
 
 CHECKED_FRAMES = 40
@@ -34,7 +35,7 @@ def streaming(stage: str, published: onnx.ModelProto) -> onnx.ModelProto:
     expose_memories(graph)
     declare(graph, inputs | memories, outputs | {f"{name}_out": shape for name, shape in memories.items()})
     model = folded(model)
-    model.producer_name, model.producer_version = "quant.deepfilter", ""
+    model = keep_header(model, published)
     onnx.checker.check_model(model)
     return model
 

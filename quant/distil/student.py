@@ -9,15 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.dsp.spectrum import DELAY_SAMPLES
+from edge.files import atomic
 from models.command import BadRequest
 from models.measures import si_sdr_db
 from models.network import Network
+from models.train.checkpoint import read_weights
 from models.train.loop import train
 from models.train.start import new_trainer, shape_of
 from models.train.trainer import Trainer, device_named
 from quant.distil.pairs import TABLES, DistillationPairs, gathered
 from quant.distil.teacher import teacher_named, through
 from quant.export.network import read_network
+from quant.graph import write_whole
+from quant.history import KEY, longer, step
 
 
 def similarity_db(pairs: DistillationPairs, student: Network | None) -> float:
@@ -32,6 +36,16 @@ def similarity_db(pairs: DistillationPairs, student: Network | None) -> float:
 def train_student(student: Trainer, pairs: DistillationPairs, out: Path, most_steps: int = 0) -> None:
     """Run the student's plan, or ``most_steps`` of it, with everything that a training leaves in ``out``."""
     train(student, pairs, out, most_steps=most_steps)
+
+
+def record(weights: Path, earlier: str, teacher: str, sources: list[Path], init: Path | None) -> None:
+    """Write into ``weights`` what made them, after ``earlier``: the teacher's files, the student's first weights."""
+    content = read_weights(weights)
+    files: list[Path | None] = [*sources] or [None]
+    lines = [step("distil", file, f"teacher {teacher}") for file in files]
+    lines += [step("distil", init, "student")] if init else []
+    content[KEY] = longer(earlier, "\n".join(lines))
+    write_whole(weights, lambda file: torch.save(content, file))
 
 
 def check(asked: argparse.Namespace) -> None:
@@ -55,6 +69,9 @@ def check(asked: argparse.Namespace) -> None:
     if not asked.resume and not asked.init and asked.shape == "{}":
         raise BadRequest("no student: give --init (its weights) or --shape (the sizes of a new one)")
     shape_of(asked)
+    for name in ("checkpoint.pt", "weights.pt", "pairs.npz"):
+        sources = [asked.init, Path(asked.teacher)]
+        atomic.refuse_overwriting(asked.out / name, sources, "--out")
     if asked.init:
         read_network(asked.init)
 
@@ -81,7 +98,10 @@ def run(asked: argparse.Namespace) -> int:
     assert noisy is not None and target is not None
     pairs = DistillationPairs(noisy, target, clean, pairs.lengths, trust, student.plan.seed)
     before = similarity_db(pairs, student.averaged_network())
+    started = asked.init or (asked.out / "weights.pt" if asked.resume else None)
+    earlier = str(read_weights(started).get(KEY, "")) if started and started.is_file() else ""
     train_student(student, pairs, asked.out)
+    record(asked.out / "weights.pt", earlier, asked.teacher, weights, asked.init)
     title = f"similarity to {asked.teacher} on {len(pairs.held_out())} held-out segments"
     table = Table("heard", title=title, title_justify="left")
     table.add_column("SI-SDR dB towards the teacher", justify="right")

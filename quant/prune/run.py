@@ -14,6 +14,7 @@ from models.train.checkpoint import read_weights
 from quant.calibrate import find, progress, read
 from quant.export.network import read_network
 from quant.graph import can_write, write_whole
+from quant.history import KEY, longer, step
 from quant.prune.removal import prune, table_of, whole_hops
 
 FIXED = ("stride_bands", "past_hops")
@@ -43,10 +44,8 @@ def smaller(text: str, whole: Shape) -> Shape:
 
 def run(asked: argparse.Namespace) -> int:
     """Raises UserError; the options are those of ``quant.prune``."""
-    can_write(asked.out)
+    can_write(asked.out, asked.weights)
     network, source = read_network(asked.weights), read_weights(asked.weights)
-    if asked.out.exists() and asked.out.samefile(asked.weights):
-        raise BadRequest(f"{asked.out}: --out would overwrite --weights; give another name")
     shape = smaller(asked.shape, network.shape)
     sounds = [read(file) for file in find(asked.sounds)]
     with progress() as bar:
@@ -55,6 +54,7 @@ def run(asked: argparse.Namespace) -> int:
     table = table_of({"whole": network, "pruned": small}, [whole_hops(sound) for sound in sounds])
     content: dict[str, Any] = {"shape": asdict(shape), "weights": small.state_dict()}
     content |= {name: source.get(name, 0) for name in ("step", "audio_hours", "minutes")}
+    content[KEY] = longer(str(source.get(KEY, "")), step("prune", asked.weights))
     size = write_whole(asked.out, lambda file: torch.save(content, file))
     console = Console()
     console.print(table)

@@ -12,6 +12,7 @@ from onnx import helper
 
 from quant.calibrate import Reader, Samples
 from quant.graph import initializers, metadata_of
+from quant.history import keep_header
 from quant.quantize.weights import Shrinking, weights_of
 
 PERCENTILE = 99.99
@@ -48,7 +49,7 @@ def static(model: onnx.ModelProto, samples: Samples) -> onnx.ModelProto:
             nodes_to_quantize=products,
             extra_options=options,
         )
-        small = Shrinking(onnx.load(target))
+        small = Shrinking(keep_header(onnx.load(target), model))
     small.narrow_integers()
     return small.finish(metadata_of(model) | {"weights": "int8"}, short_names=True)
 

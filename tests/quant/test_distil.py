@@ -1,5 +1,6 @@
 """A student comes nearer to its teacher, and only to what the teacher said at that moment; refusals are one line."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -213,6 +214,17 @@ def test_the_command_trains_resumes_and_reuses_the_pairs(
     other = tmp_path / "other"
     assert command("dsp", other, *source, "--init", out / "weights.pt", "--steps", "1") == 0
     assert load_network(other / "weights.pt").shape == Shape(**json.loads(TINY))
+    lines = read_weights(other / "weights.pt")["history"].splitlines()
+    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (weights, out / "weights.pt")]
+    assert [line.partition(" ")[0] for line in lines] == ["quant.distil"] * 5, lines
+    assert sums[0] in lines[0] and "teacher dsp" in lines[3] and lines[4].endswith(f"student, source sha256 {sums[1]}")
+    before = (out / "weights.pt").read_bytes()
+    capsys.readouterr()
+    (out / "checkpoint.pt").unlink()
+    for teacher, more in (("dsp", ["--init", out / "weights.pt"]), (out / "weights.pt", ["--shape", TINY])):
+        assert command(teacher, out, *source, *more, "--steps", "1") == 2
+        assert "would overwrite the input" in capsys.readouterr().err
+    assert (out / "weights.pt").read_bytes() == before
 
 
 def test_mixtures_with_a_known_clean_side(weights: Path, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_refusals_are_one_line_and_write_nothing(
         ("not a sound file that", [weights, shape, "--sounds", tmp_path / "broken"]),
         ("is not a folder", [weights, shape, "--sounds", tmp_path / "beside.wav"]),
         ("cannot be written", [weights, shape, "--out", tmp_path / "nowhere" / "smaller.pt"]),
-        ("overwrite --weights", [weights, shape, "--out", weights]),
+        ("would overwrite the input", [weights, shape, "--out", weights]),
     ]
     before = sorted(tmp_path.rglob("*")), weights.read_bytes()
     for wanted, (file, text, *more) in cases:

@@ -38,7 +38,7 @@ from models.measures import si_sdr_db
 
 if find_spec("onnx"):
     from quant.deepfilter.__main__ import main
-    from quant.deepfilter.archive import SHA256, write
+    from quant.deepfilter.archive import SHA256, read_archive, write
     from quant.deepfilter.compare import Forgetful
     from quant.deepfilter.integers import int8
     from quant.graph import read_model
@@ -91,6 +91,27 @@ def owners(made: Path) -> "Iterator[Libdf]":
         pytest.skip(str(missing))
     yield runtime
     runtime.close()
+
+
+def test_the_graphs_name_their_owners_and_what_made_them(made: Path) -> None:
+    published = read_archive(dfn3_files()[0], SHA256)
+    for variant in ("float", "small"):
+        for stage, owners in published.items():
+            model = read_model(made / variant / f"{variant}.{stage}.onnx")
+            said = {entry.key: entry.value for entry in model.metadata_props}
+            assert said["history"].startswith("quant.deepfilter 0.") and said["history"].endswith(SHA256)
+            assert said["licence"] == "MIT or Apache 2.0"
+            assert (model.producer_name, model.producer_version) == (owners.producer_name, owners.producer_version)
+
+
+def test_the_archive_is_not_overwritten(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, folder = tmp_path / "archive.tar.gz", tmp_path / "df"
+    archive.write_bytes(dfn3_files()[0].read_bytes())
+    folder.mkdir()
+    (folder / "df.enc.onnx").symlink_to(archive)
+    assert main(["--out", str(folder), "--archive", str(archive)]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == SHA256
 
 
 # --- the same sound ------------------------------------------------------------------------------------------------
