@@ -18,5 +18,6 @@ a text of no dimension, the metadata but ``silence`` as JSON. Biases of ``back``
 sum are zero: ``quant.export`` has moved them into ``place`` and the biases behind.
 
 The gate: at most 0.05 PESQ lost, output at least 25 dB above its difference from the float file's, at most 1.1 times
-its time, both files at most --most-kb. Other people's models get the first variant and no gate.
+its time, both files at most --most-kb. Other projects' models get the first variant, with float32 scales, and limits of
+their own: ``quant.quantize.others``.
 """

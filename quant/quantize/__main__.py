@@ -31,11 +31,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--most-kb", type=float, default=100.0, help="largest file, in 1000 bytes (default %(default)g)"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="write another project's model even if its outputs fall below the limit"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0; 1 if no variant passes the gate; 2 after one line that says what is wrong."""
+    """0; 1 if nothing passes its limits, so that nothing is written; 2 after one line that says what is wrong."""
     asked = arguments(argv)
 
     def work() -> int:

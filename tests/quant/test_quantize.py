@@ -44,7 +44,7 @@ from quant.quantize.gate import (  # noqa: E402
     choose,
     snr_db,
 )
-from quant.quantize.run import draw_inputs  # noqa: E402
+from quant.quantize.others import draw_inputs  # noqa: E402
 from quant.quantize.weights import (  # noqa: E402
     to_int8,
     weights_of,
