@@ -4,6 +4,8 @@
 #   on any other Debian        plays a noisy recording through the live box on ALSA and shows what it did
 # `./install.sh --setup [EXTRAS]` makes .venv for work on the program (what tests/run does, EXTRAS of pyproject.toml).
 # `./install.sh --board` installs the service on any Debian; `./install.sh --help` lists that install's options.
+# `./install.sh --here` runs the live box on this machine's own microphone and output for two minutes, `--demo` plays the
+# recording again.
 # Run it as often as you like: what is there already is left alone, what a power cut left half done is finished.
 set -euo pipefail
 called_from=$PWD
@@ -13,6 +15,29 @@ say() { printf '==> %s\n' "$*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 
 on_a_pi() { tr -d '\0' 2>/dev/null </proc/device-tree/model | grep -q 'Raspberry Pi'; }
+
+# Runs what may print nothing for minutes, and says that it goes on: on a terminal each second in the same line, else every
+# half minute.
+waiting() {
+    local text=$1 began=$SECONDS pid status=0 every=30 last=0
+    shift
+    "$@" &
+    pid=$!
+    trap 'kill '$pid' 2>/dev/null || true' EXIT  # a shell's background process hears no Ctrl-C
+    [ -t 3 ] && every=1
+    while kill -0 $pid 2>/dev/null; do
+        sleep 0.2
+        ((SECONDS - began >= last + every)) || continue
+        last=$((SECONDS - began))
+        if [ -t 3 ]; then printf '\r    %s: %d s, %sB on disk ' "$text" $last "$(du -sh .venv | cut -f1)" >&3
+        else printf '    %s: %d s\n' "$text" $last >&3; fi
+    done
+    wait $pid || status=$?
+    trap - EXIT
+    if [ -t 3 ] && [ $last -gt 0 ]; then printf '\r\033[K' >&3; fi
+    return $status
+}
+exec 3>&2  # where progress goes, whatever becomes of a command's own words
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then
@@ -27,7 +52,7 @@ as_root() {
 # Debian packages: pyalsaaudio is built here (Debian 12 carries 0.8.4), the rest are libraries and, off the Pi, the
 # sound server that stands in for a sound card. More by name: what only the tests need.
 system_packages() {
-    local wanted=(python3 python3-venv python3-dev gcc libasound2-dev libsndfile1 alsa-utils) missing=() package
+    local wanted=(python3 python3-venv python3-dev gcc libasound2-dev libsndfile1 alsa-utils) missing=() package size
     wanted+=("$@")
     on_a_pi || wanted+=(jackd2 libasound2-plugins)
     for package in "${wanted[@]}"; do
@@ -35,8 +60,10 @@ system_packages() {
     done
     [ ${#missing[@]} -eq 0 ] && return
     command -v apt-get >/dev/null || fail "this needs Debian packages (${missing[*]}) and there is no apt-get"
-    say "installing Debian packages: ${missing[*]}"
     as_root apt-get update -q
+    size=$(apt-get install -q --assume-no --no-install-recommends "${missing[@]}" 2>/dev/null |
+        sed -n 's/^Need to get \(.*\) of archives.*/\1/p') || true
+    say "installing Debian packages (${size:-nothing} to load): ${missing[*]}"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
@@ -67,7 +94,8 @@ find_python() {
 from_lock() {
     local log=.venv/part.log refused
     .venv/bin/python -m hw.install.lockfile "$@" >.venv/part.lock || return 1  # set -e is off before a ||
-    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+    if ! waiting "$(grep -c '^[a-z0-9].*==' .venv/part.lock || true) packages" \
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
         --no-build-isolation --use-pep517 -r .venv/part.lock 2>$log; then
         if grep -q 'DO NOT MATCH THE HASHES' $log; then
             refused=$(sed -n 's/^ *\([A-Za-z0-9._-]*==[^ ]*\) from .*:$/\1/p' $log | head -n 1)
@@ -116,10 +144,36 @@ python_packages() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Plays the recording unless nothing has changed since it was played.
 demo() {
-    say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
-    .venv/bin/python -m hw.prove.demo --out out
-    .venv/bin/python -m edge.tools.response --picture out/response.png
+    local done=out/.done changed=yes
+    if [ "${1-}" != again ] && [ -s out/enhanced.wav ] && [ -e $done ]; then
+        changed=$(find edge models hw tests/sounds -type f -not -path '*/__pycache__/*' -newer $done -print -quit)
+    fi
+    if [ -z "$changed" ]; then
+        say "the demonstration of this version lies in out/; ./install.sh --demo plays it again"
+    else
+        say "no Raspberry Pi here: playing a noisy recording through the live box on user-space ALSA"
+        .venv/bin/python -m hw.prove.demo --out out
+        touch $done
+    fi
+    cat <<'NEXT'
+
+Listen:     tests/sounds/noisy/rain_en_5dB.flac (the microphone), then out/enhanced.wav (the headphones)
+Look:       out/spectrogram.png
+Your sound: .venv/bin/quietbox enhance my.wav -o clean.wav
+Live here:  ./install.sh --here (this machine's microphone and output, for two minutes)
+Build one:  docs/build-a-box.md
+NEXT
+}
+
+# The live box on this machine's own sound card.
+here() {
+    [ -n "$(ls -d /proc/asound/card[0-9]* 2>/dev/null)" ] ||
+        fail "this machine has no sound card; ./install.sh without --here plays a recording instead"
+    .venv/bin/quietbox doctor --seconds 2 || fail "the box would not work here; the table above names the fix"
+    say "Mind your ears: hold the headphones in your hand first. Two minutes, or Ctrl-C; louder: .venv/bin/quietbox volume up"
+    .venv/bin/quietbox run --seconds 120
 }
 
 # The service, by hw/install/command.py. It runs with the system's Python, because the service will: it may not look into
@@ -141,6 +195,8 @@ board() {
 
 case ${1-} in
     '') if on_a_pi; then board; else system_packages; python_packages pictures; demo; fi ;;
+    --demo) system_packages; python_packages pictures; demo again ;;
+    --here) system_packages; python_packages pictures; here ;;
     --setup)
         case ,${2-}, in
             *,dev,*) system_packages "${systemd_python[@]}" "${tested_with[@]}" ;;
@@ -149,6 +205,6 @@ case ${1-} in
         esac
         python_packages "${2:-pictures}"
         ;;
-    --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0"; echo; board --help ;;
+    --help | -h) sed -n '2,10s/^# \{0,1\}//p' "$0"; echo; board --help ;;
     *) board "$@" ;;
 esac

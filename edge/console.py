@@ -41,6 +41,25 @@ INTERRUPTED = 130
 """Exit status of a shell's child that SIGINT ended."""
 
 
+class _Step:
+    """The line that ``step`` shows."""
+
+    shown = False
+
+
+def step(text: str) -> None:
+    """What a command that takes seconds does just now, on a terminal's stderr; the next replaces it, "" removes it.
+
+    No thread: a measurement would feel one.
+    """
+    if not text and not _Step.shown:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(f"\r\033[K{printable(text)}", end="", file=sys.stderr, flush=True)
+            _Step.shown = bool(text)
+
+
 def run_main(main: Callable[[], int | None], name: str, if_lost: int = 1) -> NoReturn:
     """``guarded``, and leave with its status. A command of a package with ``NEEDS_CHECKOUT = True`` ends with status 1
     where only the wheel is installed."""

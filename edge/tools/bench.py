@@ -15,6 +15,7 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, engines
 from edge.chain import Chain
 from edge.config import Config, with_engine
+from edge.console import step
 from edge.dsp.spectrum import Floats
 from edge.engines import Family
 from edge.suppress import BadModel, files_of, open_configured, open_named
@@ -65,8 +66,10 @@ def bench_engines(config: Config, seconds: float, names: Sequence[str] | None = 
     rows = []
     for name in names:
         chosen = with_engine(config, name)
+        step(f"timing the whole chain with {name} ...")
         with contextlib.suppress(BadModel):
             rows.append(timed(f"whole chain, {name}", Chain(chosen, open_named(chosen)).process, signal))
+    step("")
     return rows
 
 
@@ -87,11 +90,14 @@ def engines_named(text: str) -> list[str]:
 def examine_engines(config: Config, seconds: float, names: Sequence[str]) -> Iterator[tuple[str, Examined | str]]:
     """Each name with its figures, or with the reason why there are none; each in a process of its own."""
     for name in names:
+        step(f"timing {name} ...")
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             try:
-                yield name, fresh.submit(_examine, config, seconds, name).result()
+                found = fresh.submit(_examine, config, seconds, name).result()
             except BrokenProcessPool:
-                yield name, f"engine {name} ends the process that runs it"
+                found = f"engine {name} ends the process that runs it"
+        step("")
+        yield name, found
 
 
 def _examine(config: Config, seconds: float, name: str) -> Examined | str:
@@ -184,7 +190,12 @@ def bench_stages(config: Config, seconds: float) -> list[HopTimes]:
     stages["howl guard, watching"] = guard
     if antinoise := chain.antinoise:
         stages["anti-noise"] = lambda hop: antinoise.process(hop, True)
-    return [timed(name, process, signal) for name, process in stages.items()]
+    rows = []
+    for name, process in stages.items():
+        step(f"timing {name} ...")
+        rows.append(timed(name, process, signal))
+    step("")
+    return rows
 
 
 def speech_like(seconds: float) -> Floats:

@@ -13,6 +13,7 @@ from scipy.signal import chirp, correlate
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ
 from edge.box import Box
 from edge.config import Config
+from edge.console import step
 from edge.devices.alsa import open_pcm
 from edge.devices.pcm import OpenPcm
 from edge.dsp.spectrum import Floats
@@ -54,7 +55,12 @@ def measure(config: Config, opener: OpenPcm = open_pcm) -> Latency:
     capture = config.capture
     signal = chirps(1500 + capture.mute_ms + capture.fade_ms)
     box.chain.bypass = True
-    lags = _lags(signal, play_and_record(box, signal, box.chain.process))
+    step(f"playing chirps for {len(signal) / RATE_HZ:.0f} s ...")
+    try:
+        heard = play_and_record(box, signal, box.chain.process)
+    finally:
+        step("")
+    lags = _lags(signal, heard)
     chain = box.chain
     return Latency(
         capture_ms=box.capture.latency_ms,

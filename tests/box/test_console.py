@@ -1,6 +1,7 @@
 """Every command ends in one line or in silence, whatever becomes of its output."""
 
 import ast
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge import UserError, console
+from edge.console import step
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ENTRIES = [
@@ -125,3 +127,24 @@ def test_the_way_out_needs_only_python() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             assert {each.split(".")[0] for each in names} <= {*sys.stdlib_module_names, "edge"}
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_step_is_shown_on_a_terminal_alone_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, file = Screen(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    step("timing network ...")
+    step("timing rnn ...")
+    step("")
+    step("")
+    assert screen.getvalue() == "\r\033[Ktiming network ...\r\033[Ktiming rnn ...\r\033[K"
+    monkeypatch.setattr(sys, "stderr", file)
+    step("timing network ...")
+    step("")
+    monkeypatch.setattr(sys, "stderr", None)
+    step("timing network ...")
+    assert file.getvalue() == ""

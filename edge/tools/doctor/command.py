@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edge.console import printable
+from edge.console import printable, step
 from edge.tools.doctor import cards, i2s, machine, service, settings, sound
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
@@ -33,6 +33,7 @@ def examine(context: Context, report: Callable[[Finding], None] = lambda finding
     """Every check; ``report`` gets each finding as soon as it is made. Never raises."""
     found = []
     for check in checks(context.sound):
+        step(f"checking: {check.__name__.replace('_', ' ')} ...")
         try:
             findings = list(check(context))
         except Exception as fault:  # broken machines are what this is for
@@ -42,6 +43,7 @@ def examine(context: Context, report: Callable[[Finding], None] = lambda finding
         for finding in findings:
             report(finding)
         found += findings
+    step("")
     return found
 
 
