@@ -38,9 +38,12 @@ CAN_USE_A_NETWORK = {
     "PIL": "its copy of libxcb takes pictures of a remote screen, which nothing here asks for",
 }
 """Packages whose native libraries have a reason to call socket()."""
-NEVER_ON_A_BOX = {"cryptography": "of ansible-core, on the PC that looks after boxes; its OpenSSL has sockets"}
+NEVER_ON_A_BOX = {
+    "cryptography": "of ansible-core, on the PC that looks after boxes; its OpenSSL has sockets",
+    "av": "FFmpeg for `quietbox enhance` on a PC, in a process of its own whose decoder is told to open files alone",
+}
 """The same, of packages that only a developer's environment holds."""
-LIBRARY_FOLDERS = {"pyzmq.libs": "zmq", "pillow.libs": "PIL"}
+LIBRARY_FOLDERS = {"pyzmq.libs": "zmq", "pillow.libs": "PIL", "av.libs": "av"}
 """Folders of libraries that wheels bring -> their package."""
 
 

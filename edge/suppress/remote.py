@@ -51,7 +51,7 @@ class RemoteEngine(Engine):
         self.news = link.news
         self.tally = link.tally
         self.delay_samples = delay = link.delay_samples
-        self.limit_db = limit_db
+        self._share_wet = 1 - 10 ** (-limit_db / 20)
         self._mixed = self._share_wet
         self._input = np.zeros(delay + HOP_SAMPLES, np.float32)
         self._own = np.zeros(delay - below.delay_samples + HOP_SAMPLES, np.float32)

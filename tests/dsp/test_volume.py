@@ -12,7 +12,6 @@ from edge import HOP_SAMPLES, RATE_HZ
 from edge.box import Box
 from edge.chain import Chain
 from edge.config import (
-    VOLUME_DB,
     AntinoiseConfig,
     CableConfig,
     Config,
@@ -27,6 +26,7 @@ from edge.devices.fake import tone
 from edge.dsp.spectrum import Floats
 from edge.dsp.volume import Volume
 from edge.health import summary
+from edge.sections import VOLUME_DB
 from edge.tools import calibrate
 from hw.rooms.feedback_loop import feedback_path, settings, simulate
 

@@ -43,7 +43,7 @@ class Adapter(Engine):
         size = core.block_samples
         self._blocks = Blocks(self._clean, core.rate_hz, size, core.delay_samples, least_delay_samples=DELAY_SAMPLES)
         self.delay_samples = delay = self._blocks.delay_samples
-        self.limit_db = limit_db
+        self._share_wet = 1 - 10 ** (-limit_db / 20)
         self._mixed = self._share_wet  # how much of the core's sound the last hop ended with
         self._history = np.zeros(delay + WINDOW_SAMPLES, np.float32)
         self._cleaned, self._ramp, self._blend = np.zeros((3, HOP_SAMPLES), np.float32)
