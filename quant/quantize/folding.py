@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 
 from models.command import BadRequest
 from quant.history import keep_header
-from quant.quantize.weights import FLOATS, SMALLEST, WEIGHT_PLACES, classified, every_node
+from quant.quantize.weights import FLOATS, SMALLEST, WEIGHT_PLACES, classified, every_node, weights_of
 
 FOLDS = frozenset(
     (
@@ -63,6 +63,10 @@ def plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         except Exception as error:  # the inliner's C++ errors
             why = str(error).strip().split("\n")[0]
             raise BadRequest(f"the model's local functions cannot be inlined ({why})") from None
+    stored = {tensor.name for tensor in plain.graph.initializer}
+    inputs = [value for value in plain.graph.input if value.name not in stored]  # old files list stored tensors, too
+    del plain.graph.input[:]
+    plain.graph.input.extend(inputs)
     names = _Names(plain.graph)
     for graph in graphs_of(plain.graph):
         _store_constants(graph)
@@ -230,6 +234,7 @@ def _fold(model: onnx.ModelProto, names: _Names, fixed: set[str]) -> set[str]:
 
     walk(model.graph, None)
     _drop_unused(model.graph, candidates)
+    _share_equal(model)
     return sources
 
 
@@ -257,6 +262,21 @@ def _worked_out(part: bytes) -> Array | None:
         return None
     is_weight = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim > 1 and value.size >= SMALLEST
     return np.ascontiguousarray(value) if is_weight and value.nbytes <= MOST_GROWTH * len(part) else None
+
+
+def _share_equal(model: onnx.ModelProto) -> None:
+    """Weights of the same numbers and layout become one: inlining repeats those of a function that is called twice."""
+    chosen, first, instead = weights_of(model), dict[bytes, str](), dict[str, str]()
+    for tensor in model.graph.initializer:
+        if tensor.name in chosen:
+            about = f"{tensor.data_type} {[*tensor.dims]} {chosen[tensor.name]} ".encode()
+            key = hashlib.sha256(about + numpy_helper.to_array(tensor).tobytes()).digest()
+            name = first.setdefault(key, tensor.name)
+            if name != tensor.name:
+                instead[tensor.name] = name
+    for node in every_node(model.graph) if instead else ():
+        node.input[:] = [instead.get(name, name) for name in node.input]
+    _drop_unused(model.graph, {*instead})
 
 
 def _drop_unused(root: onnx.GraphProto, candidates: set[str]) -> None:

@@ -89,6 +89,18 @@ def looping() -> Any:
     return model_of([loop], {"count": np.array(3, np.int64), "true": np.array(True)}, [4, SIZE])
 
 
+def scanning() -> Any:
+    body = helper.make_graph(
+        [node("MatMul", "e", "w", out="p"), node("Add", "p", "s", out="n"), node("Identity", "n", out="o")],
+        "body",
+        [value("s", [SIZE]), value("e", [SIZE])],
+        [value("n", [SIZE]), value("o", [SIZE])],
+        [numpy_helper.from_array(weights(SIZE, SIZE), "w")],
+    )
+    scan = helper.make_node("Scan", ["zero", "x"], ["last", "y"], body=body, num_scan_inputs=1)
+    return model_of([scan], {"zero": np.zeros(SIZE, np.float32)}, [4, SIZE])
+
+
 def calling() -> Any:
     """A local function holds the weight."""
     function = helper.make_function(
@@ -151,6 +163,7 @@ CASES = {
     "MatMul, opset 8": Case(lambda: product(weights(SIZE, SIZE), opset=8)),
     "MatMul, opset 13": Case(lambda: product(weights(SIZE, SIZE), opset=13)),
     "MatMul, opset 21": Case(lambda: product(weights(SIZE, SIZE), opset=21)),
+    "MatMul, opset 23": Case(lambda: product(weights(SIZE, SIZE), opset=23)),
     "Gemm, transposed": Case(
         lambda: model_of([node("Gemm", "x", "w", out="y", transB=1)], {"w": weights(8, SIZE)}, [4, SIZE])
     ),
@@ -191,6 +204,7 @@ CASES = {
     ),
     "weights in the bodies of If": Case(branching),
     "weights in the body of Loop": Case(looping),
+    "weights in the body of Scan": Case(scanning),
     "weights in a local function": Case(calling),
     "a half-precision network": Case(half),
     "a double-precision network": Case(lambda: product(weights(SIZE, SIZE, kind=np.float64), kind=DOUBLE)),

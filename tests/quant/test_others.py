@@ -12,7 +12,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx import helper, numpy_helper  # noqa: E402
-from small_graphs import CASES, SIZE, Case, model_of, node, product, weights  # noqa: E402
+from small_graphs import CASES, SIZE, Case, model_of, node, product, value, weights  # noqa: E402
 
 from quant.graph import initializers, open_session, read_model  # noqa: E402
 from quant.quantize.__main__ import main  # noqa: E402
@@ -182,6 +182,47 @@ def test_small_weights_of_another_project_are_left_alone(tmp_path: Path, capsys:
     nodes = [node("Cast", "q", out="f", to=1), node("Mul", "f", "s", out="v"), node("MatMul", "x", "v", out="y")]
     status, _ = quantized(model_of(nodes, {"q": whole, "s": scale[None]}, [4, SIZE]), tmp_path)
     assert status == 2 and "holds no float weights" in capsys.readouterr().err
+
+
+def test_a_refusal_names_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [node("MatMul", "x", "w", out="a"), node("Gemm", "a", "w", out="y", transB=1)]
+    status, out = quantized(model_of(nodes, {"w": weights(SIZE, SIZE)}, [4, SIZE]), tmp_path)
+    refusal = capsys.readouterr().err
+    assert status == 2 and refusal.count("\n") == 1 and "w: a weight in two layouts" in refusal and not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["two calls", "two transposes"])
+def test_equal_weights_are_stored_once(kind: str) -> None:
+    if kind == "two calls":
+        model = CASES["weights in a local function"].build()
+        model.graph.node[0].output[0] = "z"
+        model.graph.node.append(helper.make_node("Dense", ["z"], ["y"], domain="local"))
+    else:
+        nodes = [node("Transpose", "w", out=name) for name in ("v", "u")]
+        nodes += [node("MatMul", "x", "v", out="a"), node("MatMul", "a", "u", out="y")]
+        model = model_of(nodes, {"w": weights(SIZE, SIZE)}, [4, SIZE])
+    plain, feed = plain_weights(model), draw_inputs(model)
+    assert float_numbers(plain) == SIZE * SIZE
+    wanted, got = (open_session(one).run(None, feed)[0] for one in (model, plain))
+    assert np.array_equal(wanted, got)
+
+
+def test_equal_weights_of_two_layouts_stay_two() -> None:
+    nodes = [node("MatMul", "x", "w", out="a"), node("Gemm", "a", "u", out="y", transB=1)]
+    model = model_of(nodes, {"w": weights(SIZE, SIZE), "u": weights(SIZE, SIZE)}, [4, SIZE])
+    assert {*classified(plain_weights(model))[0]} == {"w", "u"}
+
+
+def test_a_file_that_lists_its_weights_as_inputs_needs_none_of_them(tmp_path: Path) -> None:
+    """As IR version 3 wants it."""
+    model = CASES["Transpose of a weight"].build()
+    model.ir_version, model.opset_import[0].version = 3, 8
+    model.graph.input.append(value("w", [SIZE, SIZE]))
+    status, out = quantized(model, tmp_path)
+    session = open_session(read_model(out))
+    assert status == 0 and [entry.name for entry in session.get_inputs()] == ["x"]
+    wanted, got = (one.run(None, draw_inputs(model))[0] for one in (open_session(model), session))
+    assert snr_db(wanted, got) > 35
 
 
 def test_tensors_named_as_ours_do_not_collide() -> None:
