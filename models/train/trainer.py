@@ -1,7 +1,7 @@
 """Network, optimiser and averaged weights of one run, one step at a time."""
 
+import io
 import math
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge import RATE_HZ
+from edge.files import atomic
 from edge.suppress.network import Shape
 from models.mix.mixer import Batch
 from models.network import Network, Spectrum, deepened
@@ -139,8 +140,9 @@ class Trainer:
             "seconds": self.seconds,
         }
         for name, content in (("checkpoint.pt", whole), ("weights.pt", weights)):
-            torch.save(content, folder / (name + ".new"))
-            os.replace(folder / (name + ".new"), folder / name)
+            packed = io.BytesIO()
+            torch.save(content, packed)
+            atomic.write(folder / name, packed.getvalue())
 
     def resume(self, folder: Path) -> None:
         content = read_weights(folder / "checkpoint.pt", self.shape)

@@ -284,7 +284,7 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     student.save(tmp_path)
     ours, read = student.averaged_network().state_dict(), load_network(tmp_path / "weights.pt").state_dict()
     assert all(torch.equal(ours[name], read[name]) for name in ours)
-    assert not list(tmp_path.glob("*.new"))
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.pt", "weights.pt"}
 
 
 def test_training_leaves_the_precision_of_products_alone(tmp_path: Path, recordings: Path) -> None:
