@@ -149,7 +149,8 @@ def report(console: Console, found: Attempt, plain: onnx.ModelProto, narrow: set
     """What the table does not say: operators without int8 (``narrow``: what became int8), and the run."""
     nodes = every_node(plain.graph)
     kept = sorted({node.op_type for node in nodes} - {node.op_type for node in nodes if narrow & {*node.input}})
-    console.print(f"All operators compute in float; with no int8 weights at all: {', '.join(kept)}.", soft_wrap=True)
+    without = f"; with no int8 weights at all: {', '.join(kept)}" if kept else ""
+    console.print(f"All operators compute in float{without}.", soft_wrap=True)
     if float_weights:
         said = ", ".join(sorted(float_weights))
         console.print(f"Weights that stay float: {said}.", soft_wrap=True, highlight=False, markup=False)

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper  # noqa: E402
 from small_graphs import CASES, SIZE, Case, model_of, node, product, value, weights  # noqa: E402
 
 from quant.graph import initializers, open_session, read_model  # noqa: E402
+from quant.quantize import others  # noqa: E402
 from quant.quantize.__main__ import main  # noqa: E402
 from quant.quantize.folding import constant_of, graphs_of, is_bulky, plain_weights  # noqa: E402
 from quant.quantize.gate import snr_db  # noqa: E402
@@ -162,6 +163,19 @@ def test_an_output_below_the_limit_keeps_the_matrix_that_causes_it(
     assert status == 0 and "Weights that stay float: w." in said
     stored = initializers(read_model(out))
     assert stored["w"].dtype == np.float32 and "own" not in stored
+
+
+def test_a_whole_model_below_the_limit_is_not_written_unless_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(others, "LEAST_OUTPUT_DB", 99.0)
+    model = CASES["GRU"].build()
+    status, out = quantized(model, tmp_path)
+    refusal = capsys.readouterr().err
+    assert status == 1 and not out.exists() and refusal.count("\n") == 1
+    assert "nothing written, output y is 4" in refusal and "at least 99" in refusal and "--force" in refusal
+    status, out = quantized(model, tmp_path, "--force")
+    assert status == 0 and float_numbers(read_model(out)) == 0
 
 
 def test_the_search_ends() -> None:
