@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
 from edge.dsp.spectrum import Floats
 from edge.files import BadFile, atomic, read_bounded
@@ -28,8 +29,9 @@ def read_model(file: Path) -> onnx.ModelProto:
     """A checked ONNX model of any origin; raises BadRequest."""
     try:
         model = onnx.load_model_from_string(read_bounded(file, MOST_BYTES))
+        take_in_data(model, file)
         onnx.checker.check_model(model)
-    except BadFile as error:
+    except (BadFile, BadRequest) as error:
         raise BadRequest(str(error)) from None
     except OSError as error:
         raise BadRequest(f"{file}: cannot be read: {error.strerror}") from None
@@ -39,6 +41,21 @@ def read_model(file: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise BadRequest(f"{file}: is not an ONNX model, or an empty one")
     return model
+
+
+def take_in_data(model: onnx.ModelProto, file: Path) -> None:
+    """Tensors that lie in files of their own beside ``file`` become part of it; raises BadRequest, ValueError."""
+    outside = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+    most_bytes = MOST_BYTES
+    for tensor in outside:
+        info = ExternalDataInfo(tensor)
+        place = file.parent / info.location
+        if not place.is_file():
+            raise BadRequest(f"{file}: its tensor {tensor.name} lies in {place}, which is missing; put it there")
+        most_bytes -= place.stat().st_size if info.length is None else info.length
+        if most_bytes < 0:
+            raise BadRequest(f"{file}: its tensors in {info.location} have more than {MOST_BYTES} bytes")
+        load_external_data_for_tensor(tensor, str(file.parent))  # refuses a place outside the folder
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:

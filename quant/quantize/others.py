@@ -25,6 +25,8 @@ long as its scale is one of float32's normal numbers: n errors of half a step of
 LEAST_OUTPUT_DB = 10.0
 """Of every output over its error. On random inputs sound networks have 12 dB and more (GTCRN: 12 to 32)."""
 
+WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL)
+"""Types of inputs that are indices, counts or switches: 0 and 1 suit most."""
 FIXED = "an output or input of its graph"
 
 
@@ -118,7 +120,7 @@ def comparison(model: onnx.ModelProto) -> Callable[[onnx.ModelProto], Attempt]:
             if why := incomparable(before, after):
                 found.notes.append(f"Output {name} is not compared: {why}.")
             else:
-                found.ratios_db[name] = snr_db(before, after) if np.isfinite(after).all() else -np.inf
+                found.ratios_db[name] = ratio_db(before, after)
         return found
 
     return measured
@@ -133,6 +135,14 @@ def incomparable(before: Array, after: Array) -> str:
     if not before.size or not np.isfinite(before).all():
         return "it is empty" if not before.size else "the float model gives NaN or infinite values"
     return ""
+
+
+def ratio_db(before: Array, after: Array) -> float:
+    """``snr_db`` for values of any size, whose squares may be no numbers of double precision."""
+    if not np.isfinite(after).all():
+        return -np.inf
+    peak = float(np.abs(before).max()) or 1.0
+    return snr_db(before.astype(np.float64) / peak, after.astype(np.float64) / peak)
 
 
 def objection(found: Attempt) -> str:
@@ -224,15 +234,16 @@ def table_of(small: onnx.ModelProto, plain: onnx.ModelProto, reasons: dict[str, 
 
 
 def draw_inputs(model: onnx.ModelProto) -> dict[str, Array]:
-    """Normal numbers for every input that takes float32; a free size is 1."""
+    """Normal numbers for every input that takes floats, 0 or 1 for integers and truth values; a free size is 1."""
     draw, feed = np.random.default_rng(1), dict[str, Array]()
     stored = {entry.name for entry in model.graph.initializer}
     for value in model.graph.input:
         if value.name in stored:
             continue
         kind = value.type.tensor_type
+        shape = [dimension.dim_value or 1 for dimension in kind.shape.dim]
         if kind.elem_type in FLOATS:
-            shape = [dimension.dim_value or 1 for dimension in kind.shape.dim]
-            drawn = draw.normal(0, 0.1, shape)
-            feed[value.name] = drawn.astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            feed[value.name] = draw.normal(0, 0.1, shape).astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        elif kind.elem_type in WHOLE:
+            feed[value.name] = draw.integers(0, 2, shape).astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
     return feed

@@ -29,7 +29,7 @@ def model_of(
         nodes,
         "case",
         [value("x", x, kind)],
-        [value("y", [None] * rank, kind)],
+        [value("y", [None] * rank, more.pop("gives", kind))],
         [numpy_helper.from_array(data, name) for name, data in stored.items()],
     )
     opsets = [helper.make_opsetid("", opset), *more.pop("opsets", [])]
@@ -143,6 +143,13 @@ def with_outlier(size: float) -> Array:
     return data
 
 
+def embedded() -> Any:
+    """Rows of a table, by index."""
+    nodes = [node("Gather", "table", "x", out="e"), node("MatMul", "e", "w", out="y")]
+    stored = {"table": weights(50, SIZE), "w": weights(SIZE, SIZE, seed=2)}
+    return model_of(nodes, stored, [4], TensorProto.INT64, rank=2, gives=FLOAT)
+
+
 @dataclass(frozen=True)
 class Case:
     """A graph and what quantizing it must give."""
@@ -208,6 +215,7 @@ CASES = {
     "weights in a local function": Case(calling),
     "a half-precision network": Case(half),
     "a double-precision network": Case(lambda: product(weights(SIZE, SIZE, kind=np.float64), kind=DOUBLE)),
+    "an input of indices": Case(embedded, float_weights=50 * SIZE),
     "an embedding that a product shares": Case(tied, float_weights=SQUARE),
     "denormal weights beside others": Case(
         lambda: model_of(

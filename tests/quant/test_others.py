@@ -25,6 +25,7 @@ from quant.quantize.others import (  # noqa: E402
     contents_of,
     draw_inputs,
     incomparable,
+    ratio_db,
     search,
 )
 from quant.quantize.weights import classified, row_snr_db, to_int8, weights_only  # noqa: E402
@@ -253,6 +254,30 @@ def test_what_cannot_be_compared_is_said() -> None:
     assert "shape" in incomparable(ones, ones[:1])
     assert "NaN" in incomparable(ones * np.nan, ones)
     assert "empty" in incomparable(ones[:0], ones[:0])
+    assert "no floats" in incomparable([ones], [ones])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-30, 1.0, 1e30, 1e200])
+def test_the_ratio_holds_for_outputs_of_every_size(size: float) -> None:
+    assert ratio_db(np.full(4, size), np.full(4, 1.1 * size)) == pytest.approx(20)
+    assert ratio_db(np.full(4, size), np.full(4, np.nan)) == -np.inf
+
+
+def test_weights_beside_the_file_are_taken_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = CASES["MatMul, opset 13"].build()
+    onnx.save(model, tmp_path / "float.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+    words = ["--model", str(tmp_path / "float.onnx"), "--out", str(tmp_path / "small.onnx")]
+    assert main(words) == 0
+    wanted, got = (
+        open_session(one).run(None, draw_inputs(model))[0]
+        for one in (CASES["MatMul, opset 13"].build(), read_model(tmp_path / "small.onnx"))
+    )
+    assert snr_db(wanted, got) > 35
+    (tmp_path / "w.data").rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main(words) == 2
+    refusal = capsys.readouterr().err
+    assert "w.data, which is missing" in refusal and refusal.count("\n") == 1
 
 
 def test_the_header_stays_as_its_author_wrote_it(tmp_path: Path) -> None:
