@@ -143,8 +143,10 @@ def test_the_same_scripts_export_and_quantize_it(tmp_path: Path, capsys: pytest.
     assert quantize_main(["--model", str(whole), "--out", str(tmp_path / "small.onnx")]) == 0
     small = tmp_path / "small.onnx"
     assert small.stat().st_size < 0.5 * whole.stat().st_size
-    said = metadata_of(read_model(small))
-    assert said == metadata_of(read_model(whole)) and said["name"] == OURS and said["licence"] == "MIT"
+    said, before = metadata_of(read_model(small)), metadata_of(read_model(whole))
+    history = said["history"].splitlines()
+    assert history[:-1] == before["history"].splitlines() and history[-1].startswith("quant.quantize ")
+    assert said == before | {"history": said["history"]} and said["name"] == OURS and said["licence"] == "MIT"
     assert said["frames"] == "18" and len(said["recipe_sha256"]) == 64
     sound = np.random.default_rng(1).normal(0, 0.1, 9600).astype(np.float32)
     first, second = (heard(open_core(str(file)), sound) for file in (whole, small))
