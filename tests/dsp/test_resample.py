@@ -195,13 +195,15 @@ def test_steady_work_leaves_nothing_allocated():
 
     for k in range(50):
         hop(k)
+    grown = []
     tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    for k in range(300):
-        hop(k)
-    grown = tracemalloc.get_traced_memory()[0] - before
+    for _ in range(3):  # what grows does so every time; threads of the test runner allocate now and then
+        before = tracemalloc.get_traced_memory()[0]
+        for k in range(300):
+            hop(k)
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
     tracemalloc.stop()
-    assert grown < 4096
+    assert min(grown) < 4096
 
 
 def test_the_command_prints_the_table_and_draws_the_picture(tmp_path, capsys, monkeypatch):
