@@ -13,6 +13,7 @@ import numpy as np
 from edge import HOP_MS, HOP_SAMPLES
 from edge.chain import Chain
 from edge.config import Config
+from edge.console import describe
 from edge.devices.alsa import open_pcm
 from edge.devices.cable import Cable
 from edge.devices.capture import Capture
@@ -142,7 +143,7 @@ class Box:
             except DeviceError as error:
                 lost = str(error)
             except Exception as fault:
-                lost = f"unexpected fault, please report it ({_short(fault)})"
+                lost = f"unexpected fault, please report it ({describe(fault)})"
             finally:
                 self.close()
             self.progress += 1
@@ -226,11 +227,11 @@ class Box:
         except Exception as fault:
             hop.fill(0)
             chain.reset()
-            self._step_down(f"failed ({_short(fault)})")
+            self._step_down(f"failed ({describe(fault)})")
         if chain.engine.failure is not None:
             failure, chain.engine.failure = chain.engine.failure, None
             self._plan_retry()
-            self.health.event("engine", f"an engine failed ({_short(failure)}); {chain.working} takes over")
+            self.health.event("engine", f"an engine failed ({describe(failure)}); {chain.working} takes over")
 
     @property
     def _fading(self) -> bool:
@@ -382,11 +383,6 @@ class Box:
             peak_dbfs=config.limiter.peak_dbfs,
             open_pcm=self._opener,
         )
-
-
-def _short(error: BaseException) -> str:
-    """An exception on one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _devices(config: Config) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from edge import UserError, orders
 from edge.box import Box
 from edge.config import Config, with_engine
 from edge.config_rules import key
+from edge.console import describe
 from edge.orders import BadOrder, NotObeyed, Order
 from edge.suppress import open_named
 
@@ -77,7 +78,7 @@ class Control:
             self._complain(f"order refused: {error}")
             self._answer(order, str(error), done=False)
         except Exception as fault:
-            why = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+            why = describe(fault)
             self._complain(f"order {order} failed, please report it ({why})")
             self._answer(order, f"unexpected fault ({why})", done=False)
         else:

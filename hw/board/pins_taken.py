@@ -12,7 +12,9 @@ from hw.board import models
 from hw.board.configtxt import Overlay
 from hw.board.hats import Hat
 
-FREE_FIRST = (17, 27, 22, 23, 24, 25, 5, 6, 26)
+LED, BUTTON = 17, 27
+"""The settings' defaults (``edge.sections.PanelConfig``), which this package may not import; a test compares them."""
+FREE_FIRST = (LED, BUTTON, 22, 23, 24, 25, 5, 6, 26)
 """Pins without a second use, the box's own first; 5 and 6 are pulled up at power-on."""
 
 FIXED: Mapping[str, tuple[int, ...]] = {
@@ -101,7 +103,7 @@ class Header:
 
     groups: tuple[tuple[Hat, ...], ...] = ()
     overlays: tuple[Overlay, ...] = ()
-    DEFAULTS: ClassVar = (17, 27)
+    DEFAULTS: ClassVar = (LED, BUTTON)
     """LED and button of the shipped settings."""
 
     def taken(self) -> dict[int, str]:

@@ -10,7 +10,7 @@ from hw.board import boards, bootconfig, configtxt, hats
 from hw.board import i2s as bus
 from hw.board.bootconfig import MICROPHONE
 from hw.board.i2s import Claim, Decision
-from hw.board.pins_taken import Header
+from hw.board.pins_taken import BUTTON, LED, Header
 from hw.install.places import SETTINGS
 from hw.install.target import Target, read_text, say
 
@@ -141,6 +141,6 @@ def _panel(path: Path) -> tuple[int | str, int | str]:
     except (OSError, ValueError, UserError):
         held = {}
     held = held if isinstance(held, dict) else {}
-    values = (held.get("led", 17), held.get("button", 27))
+    values = (held.get("led", LED), held.get("button", BUTTON))
     led, button = (value if isinstance(value, int | str) else "off" for value in values)
     return led, button

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from edge.files.toml_edit import literal, with_key
+from hw.board.pins_taken import BUTTON, LED
 from hw.install import i2s, ledger, sound_cards, wheels
 from hw.install.places import SETTINGS
 from hw.install.sound_cards import MEMS_CARD
@@ -42,18 +43,13 @@ def made(target: Target) -> tuple[str, str]:
         ("capture", "gain_db", str(MEMS_GAIN_DB) if microphone == MEMS_CARD else ""),
         ("playback", "device", f'"{output}"' if output else ""),
         ("cable", "usb", "true" if target.options.usb_microphone else ""),
-        ("panel", "led", _toml(led) if led != 17 else ""),
-        ("panel", "button", _toml(button) if button != 27 else ""),
+        ("panel", "led", literal(led) if led != LED else ""),
+        ("panel", "button", literal(button) if button != BUTTON else ""),
     ):
         if value:
-            before, here, after = re.split(rf"(?ms)(^\[{section}\].*?^{key} = )", text, maxsplit=1)
-            text = before + here + re.sub(r"^[^ \n]+", value, after)
+            text = with_key(text, section, key, value)
             words.append(f"[{section}] {key} = {value}")
     return text, ", ".join(words) or "all settings at their defaults, the box selects the cards itself"
-
-
-def _toml(value: int | str) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def put(target: Target, text: str) -> None:

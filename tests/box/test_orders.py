@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from edge.box import Box
 from edge.config import Config
 from edge.control import MOST_WAITING, Control
 from edge.engines import CHOICES
+from edge.files import toml_edit
 from edge.orders import BadOrder, Fifo, NotObeyed, Order
 from edge.tools import ordering
 
@@ -236,7 +238,7 @@ def test_volume_and_limit_change_within_200_ms_and_without_a_click(monkeypatch: 
     ],
 )
 def test_one_key_is_changed_and_every_other_line_stays(tmp_path: Path, before: str, after: str) -> None:
-    assert config_edit.with_key(before, "playback", "volume_db", -12.0) == after
+    assert toml_edit.with_key(before, "playback", "volume_db", "-12") == after
     path = tmp_path / "quietbox.toml"
     path.write_text(before)
     path.chmod(0o640)
@@ -244,6 +246,12 @@ def test_one_key_is_changed_and_every_other_line_stays(tmp_path: Path, before: s
     assert path.read_text() == after
     assert path.stat().st_mode & 0o777 == 0o640
     assert config_file.load(path).playback.volume_db == -12
+
+
+@pytest.mark.parametrize("value", [-12.0, -12.5, -12.3456789, -0.1, -1e-7, True, "rnn", 'a "b"', 22])
+def test_a_value_comes_back_as_it_was(value: str | float) -> None:
+    text = toml_edit.with_key("", "playback", "x", toml_edit.literal(value))
+    assert tomllib.loads(text) == {"playback": {"x": value}}
 
 
 def test_the_shipped_file_with_every_key_takes_an_engine(tmp_path: Path) -> None:

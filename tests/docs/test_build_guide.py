@@ -43,8 +43,8 @@ def ends_at(path: str) -> tuple[float, float]:
 def test_every_wire_of_microphone_and_knob_ends_at_a_pad_of_its_own() -> None:
     """L/R was drawn as a dot on another wire: it is a wire of its own, and nobody leaves it out."""
     drawing = ElementTree.parse(DOCS / "pictures/wiring.svg").getroot()
-    circles = [node for node in drawing.iter() if node.tag.endswith("}circle") and node.get("r") == "8"]
-    pads = {(float(node.attrib["cx"]), float(node.attrib["cy"])) for node in circles}
+    pins = [node for node in drawing.iter() if node.tag.endswith("}circle") and node.get("r") == "8"]
+    pads = {(float(node.attrib["cx"]), float(node.attrib["cy"])) for node in pins}
     paths = {node.get("id"): node.attrib["d"] for node in drawing.iter() if node.get("id")}
     wires = [f"wire-{row[2]}" for row in table("Wires") if row[0] in ("microphone", "knob")]
     assert {ends_at(paths[wire]) for wire in wires} == pads and len(pads) == len(wires)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from test_install import USB, make_root, snapshot
 
 from edge import UserError
+from edge.sections import PanelConfig
 from hw.board import bootconfig, configtxt, hats, i2s
 from hw.board.bootconfig import JACK, MICROPHONE, OFF, SCOPE, Wish
+from hw.board.pins_taken import BUTTON, FREE_FIRST, LED
 from hw.install import command, firmware, settings
 from hw.install import i2s as choice
 from hw.install.target import Target
@@ -344,3 +346,7 @@ def test_a_row_does_not_contradict_itself(hat: hats.Hat) -> None:
     assert hat.eeprom == hats.letters(hat.eeprom)
     assert not hat.passive or not hat.inputs
     assert not set(hat.overlays) & (hats.PLAYS_ONLY | hats.RECORDS)
+
+
+def test_the_pins_that_boards_are_compared_with_are_the_settings_defaults() -> None:
+    assert (PanelConfig().led, PanelConfig().button) == (LED, BUTTON) == FREE_FIRST[:2]

@@ -19,6 +19,7 @@ import numpy as np
 
 from edge import HOP_MS, HOP_SAMPLES, RATE_HZ, UserError, config_file, files, runtime
 from edge.config import CaptureConfig
+from edge.console import describe
 from edge.devices import alsa, cards
 from edge.devices.capture import Capture
 from edge.devices.pcm import DeviceError, Event, OpenPcm
@@ -100,7 +101,7 @@ def _guarded(make: Callable[[], str]) -> bytes:
     try:
         return make().encode("utf-8", "replace")[:MOST_MEMBER_BYTES]
     except Exception as error:
-        return redaction.text(f"not collected: {' '.join(f'{type(error).__name__}: {error}'.split())}\n").encode()
+        return redaction.text(f"not collected: {describe(error)}\n").encode()
 
 
 def _settings_text(path: Path | None) -> str:

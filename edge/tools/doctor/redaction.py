@@ -4,7 +4,7 @@ import re
 import socket
 from typing import Any
 
-from edge.config_edit import HEADER
+from edge.files.toml_edit import HEADER
 
 PRIVATE_KEYS = {
     ("remote", "server"),
