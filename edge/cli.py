@@ -108,7 +108,7 @@ def preset(options: argparse.Namespace) -> int:
 def enhance_files(options: argparse.Namespace) -> int:
     """Clean sound files through the live chain."""
     _one_thread()
-    from edge.tools import enhance_command, enhance_jobs, sound_paths
+    from edge.tools.sounds import enhance_command, enhance_jobs, sound_paths
 
     console.leave_on_signals()  # a signal then removes half-written files
     chosen = _config(options)
@@ -236,7 +236,7 @@ def watch(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """The last day as an HTML page."""
     from edge.files import atomic
-    from edge.tools import journal_reader, report
+    from edge.tools.reports import journal_reader, report
 
     source = Path(options.file) if options.file not in (None, "-") else None
     atomic.refuse_overwriting(options.output, [source, options.config])

@@ -24,8 +24,8 @@ from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import BANDS, Features, Floats, Transform
 from edge.files import BadFile, read_bounded
 from edge.files.arrays import read_npz
-from edge.tools.sound_kinds import BadSound, why_no_sound
-from edge.tools.sound_opening import open_sound
+from edge.tools.sounds.sound_kinds import BadSound, why_no_sound
+from edge.tools.sounds.sound_opening import open_sound
 from models.command import BadRequest, need, status_of
 from quant.history import step
 from quant.hops import Hops

@@ -20,7 +20,7 @@ from edge.config import Config
 from edge.console import run_main
 from edge.files import atomic
 from edge.tools import preset, tables
-from edge.tools.enhance import enhance_samples
+from edge.tools.sounds.enhance import enhance_samples
 from models.command import need, status_of
 from models.measures import dnsmos, level_change_db, pauses, pesq_wb, stoi
 

@@ -16,9 +16,9 @@ from edge.devices.pcm import counts_in_words
 if TYPE_CHECKING:  # a table of sound cards needs neither NumPy nor libsndfile
     from edge.devices.cards import Card
     from edge.tools.bench import Examined, HopTimes
-    from edge.tools.enhance import Enhanced
     from edge.tools.latency import Latency
     from edge.tools.preset import Preset
+    from edge.tools.sounds.enhance import Enhanced
 
 PIPE_COLUMNS = 120
 """Where the output is no terminal a table may be so wide before it folds its cells."""

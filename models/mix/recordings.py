@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge import RATE_HZ
 from edge.console import complain
-from edge.tools.sound_kinds import why_no_sound
+from edge.tools.sounds.sound_kinds import why_no_sound
 from models.command import BadRequest
 
 WORST_FLOOR_DB = -45.0

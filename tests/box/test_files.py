@@ -30,7 +30,8 @@ from edge.suppress.foreign.gtcrn import open_core as open_gtcrn
 from edge.suppress.foreign.rnnoise import open_core as open_rnnoise
 from edge.suppress.foreign.window import open_core as open_window
 from edge.suppress.shipped import FOLDER, BadModel, Model
-from edge.tools import calibrate, journal_files, report
+from edge.tools import calibrate
+from edge.tools.reports import journal_files, report
 from hw.install import ledger, target
 from models.train import checkpoint
 from models.train.checkpoint import Refused

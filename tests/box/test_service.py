@@ -27,7 +27,7 @@ from edge.config import Config
 from edge.config_file import load
 from edge.journal import FIELDS, Journal
 from edge.service import Service
-from edge.tools.enhance import enhance_file
+from edge.tools.sounds.enhance import enhance_file
 from hw.virtual.rigs import ExactRig, PacedRig
 
 KEYS = {field.key for field in FIELDS}

@@ -19,8 +19,8 @@ from edge.devices.fake import FakeCard, VirtualClock, opener
 from edge.devices.pcm import Capabilities
 from edge.dsp.spectrum import Floats
 from edge.health import Counters, summary
-from edge.tools import report
-from edge.tools.enhance import enhance_file
+from edge.tools.reports import report
+from edge.tools.sounds.enhance import enhance_file
 
 CONFIG = Config(
     capture=CaptureConfig(device="Mic", mute_ms=300, fade_ms=100),

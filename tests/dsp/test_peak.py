@@ -35,7 +35,7 @@ from edge.dsp.resample import Resampler
 from edge.dsp.secondary_path import SecondaryPath
 from edge.dsp.spectrum import Floats
 from edge.serve import bridge
-from edge.tools.enhance import enhance_file, enhance_samples
+from edge.tools.sounds.enhance import enhance_file, enhance_samples
 
 DEVICE_RATES_HZ = (16_000, 32_000, 44_100, 48_000, 96_000, 8_000, 22_050, 24_000, 88_200, 176_400, 192_000)
 RATES_HZ = DEVICE_RATES_HZ

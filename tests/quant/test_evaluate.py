@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge import HOP_SAMPLES, RATE_HZ, UserError
 from edge.config import Config
 from edge.dsp.spectrum import Floats
-from edge.tools.enhance import enhance_samples
+from edge.tools.sounds.enhance import enhance_samples
 from models import command, measures
 from models.command import BadRequest
 from quant import peers

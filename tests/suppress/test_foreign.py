@@ -22,7 +22,7 @@ from edge.suppress.foreign.adapter import Adapter
 from edge.suppress.foreign.core import Core
 from edge.suppress.mask import MaskEngine
 from edge.tools import bench
-from edge.tools.enhance import enhance_samples
+from edge.tools.sounds.enhance import enhance_samples
 from models.measures import lag_samples, si_sdr_db
 
 PACKAGED = ["dtln", "gtcrn", "rnnoise"]

@@ -12,8 +12,8 @@ from signals import level_db, recording, speech
 from edge import RATE_HZ, cli
 from edge.config import Config, SuppressConfig
 from edge.dsp.spectrum import Floats
-from edge.tools.channels import MAX_LOSS_DB, Downmix
-from edge.tools.enhance import enhance_file
+from edge.tools.sounds.channels import MAX_LOSS_DB, Downmix
+from edge.tools.sounds.enhance import enhance_file
 from edge.tools.tables import enhanced
 
 SECONDS = 8.0

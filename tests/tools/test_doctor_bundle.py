@@ -15,10 +15,10 @@ from edge import RATE_HZ, runtime
 from edge.cli import main
 from edge.config import CaptureConfig
 from edge.devices.fake import USB_CAPABILITIES, FakeCard, VirtualClock, noise, opener
-from edge.tools import journal_reader
 from edge.tools.doctor import bundle, command, redaction
 from edge.tools.doctor.bundle import NoBundle
 from edge.tools.doctor.finding import OK, Finding
+from edge.tools.reports import journal_reader
 
 KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
 """The public key of ZeroMQ's own documentation (zmq_curve(7))."""

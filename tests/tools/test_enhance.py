@@ -21,10 +21,10 @@ from signals import SOUNDS
 from edge import RATE_HZ, cli
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, ReferenceConfig, SuppressConfig
 from edge.dsp.spectrum import Floats
-from edge.tools import enhance, sound_targets
-from edge.tools.enhance import enhance_file, enhance_samples
-from edge.tools.sound_kinds import BadSound
-from edge.tools.sound_paths import find_sounds
+from edge.tools.sounds import enhance, sound_targets
+from edge.tools.sounds.enhance import enhance_file, enhance_samples
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.sound_paths import find_sounds
 
 UNTOUCHED = Config(
     feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),

@@ -28,9 +28,9 @@ from edge.suppress import BadModel
 from edge.suppress.foreign import assets
 from edge.suppress.foreign.adapter import Adapter
 from edge.suppress.mask import Unity
-from edge.tools import progress
-from edge.tools.enhance import enhance_file
-from edge.tools.enhance_jobs import Enhancer, Job, Outcome, Request, outcomes
+from edge.tools.sounds import progress
+from edge.tools.sounds.enhance import enhance_file
+from edge.tools.sounds.enhance_jobs import Enhancer, Job, Outcome, Request, outcomes
 
 QUICK = Config(suppress=SuppressConfig(engine="off"))
 ENGINES = [name for name in names(Family.OURS, Family.NONE, Family.THIRD_PARTY) if name != "deepfilternet3"]

@@ -13,10 +13,10 @@ from signals import recording
 from edge import RATE_HZ, cli
 from edge.config import Config, FeedforwardConfig, GateConfig, SuppressConfig
 from edge.dsp.spectrum import Floats
-from edge.tools import sound_reader
-from edge.tools.enhance import enhance_file
-from edge.tools.float_scale import Levels, UnknownScale
-from edge.tools.sound_kinds import BadSound
+from edge.tools.sounds import sound_reader
+from edge.tools.sounds.enhance import enhance_file
+from edge.tools.sounds.float_scale import Levels, UnknownScale
+from edge.tools.sounds.sound_kinds import BadSound
 
 PLAIN = Config(
     feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 
 from edge import RATE_HZ, cli
-from edge.tools import foreign_decoder
-from edge.tools.foreign_decoder import CONTAINERS, Foreign
-from edge.tools.sound_kinds import BadSound
-from edge.tools.sound_opening import open_sound
+from edge.tools.sounds import foreign_decoder
+from edge.tools.sounds.foreign_decoder import CONTAINERS, Foreign
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.sound_opening import open_sound
 
 M4A = b"\0\0\0\x1cftypM4A \0\0\0\0M4A isommp42" + bytes(600)
 

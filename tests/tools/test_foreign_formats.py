@@ -12,9 +12,9 @@ from signals import level_db, speech
 from edge import RATE_HZ, cli
 from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
-from edge.tools import foreign_decoder
-from edge.tools.sound_kinds import BadSound
-from edge.tools.sound_opening import open_sound
+from edge.tools.sounds import foreign_decoder
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.sound_opening import open_sound
 
 av = pytest.importorskip("av", reason="PyAV is not installed; ./install.sh --setup formats")
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from test_report_page import line, quietbox
 
 from edge import UserError
-from edge.tools import journal_files, unpacking
-from edge.tools.report import entries, from_file
-from edge.tools.timeline import Entry
+from edge.tools.reports import journal_files, unpacking
+from edge.tools.reports.report import entries, from_file
+from edge.tools.reports.timeline import Entry
 
 RECORDS = [
     json.loads(line(60 * number, f'minute {number}: "\u00fc" {{x}} [y]', "statistics", queue_ms=number))

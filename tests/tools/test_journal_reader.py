@@ -14,8 +14,8 @@ import pytest
 from journal_socket import JOURNALD, with_private_journald
 
 from edge.journal import notify
-from edge.tools import journal_reader, report
 from edge.tools.doctor import service
+from edge.tools.reports import journal_reader, report
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -39,7 +39,7 @@ done
 forms="$forms" $PYTHON -c '
 import io, json, os
 from edge import UserError
-from edge.tools import journal_reader, report
+from edge.tools.reports import journal_reader, report
 def of_form(form):
     try: return report.from_file(f"/run/{form}", io.BytesIO()) == (entries[1], [])
     except UserError as error: return str(error)

@@ -14,7 +14,7 @@ from edge import cli
 from edge.config import Config, FeedforwardConfig, GateConfig, LimiterConfig, SuppressConfig
 from edge.config_file import load
 from edge.dsp.spectrum import Floats
-from edge.tools.enhance import enhance_file
+from edge.tools.sounds.enhance import enhance_file
 
 UNTOUCHED = Config(
     feedforward=FeedforwardConfig(highpass_hz=0, mains="off"),

@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge.journal import FIELDS, record
-from edge.tools.journal_reader import NoHistory
-from edge.tools.report import entries
-from edge.tools.report_drawing import DRAWINGS, _ticks
-from edge.tools.report_page import page
+from edge.tools.reports.journal_reader import NoHistory
+from edge.tools.reports.report import entries
+from edge.tools.reports.report_drawing import DRAWINGS, _ticks
+from edge.tools.reports.report_page import page
 
 ROOT = Path(__file__).parents[2]
 BEGIN_S = 1_795_000_000

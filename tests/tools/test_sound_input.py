@@ -15,10 +15,10 @@ from signals import noise
 from test_float_scale import PLAIN
 
 from edge import RATE_HZ, cli
-from edge.tools.enhance import enhance_file
-from edge.tools.sound_input import SoundInput
-from edge.tools.sound_kinds import BadSound
-from edge.tools.unfinished import NOT_FINISHED, PatchedFile, examine
+from edge.tools.sounds.enhance import enhance_file
+from edge.tools.sounds.sound_input import SoundInput
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.unfinished import NOT_FINISHED, PatchedFile, examine
 
 SOUND = noise(48_000)
 CODED = {"WAV": "PCM_16", "WAVEX": "PCM_24", "AIFF": "PCM_16", "AU": "PCM_16", "CAF": "PCM_16", "W64": "PCM_16"}

@@ -11,10 +11,10 @@ from signals import noise
 from test_float_scale import PLAIN
 
 from edge import RATE_HZ, cli
-from edge.tools import sound_output
-from edge.tools.enhance import enhance_file
-from edge.tools.sound_kinds import BadSound
-from edge.tools.sound_output import SoundOutput, check_room, in_bytes
+from edge.tools.sounds import sound_output
+from edge.tools.sounds.enhance import enhance_file
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.sound_output import SoundOutput, check_room, in_bytes
 
 SAMPLES = (noise(20_000) * 2**15).astype(np.int16)
 

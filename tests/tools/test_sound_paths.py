@@ -14,11 +14,11 @@ import soundfile
 
 from edge import RATE_HZ, cli
 from edge.config import Config, GateConfig, SuppressConfig
-from edge.tools.enhance import enhance_file
-from edge.tools.sound_input import SoundInput
-from edge.tools.sound_kinds import LIBSNDFILE_SUFFIXES, BadSound, may_be_foreign, why_no_sound
-from edge.tools.sound_paths import Found, find_sounds, show_left_out
-from edge.tools.sound_targets import target_name, writable
+from edge.tools.sounds.enhance import enhance_file
+from edge.tools.sounds.sound_input import SoundInput
+from edge.tools.sounds.sound_kinds import LIBSNDFILE_SUFFIXES, BadSound, may_be_foreign, why_no_sound
+from edge.tools.sounds.sound_paths import Found, find_sounds, show_left_out
+from edge.tools.sounds.sound_targets import target_name, writable
 
 QUICK = Config(suppress=SuppressConfig(engine="off"), gate=GateConfig(on=False))
 SOUND = (0.05 * np.random.default_rng(3).standard_normal(1600)).astype(np.float32)

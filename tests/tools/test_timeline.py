@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.tools import journal_reader
-from edge.tools.report_page import PARTS_SHOWN, page
-from edge.tools.timeline import Entry, Part, parts
+from edge.tools.reports import journal_reader
+from edge.tools.reports.report_page import PARTS_SHOWN, page
+from edge.tools.reports.timeline import Entry, Part, parts
 
 DAY_S = 1_795_000_000.0
 EPOCH_S = 1_740_000_000.0

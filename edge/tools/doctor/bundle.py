@@ -24,9 +24,9 @@ from edge.devices import alsa, cards
 from edge.devices.capture import Capture
 from edge.devices.pcm import DeviceError, Event, OpenPcm
 from edge.files import atomic, toml
-from edge.tools import journal_reader
 from edge.tools.doctor import redaction
 from edge.tools.doctor.finding import Finding
+from edge.tools.reports import journal_reader
 from edge.version import version
 from hw.board import boards
 

@@ -3,11 +3,12 @@
 import subprocess
 from collections.abc import Callable, Iterator
 
-from edge.tools import journal_reader, probe_process
+from edge.tools import probe_process
 from edge.tools.doctor.context import Context
 from edge.tools.doctor.finding import FAIL, OK, WARN, Finding
 from edge.tools.doctor.running import HEARD_S, heard_s, running_box, settled_status
 from edge.tools.probe_process import ProbeFailure
+from edge.tools.reports import journal_reader
 
 UNIT = "quietbox.service"
 UNIT_FACTS = ("LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "LimitRTPRIO", "LimitMEMLOCK")

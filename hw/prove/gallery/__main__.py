@@ -14,7 +14,7 @@ from edge.config import Config
 from edge.console import run_main
 from edge.dsp.spectrum import Floats
 from edge.files import atomic
-from edge.tools.stream import Stream, aligned
+from edge.tools.sounds.stream import Stream, aligned
 from edge.tools.tables import show
 from hw.prove import spectrogram
 from hw.prove.demo import SOUNDS, judge

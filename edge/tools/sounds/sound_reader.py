@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edge.dsp.spectrum import Floats
-from edge.tools.channels import MOST_SAMPLES, Downmix
-from edge.tools.float_scale import FLOAT_CODECS, Levels, Scale, UnknownScale
-from edge.tools.sound_kinds import BadSound
-from edge.tools.sound_opening import Readable
+from edge.tools.sounds.channels import MOST_SAMPLES, Downmix
+from edge.tools.sounds.float_scale import FLOAT_CODECS, Levels, Scale, UnknownScale
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.sound_opening import Readable
 
 LOUDEST = 100.0
 """Float files may hold any number; samples more than 40 dB above full scale are clipped there."""
@@ -20,7 +20,7 @@ class SoundReader:
     """``blocks`` gives the file once, from where it stands; afterwards the figures and ``notes`` are about all of it.
 
     ``chosen``: the channels wanted, counted from 1: [voice] or [voice, reference]; [0] mixes all of them
-    (``edge.tools.channels``).
+    (``edge.tools.sounds.channels``).
     """
 
     def __init__(self, sound: Readable, chosen: list[int]) -> None:

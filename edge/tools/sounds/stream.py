@@ -19,7 +19,7 @@ from edge.dsp.resample import Resampler
 from edge.dsp.spectrum import Floats
 from edge.health import quieter_db
 from edge.suppress.engine import Engine
-from edge.tools.sound_files import BLOCK_FRAMES
+from edge.tools.sounds.sound_files import BLOCK_FRAMES
 
 
 class Stream:

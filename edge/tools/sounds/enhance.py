@@ -23,13 +23,13 @@ from edge.dsp.spectrum import Floats
 from edge.files import atomic
 from edge.health import dbfs
 from edge.suppress.engine import Engine
-from edge.tools.sound_files import BLOCK_FRAMES
-from edge.tools.sound_kinds import BadSound
-from edge.tools.sound_opening import open_sound
-from edge.tools.sound_output import SoundOutput, check_room, check_whole
-from edge.tools.sound_reader import SoundReader, energy
-from edge.tools.sound_targets import own_result, writable
-from edge.tools.stream import Stream, aligned
+from edge.tools.sounds.sound_files import BLOCK_FRAMES
+from edge.tools.sounds.sound_kinds import BadSound
+from edge.tools.sounds.sound_opening import open_sound
+from edge.tools.sounds.sound_output import SoundOutput, check_room, check_whole
+from edge.tools.sounds.sound_reader import SoundReader, energy
+from edge.tools.sounds.sound_targets import own_result, writable
+from edge.tools.sounds.stream import Stream, aligned
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from edge.dsp.spectrum import Floats
-from edge.tools.foreign_decoder import Foreign
-from edge.tools.sound_input import SoundInput
-from edge.tools.sound_kinds import BadSound, head_of, may_be_foreign
+from edge.tools.sounds.foreign_decoder import Foreign
+from edge.tools.sounds.sound_input import SoundInput
+from edge.tools.sounds.sound_kinds import BadSound, head_of, may_be_foreign
 
 
 class Readable(Protocol):

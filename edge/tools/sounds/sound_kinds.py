@@ -1,7 +1,7 @@
 """Which files are sounds: by their first bytes where they say so, else by suffix. At most ``HEAD_BYTES`` are read.
 
-Two programs read sounds: libsndfile, always there, and a foreign decoder (``edge.tools.foreign_decoder``) for what
-libsndfile does not know. A file is worth trying if either may read it; only trying decides.
+Two programs read sounds: libsndfile, always there, and a foreign decoder (``edge.tools.sounds.foreign_decoder``) for
+what libsndfile does not know. A file is worth trying if either may read it; only trying decides.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import soundfile
 
 from edge import UserError
-from edge.tools.decoder_output import captured
+from edge.tools.sounds.decoder_output import captured
 
 HEAD_BYTES = 512
 HIDDEN = "hidden"

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from edge import files
-from edge.tools.journal_reader import UNIT, NoHistory
-from edge.tools.unpacking import Damaged, unpacked
+from edge.tools.reports.journal_reader import UNIT, NoHistory
+from edge.tools.reports.unpacking import Damaged, unpacked
 
 MOST_BYTES = 256 << 20
 """Of an export of the journal, packed and unpacked; a day has some 4 MB."""

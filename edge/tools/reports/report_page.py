@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 
 from edge.journal import WARNING
-from edge.tools.journal_reader import UNIT, NoHistory
-from edge.tools.report_drawing import DRAWINGS, WIDTH, drawn
-from edge.tools.timeline import Entry, Part, parts
+from edge.tools.reports.journal_reader import UNIT, NoHistory
+from edge.tools.reports.report_drawing import DRAWINGS, WIDTH, drawn
+from edge.tools.reports.timeline import Entry, Part, parts
 
 EVENTS_SHOWN = 400
 PARTS_SHOWN = 8

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edge.tools.timeline import Entry, Part
+from edge.tools.reports.timeline import Entry, Part
 
 GAP_S = 150.0
 """Statistics come once a minute: where two in a row are missing, the line breaks."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edge.console import complain
 from edge.files import atomic
-from edge.tools.sound_kinds import HIDDEN, BadSound, why_no_sound
-from edge.tools.sound_targets import TARGETS, check_targets, target_name
+from edge.tools.sounds.sound_kinds import HIDDEN, BadSound, why_no_sound
+from edge.tools.sounds.sound_targets import TARGETS, check_targets, target_name
 
 SHOWN = 4
 """So many files that hold no sound are named on stderr; hidden ones, of which a Mac makes many, are not."""

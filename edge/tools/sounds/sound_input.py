@@ -14,10 +14,10 @@ import numpy as np
 import soundfile
 
 from edge.dsp.spectrum import Floats
-from edge.tools import unfinished
-from edge.tools.decoder_output import captured
-from edge.tools.sound_files import BLOCK_FRAMES, RATES_HZ, one_line
-from edge.tools.sound_kinds import HEADERLESS, BadSound
+from edge.tools.sounds import unfinished
+from edge.tools.sounds.decoder_output import captured
+from edge.tools.sounds.sound_files import BLOCK_FRAMES, RATES_HZ, one_line
+from edge.tools.sounds.sound_kinds import HEADERLESS, BadSound
 
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile gives more where the length is not known: a stream, or a FLAC file that was not finished."""

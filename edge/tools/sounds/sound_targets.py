@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from edge.files import atomic
-from edge.tools.sound_kinds import BadSound, without_suffix
+from edge.tools.sounds.sound_kinds import BadSound, without_suffix
 
 TARGETS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"))
 """What we write: containers that keep rate and channels as given."""

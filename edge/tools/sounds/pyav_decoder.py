@@ -1,9 +1,9 @@
 """Decodes a file's sound by PyAV: descriptor in, an AU stream of 32-bit floats on standard output.
 
-A program of its own, run by ``edge.tools.foreign_decoder`` with the same contract as ffmpeg: damage in a file, or in
-the libraries that read it, ends this process and no other.
+A program of its own, run by ``edge.tools.sounds.foreign_decoder`` with the same contract as ffmpeg: damage in a file,
+or in the libraries that read it, ends this process and no other.
 
-    python -P -m edge.tools.pyav_decoder CONTAINERS DESCRIPTOR
+    python -P -m edge.tools.sounds.pyav_decoder CONTAINERS DESCRIPTOR
 """
 
 import sys

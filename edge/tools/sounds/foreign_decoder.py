@@ -1,8 +1,8 @@
 """Sound that libsndfile does not read (m4a, WebM, 3gp, WMA, films ...), decoded by FFmpeg in a process of its own.
 
-The process is the program ffmpeg or, where there is none, PyAV (``edge.tools.pyav_decoder``). It gets the open file,
-never its name, may open nothing else but files (no network protocol, no playlist that leads elsewhere), and writes an
-AU stream (big-endian 32-bit float samples) to a pipe, so that memory stays bounded whatever the file says.
+The process is the program ffmpeg or, where there is none, PyAV (``edge.tools.sounds.pyav_decoder``). It gets the open
+file, never its name, may open nothing else but files (no network protocol, no playlist that leads elsewhere), and
+writes an AU stream (big-endian 32-bit float samples) to a pipe, so that memory stays bounded whatever the file says.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ import numpy as np
 
 from edge.console import printable
 from edge.dsp.spectrum import Floats
-from edge.tools.sound_files import BLOCK_FRAMES, RATES_HZ
-from edge.tools.sound_kinds import BadSound, NoSound
+from edge.tools.sounds.sound_files import BLOCK_FRAMES, RATES_HZ
+from edge.tools.sounds.sound_kinds import BadSound, NoSound
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,amr,amrnb,amrwb,ac3,eac3,dts,ape,wv,tta,tak,mpc,mpc8,dsf,iff,rm,"
@@ -53,7 +53,7 @@ SHORTER_S, SHORTER_SHARE = 2.0, 0.05
 
 
 class Foreign:
-    """A context manager with the interface of ``edge.tools.sound_input.SoundInput``; it cannot be rewound.
+    """A context manager with the interface of ``edge.tools.sounds.sound_input.SoundInput``; it cannot be rewound.
 
     Raises BadSound where there is no decoder, naming the fix, and where it finds no sound.
     """
@@ -144,7 +144,7 @@ def _decoder(source: Path) -> tuple[str, list[str]]:
         options = "-nostdin -hide_banner -nostats -loglevel level+info -threads 1 -protocol_whitelist file,pipe"
         return "ffmpeg", [os.path.abspath(program), *options.split(), "-format_whitelist", CONTAINERS]
     if (package := importlib.util.find_spec("av")) and package.origin:  # without, it is any folder of that name
-        return "PyAV", [sys.executable, "-P", "-m", "edge.tools.pyav_decoder", CONTAINERS]
+        return "PyAV", [sys.executable, "-P", "-m", "edge.tools.sounds.pyav_decoder", CONTAINERS]
     raise BadSound(
         f"{source}: is in a format that needs FFmpeg: `apt install ffmpeg`, or `{sys.executable} -m pip install av`"
     )
@@ -229,7 +229,7 @@ class _Process:
 
 def _environment() -> dict[str, str]:
     """Ours, so that PyAV's process finds this package, less what makes ffmpeg write a file."""
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
     ours = {name: value for name, value in os.environ.items() if name != "FFREPORT"}
     return {**ours, "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -27,9 +27,9 @@ from edge.config import Config
 from edge.console import describe
 from edge.files import atomic
 from edge.suppress import open_named
-from edge.tools.enhance import Enhanced, enhance_file
-from edge.tools.sound_kinds import NoSound
-from edge.tools.sound_targets import written_to
+from edge.tools.sounds.enhance import Enhanced, enhance_file
+from edge.tools.sounds.sound_kinds import NoSound
+from edge.tools.sounds.sound_targets import written_to
 
 REPORT_S = 0.2
 """A worker reports its progress at most so often."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from edge import UserError
 from edge.journal import PREFIX, WARNING
-from edge.tools.timeline import STEP_S
+from edge.tools.reports.timeline import STEP_S
 
 UNIT = "quietbox"
 OF_THE_UNIT = {"_SYSTEMD_UNIT": f"{UNIT}.service"}

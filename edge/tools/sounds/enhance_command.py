@@ -12,9 +12,9 @@ from typing import Any
 
 from edge.console import complain, printable
 from edge.tools import tables
-from edge.tools.enhance_jobs import Job, Outcome, Request, outcomes
-from edge.tools.progress import Quiet, progress_of
-from edge.tools.sound_paths import Found, LeftOut, show_left_out
+from edge.tools.sounds.enhance_jobs import Job, Outcome, Request, outcomes
+from edge.tools.sounds.progress import Quiet, progress_of
+from edge.tools.sounds.sound_paths import Found, LeftOut, show_left_out
 
 
 def enhance(request: Request, found: Found, processes: int, *, as_json: bool) -> int:

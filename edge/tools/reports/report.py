@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 from edge import files
 from edge.files import atomic
 from edge.journal import PREFIX
-from edge.tools.journal_files import MOST_BYTES, STAMP, Export
-from edge.tools.journal_reader import MOST_RECORDS, UNIT, NoHistory
-from edge.tools.report_page import page
-from edge.tools.timeline import Entry
+from edge.tools.reports.journal_files import MOST_BYTES, STAMP, Export
+from edge.tools.reports.journal_reader import MOST_RECORDS, UNIT, NoHistory
+from edge.tools.reports.report_page import page
+from edge.tools.reports.timeline import Entry
 
 
 def from_file(name: str, standard_input: BinaryIO) -> tuple[list[Entry], list[str]]:

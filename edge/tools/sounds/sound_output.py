@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from edge.tools.sound_files import one_line
-from edge.tools.sound_kinds import BadSound
+from edge.tools.sounds.sound_files import one_line
+from edge.tools.sounds.sound_kinds import BadSound
 
 SAMPLE_BYTES = 2
 HEADER_BYTES = 4096
